@@ -1,0 +1,198 @@
+//! From a UDP datagram to the mirrored frame: which tunnel it is, by destination port, and how many
+//! layers to remove.
+
+use std::net::IpAddr;
+
+use super::outer::{self, LinkType, Outer, OuterUdp};
+use super::refusal::{Filtered, Malformed, Refusal};
+use super::vxlan::Payload;
+use super::{Vni, geneve, vxlan};
+
+/// The encapsulation a frame was taken out of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Tunnel {
+    /// VXLAN, RFC 7348.
+    Vxlan,
+    /// VXLAN with the generic protocol extension.
+    Gpe,
+    /// Geneve, RFC 8926.
+    Geneve,
+}
+
+impl Tunnel {
+    /// Its name in flow records.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Vxlan => "vxlan",
+            Self::Gpe => "vxlan-gpe",
+            Self::Geneve => "geneve",
+        }
+    }
+}
+
+/// Which destination ports are tunnels, and how deep to dig.
+#[derive(Clone, Debug)]
+pub struct Tunnels {
+    /// Ports of VXLAN.
+    pub vxlan_ports: Vec<u16>,
+    /// Ports of VXLAN-GPE.
+    pub gpe_ports: Vec<u16>,
+    /// Ports of Geneve.
+    pub geneve_ports: Vec<u16>,
+    /// VXLAN layers to remove, at least 1.
+    pub depth: u8,
+}
+
+impl Default for Tunnels {
+    fn default() -> Self {
+        Self {
+            vxlan_ports: vec![vxlan::PORT],
+            gpe_ports: vec![vxlan::GPE_PORT],
+            geneve_ports: vec![geneve::PORT],
+            depth: 1,
+        }
+    }
+}
+
+impl Tunnels {
+    /// The tunnel behind a destination port. The source port says nothing: it is a hash of the inner
+    /// packet (RFC 7348 §5) and may be 4789 by chance.
+    pub fn at_port(&self, port: u16) -> Option<Tunnel> {
+        if self.vxlan_ports.contains(&port) {
+            Some(Tunnel::Vxlan)
+        } else if self.gpe_ports.contains(&port) {
+            Some(Tunnel::Gpe)
+        } else if self.geneve_ports.contains(&port) {
+            Some(Tunnel::Geneve)
+        } else {
+            None
+        }
+    }
+}
+
+/// A mirrored frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mirrored<'a> {
+    /// The VTEP: source address of the packet directly around the tunnel header.
+    pub source: IpAddr,
+    /// Destination address of that packet.
+    pub target: IpAddr,
+    /// The network identifier.
+    pub vni: Vni,
+    /// The tunnel it came out of.
+    pub tunnel: Tunnel,
+    /// What `bytes` are.
+    pub payload: Payload,
+    /// The frame, or the IP packet where the tunnel carried no frame.
+    pub bytes: &'a [u8],
+    /// Bytes the tunnel carried; more than `bytes` holds when the record that held it was cut.
+    pub carried_len: usize,
+    /// Bytes of the outermost IP packet.
+    pub outer_ip_len: u32,
+    /// Reserved bits of the tunnel header were set.
+    pub reserved_set: bool,
+    /// Outer lengths contradicted each other.
+    pub length_mismatch: bool,
+}
+
+/// Takes the tunnel headers off a datagram.
+///
+/// One VXLAN layer is removed, or up to `tunnels.depth` where VXLAN is nested; source and VNI are those
+/// of the innermost layer removed. A Geneve header in front of VXLAN comes off first and is no layer of
+/// its own.
+///
+/// # Errors
+///
+/// The [`Refusal`] of the outermost layer. An inner layer that cannot be removed stays in the frame.
+pub fn decapsulate<'a>(tunnels: &Tunnels, udp: &OuterUdp<'a>) -> Result<Mirrored<'a>, Refusal> {
+    let tunnel = tunnels.at_port(udp.dst_port).ok_or(Filtered::OtherPort)?;
+    let mut mirrored = match tunnel {
+        Tunnel::Geneve => geneve_layer(tunnels, udp)?,
+        Tunnel::Vxlan | Tunnel::Gpe => vxlan_layer(tunnel, udp)?,
+    };
+    for _ in 1..tunnels.depth {
+        let Some(deeper) = nested(tunnels, &mirrored) else {
+            break;
+        };
+        mirrored = deeper;
+    }
+    if mirrored.bytes.is_empty() {
+        return Err(Malformed::InnerEmpty.into());
+    }
+    Ok(Mirrored {
+        outer_ip_len: udp.ip_len,
+        ..mirrored
+    })
+}
+
+fn vxlan_layer<'a>(tunnel: Tunnel, udp: &OuterUdp<'a>) -> Result<Mirrored<'a>, Refusal> {
+    let cut = udp.carried_len > udp.payload.len();
+    let header = if tunnel == Tunnel::Gpe {
+        vxlan::parse_gpe(udp.payload, cut)?
+    } else {
+        vxlan::parse(udp.payload, cut)?
+    };
+    Ok(Mirrored {
+        source: udp.src,
+        target: udp.dst,
+        vni: header.vni,
+        tunnel,
+        payload: header.payload,
+        bytes: header.inner,
+        carried_len: udp.carried_len - (udp.payload.len() - header.inner.len()),
+        outer_ip_len: udp.ip_len,
+        reserved_set: header.reserved_set,
+        length_mismatch: udp.length_mismatch,
+    })
+}
+
+fn geneve_layer<'a>(tunnels: &Tunnels, udp: &OuterUdp<'a>) -> Result<Mirrored<'a>, Refusal> {
+    let cut = udp.carried_len > udp.payload.len();
+    let header = geneve::parse(udp.payload, cut)?;
+    let within = match header.protocol {
+        geneve::PROTOCOL_ETHERNET => outer::read(LinkType::Ethernet, header.inner, cut),
+        0x0800 | 0x86dd => outer::read_ip(header.inner, cut),
+        _ => return Err(Filtered::GeneveNotMirror.into()),
+    };
+    if let Ok(Outer::Udp(inner)) = within
+        && let Some(tunnel @ (Tunnel::Vxlan | Tunnel::Gpe)) = tunnels.at_port(inner.dst_port)
+    {
+        return vxlan_layer(tunnel, &inner);
+    }
+    if header.protocol != geneve::PROTOCOL_ETHERNET {
+        return Err(Filtered::GeneveNotMirror.into());
+    }
+    Ok(Mirrored {
+        source: udp.src,
+        target: udp.dst,
+        vni: header.vni,
+        tunnel: Tunnel::Geneve,
+        payload: Payload::Ethernet,
+        bytes: header.inner,
+        carried_len: udp.carried_len - (udp.payload.len() - header.inner.len()),
+        outer_ip_len: udp.ip_len,
+        reserved_set: false,
+        length_mismatch: udp.length_mismatch,
+    })
+}
+
+fn nested<'a>(tunnels: &Tunnels, outer: &Mirrored<'a>) -> Option<Mirrored<'a>> {
+    let cut = outer.carried_len > outer.bytes.len();
+    let read = match outer.payload {
+        Payload::Ethernet => outer::read(LinkType::Ethernet, outer.bytes, cut),
+        Payload::Ipv4 | Payload::Ipv6 => outer::read_ip(outer.bytes, cut),
+    };
+    let Ok(Outer::Udp(udp)) = read else {
+        return None;
+    };
+    let tunnel = tunnels
+        .at_port(udp.dst_port)
+        .filter(|tunnel| *tunnel != Tunnel::Geneve)?;
+    let inner = vxlan_layer(tunnel, &udp)
+        .ok()
+        .filter(|inner| !inner.bytes.is_empty())?;
+    Some(Mirrored {
+        reserved_set: inner.reserved_set | outer.reserved_set,
+        ..inner
+    })
+}

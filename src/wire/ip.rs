@@ -1,0 +1,371 @@
+//! IPv4 and IPv6 headers, read leniently: what arrived is told, what is missing is not an error.
+//!
+//! The same reader serves the outer packet and the inner one. The fixed headers are read by offset,
+//! because this runs once or twice for every packet; IPv6 extension headers go to etherparse, and a
+//! test in `inner` holds the two readers equal.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use etherparse::{IpAuthHeaderSlice, Ipv6FragmentHeaderSlice, Ipv6RawExtHeaderSlice};
+
+/// Protocol numbers this program looks into.
+pub mod protocol {
+    /// ICMP.
+    pub const ICMP: u8 = 1;
+    /// TCP.
+    pub const TCP: u8 = 6;
+    /// UDP.
+    pub const UDP: u8 = 17;
+    /// ICMP for IPv6.
+    pub const ICMPV6: u8 = 58;
+    /// SCTP.
+    pub const SCTP: u8 = 132;
+}
+
+/// Where a fragment belongs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fragment {
+    /// Identification; 16 bits in IPv4, 32 in IPv6.
+    pub id: u32,
+    /// Offset of the payload in units of 8 bytes.
+    pub offset: u16,
+    /// More fragments follow.
+    pub more: bool,
+    /// Bytes from the start of the IP header to the piece of payload that is here.
+    pub payload_at: usize,
+    /// Protocol number of the whole payload's first header; may be an IPv6 extension header.
+    pub protocol: u8,
+}
+
+/// An IP header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct IpHeader {
+    /// Source address; its variant tells the version.
+    pub src: IpAddr,
+    /// Destination address.
+    pub dst: IpAddr,
+    /// Protocol number of the payload, behind extension headers.
+    pub protocol: u8,
+    /// Bytes from the start of the IP header to its payload, extension headers included, as far as
+    /// they are present.
+    pub header_len: usize,
+    /// Header plus payload in bytes as the header declares it; 0 when it declares none (segmentation
+    /// offload, BIG TCP, jumbogram).
+    pub declared_len: u32,
+    /// Type of service, or traffic class.
+    pub tos: u8,
+    /// Time to live, or hop limit.
+    pub ttl: u8,
+    /// Set when the packet is a fragment; an atomic fragment (RFC 6946) is none.
+    pub fragment: Option<Fragment>,
+    /// IPv4 options or IPv6 extension headers end before the packet's payload begins: nothing behind
+    /// them can be read.
+    pub options_cut: bool,
+}
+
+/// Why there is no IP header to read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum IpError {
+    /// Fewer bytes than the fixed header (20, or 40 for IPv6).
+    Cut,
+    /// Neither version 4 nor 6, or an IPv4 header length below 20.
+    Invalid,
+}
+
+impl IpHeader {
+    /// Reads the header at the start of `bytes`.
+    ///
+    /// # Errors
+    ///
+    /// See [`IpError`].
+    pub fn read(bytes: &[u8]) -> Result<Self, IpError> {
+        match bytes.first().map(|first| first >> 4) {
+            None => Err(IpError::Cut),
+            Some(4) => Self::read_ipv4(bytes),
+            Some(6) => Self::read_ipv6(bytes),
+            Some(_) => Err(IpError::Invalid),
+        }
+    }
+
+    /// The length a header declares whose own bytes are cut behind the length field; 0 when it declares
+    /// none or is cut before.
+    pub fn declared_len_of_cut(bytes: &[u8]) -> u32 {
+        match (bytes, bytes.first().map(|first| first >> 4)) {
+            ([first, _, l0, l1, ..], Some(4)) => {
+                let total_len = u32::from(u16::from_be_bytes([*l0, *l1]));
+                if total_len < u32::from(first & 0x0f) * 4 {
+                    0
+                } else {
+                    total_len
+                }
+            }
+            ([_, _, _, _, l0, l1, ..], Some(6)) => match u16::from_be_bytes([*l0, *l1]) {
+                0 => 0,
+                payload_len => 40 + u32::from(payload_len),
+            },
+            _ => 0,
+        }
+    }
+
+    fn read_ipv4(bytes: &[u8]) -> Result<Self, IpError> {
+        let Some(header) = bytes.first_chunk::<20>() else {
+            return Err(IpError::Cut);
+        };
+        let [
+            first,
+            tos,
+            l0,
+            l1,
+            i0,
+            i1,
+            f0,
+            f1,
+            ttl,
+            protocol,
+            _,
+            _,
+            s0,
+            s1,
+            s2,
+            s3,
+            d0,
+            d1,
+            d2,
+            d3,
+        ] = *header;
+        let header_len = usize::from(first & 0x0f) * 4;
+        if header_len < 20 {
+            return Err(IpError::Invalid);
+        }
+        let total_len = u16::from_be_bytes([l0, l1]);
+        let frag = u16::from_be_bytes([f0, f1]);
+        let (offset, more) = (frag & 0x1fff, frag & 0x2000 != 0);
+        let fragment = (offset != 0 || more).then(|| Fragment {
+            id: u32::from(u16::from_be_bytes([i0, i1])),
+            offset,
+            more,
+            payload_at: header_len,
+            protocol,
+        });
+        Ok(Self {
+            src: IpAddr::V4(Ipv4Addr::new(s0, s1, s2, s3)),
+            dst: IpAddr::V4(Ipv4Addr::new(d0, d1, d2, d3)),
+            protocol,
+            header_len: header_len.min(bytes.len()),
+            // A total length below the header's own cannot be meant.
+            declared_len: if usize::from(total_len) < header_len {
+                0
+            } else {
+                u32::from(total_len)
+            },
+            tos,
+            ttl,
+            fragment,
+            options_cut: header_len > bytes.len(),
+        })
+    }
+
+    fn read_ipv6(bytes: &[u8]) -> Result<Self, IpError> {
+        let Some((header, rest)) = bytes.split_first_chunk::<40>() else {
+            return Err(IpError::Cut);
+        };
+        let [v, t, _, _, l0, l1, next_header, hop_limit, addresses @ ..] = header;
+        let (src, dst) = addresses.split_at(16);
+        let address = |bytes: &[u8]| {
+            <[u8; 16]>::try_from(bytes)
+                .map(Ipv6Addr::from)
+                .map_err(|_| IpError::Cut)
+        };
+        let payload_len = u16::from_be_bytes([*l0, *l1]);
+        let mut ip = Self {
+            src: IpAddr::V6(address(src)?),
+            dst: IpAddr::V6(address(dst)?),
+            protocol: *next_header,
+            header_len: 40,
+            declared_len: if payload_len == 0 {
+                0
+            } else {
+                40 + u32::from(payload_len)
+            },
+            tos: (v << 4) | (t >> 4),
+            ttl: *hop_limit,
+            fragment: None,
+            options_cut: false,
+        };
+        if is_extension(*next_header) {
+            ip.read_extensions(rest);
+        }
+        Ok(ip)
+    }
+
+    /// Walks the extension headers at the start of `rest`, the bytes behind the header.
+    ///
+    /// Header by header, because the iterator over etherparse 0.21's lax slice reads past a header
+    /// that is cut.
+    pub(super) fn read_extensions(&mut self, mut rest: &[u8]) {
+        for _ in 0..MAX_EXTENSIONS {
+            if !is_extension(self.protocol) {
+                return;
+            }
+            let step = match self.protocol {
+                FRAGMENT => Ipv6FragmentHeaderSlice::from_slice(rest)
+                    .ok()
+                    .map(|header| {
+                        if header.is_fragmenting_payload() {
+                            self.fragment = Some(Fragment {
+                                id: header.identification(),
+                                offset: header.fragment_offset().value(),
+                                more: header.more_fragments(),
+                                payload_at: self.header_len + header.slice().len(),
+                                protocol: header.next_header().0,
+                            });
+                        }
+                        (header.next_header(), header.slice().len())
+                    }),
+                AUTHENTICATION => IpAuthHeaderSlice::from_slice(rest)
+                    .ok()
+                    .map(|header| (header.next_header(), header.slice().len())),
+                _ => Ipv6RawExtHeaderSlice::from_slice(rest)
+                    .ok()
+                    .map(|header| (header.next_header(), header.slice().len())),
+            };
+            let Some((next, len)) = step else {
+                break;
+            };
+            self.protocol = next.0;
+            self.header_len += len;
+            rest = rest.get(len..).unwrap_or_default();
+            if self.is_later_fragment() {
+                // What follows is the middle of something, whatever its bytes look like.
+                return;
+            }
+        }
+        self.options_cut = true;
+    }
+
+    /// The IP payload in `bytes`, which start at this header: at most what the header declares.
+    pub fn payload<'a>(&self, bytes: &'a [u8]) -> &'a [u8] {
+        let end = match self.declared_len {
+            0 => bytes.len(),
+            len => bytes.len().min(len as usize),
+        };
+        bytes.get(self.header_len..end).unwrap_or_default()
+    }
+
+    /// IP version, 4 or 6.
+    pub const fn version(&self) -> u8 {
+        match self.src {
+            IpAddr::V4(_) => 4,
+            IpAddr::V6(_) => 6,
+        }
+    }
+
+    /// A fragment that does not hold the payload's first byte: no ports to read.
+    pub fn is_later_fragment(&self) -> bool {
+        self.fragment.is_some_and(|fragment| fragment.offset != 0)
+    }
+}
+
+/// More extension headers than this are an attack, not a packet.
+const MAX_EXTENSIONS: usize = 64;
+const HOP_BY_HOP: u8 = 0;
+const ROUTING: u8 = 43;
+const FRAGMENT: u8 = 44;
+const AUTHENTICATION: u8 = 51;
+const DESTINATION_OPTIONS: u8 = 60;
+
+/// The extension headers that can be walked (RFC 8200 §4); ESP hides what follows it.
+pub(super) const fn is_extension(next_header: u8) -> bool {
+    matches!(
+        next_header,
+        HOP_BY_HOP | ROUTING | FRAGMENT | AUTHENTICATION | DESTINATION_OPTIONS
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// RFC 791 by hand: 20-byte header, total length 28, id 7, more fragments, TTL 64, UDP.
+    const V4: [u8; 28] = [
+        0x45, 0x10, 0, 28, 0, 7, 0x20, 0, 64, 17, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2, 1, 2, 3, 4, 5, 6,
+        7, 8,
+    ];
+
+    #[test]
+    fn ipv4_by_hand() {
+        let ip = IpHeader::read(&V4).unwrap();
+        assert_eq!(ip.src.to_string(), "10.0.0.1");
+        assert_eq!(
+            (ip.protocol, ip.declared_len, ip.header_len, ip.tos, ip.ttl),
+            (17, 28, 20, 0x10, 64)
+        );
+        assert_eq!(
+            ip.fragment,
+            Some(Fragment {
+                id: 7,
+                offset: 0,
+                more: true,
+                payload_at: 20,
+                protocol: 17
+            })
+        );
+        assert_eq!(ip.payload(&V4), &V4[20..]);
+        assert!(!ip.is_later_fragment());
+    }
+
+    #[test]
+    fn ipv4_lengths_that_cannot_be() {
+        let mut short = V4;
+        short[3] = 19;
+        assert_eq!(IpHeader::read(&short).unwrap().declared_len, 0);
+        short[0] = 0x44;
+        assert_eq!(IpHeader::read(&short), Err(IpError::Invalid));
+        assert_eq!(IpHeader::read(&V4[..19]), Err(IpError::Cut));
+        assert_eq!(IpHeader::read(&[]), Err(IpError::Cut));
+        assert_eq!(IpHeader::read(&[0x50; 60]), Err(IpError::Invalid));
+    }
+
+    #[test]
+    fn ipv4_options_that_are_cut() {
+        let mut options = V4;
+        options[0] = 0x4f;
+        options[3] = 80;
+        let ip = IpHeader::read(&options).unwrap();
+        assert!(ip.options_cut);
+        assert_eq!(ip.declared_len, 80);
+        assert_eq!(ip.payload(&options), &[] as &[u8]);
+    }
+
+    /// RFC 8200 by hand: hop-by-hop options, then a fragment header, then UDP.
+    #[test]
+    fn ipv6_extension_headers() {
+        let mut packet = vec![0x60, 0, 0, 0, 0, 24, 0, 64];
+        packet.extend([0xfd; 16]);
+        packet.extend([0xfe; 16]);
+        packet.extend([44, 0, 1, 4, 0, 0, 0, 0]); // hop-by-hop: next is fragment
+        packet.extend([17, 0, 0, 0x11, 0, 0, 0, 9]); // fragment: offset 2 units, more, id 9
+        packet.extend([0; 8]);
+        let ip = IpHeader::read(&packet).unwrap();
+        assert_eq!((ip.protocol, ip.header_len, ip.declared_len), (17, 56, 64));
+        assert_eq!(
+            ip.fragment,
+            Some(Fragment {
+                id: 9,
+                offset: 2,
+                more: true,
+                payload_at: 56,
+                protocol: 17
+            })
+        );
+        assert!(ip.is_later_fragment());
+        for len in 0..packet.len() {
+            let read = IpHeader::read(&packet[..len]);
+            assert_eq!(read.is_ok(), len >= 40, "prefix of {len} bytes");
+            assert!(
+                read.is_err() || len >= 56 || read.unwrap().options_cut,
+                "prefix of {len} bytes"
+            );
+        }
+    }
+}

@@ -1,0 +1,174 @@
+//! How long a mirrored packet was before somebody cut it.
+//!
+//! Mirroring cuts a packet in silence: VXLAN has no field for it. The only witness is the inner IP
+//! header, which still declares the length it had at the mirror source. This module weighs what the
+//! header declares against the bytes that are there.
+
+/// The two lengths of a mirrored frame, which travel together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FrameLen {
+    /// Bytes of the inner frame that are here.
+    pub captured: u32,
+    /// Bytes it had at the mirror source, as far as that is known; never below `captured`.
+    pub orig: u32,
+}
+
+impl FrameLen {
+    /// Bytes cut off.
+    pub const fn missing(self) -> u32 {
+        self.orig - self.captured
+    }
+}
+
+/// What is known of a frame's length.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Everything the inner IP header declares is here; bytes beyond it are Ethernet padding.
+    Whole,
+    /// Whole, but the inner IP packet is larger than the mirror's rule allows (MTU minus overhead): on
+    /// a path of that MTU it will be cut.
+    Oversize,
+    /// The inner IP header declares more than is here: cut before it reached us.
+    Truncated,
+    /// Nothing declares a length: not IP, an IP length of 0 (segmentation offload, BIG TCP,
+    /// jumbogram), or the header itself is cut before its length field.
+    Unknown,
+    /// Our own receive buffer was too short: our fault, counted apart.
+    BufferTruncated,
+}
+
+/// What [`judge`] is told about a frame.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Evidence {
+    /// Bytes of the inner frame that are here.
+    pub captured_len: u32,
+    /// Bytes of inner frame the tunnel carried, where the outer headers show that the capture we read
+    /// was itself cut (snap length); otherwise equal to `captured_len`.
+    pub carried_len: u32,
+    /// Bytes before the inner IP header; 0 when there is none.
+    pub ip_offset: u32,
+    /// Length the inner IP header declares, header and payload; 0 when it declares none.
+    pub ip_len: u32,
+    /// Set when our own buffer cut the datagram.
+    pub buffer_truncated: bool,
+}
+
+/// Weighs the evidence; `max_inner_ip` is MTU minus overhead in bytes.
+pub fn judge(evidence: Evidence, max_inner_ip: u32) -> (FrameLen, Verdict) {
+    let Evidence {
+        captured_len,
+        carried_len,
+        ip_offset,
+        ip_len,
+        buffer_truncated,
+    } = evidence;
+    let declared = if ip_len == 0 {
+        carried_len
+    } else {
+        orig_len_from_ip(captured_len, ip_offset, ip_len)
+    };
+    let lengths = FrameLen {
+        captured: captured_len,
+        orig: declared.max(captured_len),
+    };
+    let verdict = if buffer_truncated {
+        Verdict::BufferTruncated
+    } else if lengths.orig > captured_len {
+        Verdict::Truncated
+    } else if ip_len == 0 {
+        Verdict::Unknown
+    } else if ip_len > max_inner_ip {
+        Verdict::Oversize
+    } else {
+        Verdict::Whole
+    };
+    (lengths, verdict)
+}
+
+/// Recovers the original length, in bytes, from what the inner IP header says about itself.
+///
+/// `ip_offset` counts the bytes before that header; `ip_len` is its header plus payload. Padding makes
+/// a short frame longer than its IP packet; that must not push the result below `captured_len`.
+fn orig_len_from_ip(captured_len: u32, ip_offset: u32, ip_len: u32) -> u32 {
+    captured_len.max(ip_offset.saturating_add(ip_len))
+}
+
+/// The longest inner frame an outer IP packet of `mtu` bytes can carry: less outer IP, UDP and VXLAN.
+pub fn max_inner_frame(mtu: u32, outer_ipv6: bool) -> u32 {
+    let outer_ip = if outer_ipv6 { 40 } else { 20 };
+    mtu.saturating_sub(outer_ip + 8 + 8)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn verdict(captured_len: u32, ip_offset: u32, ip_len: u32) -> (u32, Verdict) {
+        let evidence = Evidence {
+            captured_len,
+            carried_len: captured_len,
+            ip_offset,
+            ip_len,
+            buffer_truncated: false,
+        };
+        let (lengths, verdict) = judge(evidence, 1436);
+        (lengths.missing(), verdict)
+    }
+
+    #[test]
+    fn declared_against_captured() {
+        assert_eq!(verdict(500, 14, 1440), (954, Verdict::Truncated));
+        assert_eq!(
+            verdict(60, 14, 40),
+            (0, Verdict::Whole),
+            "padding is not truncation"
+        );
+        assert_eq!(verdict(1450, 14, 1436), (0, Verdict::Whole));
+        assert_eq!(verdict(1451, 14, 1437), (0, Verdict::Oversize));
+        assert_eq!(
+            verdict(1454, 18, 1437),
+            (1, Verdict::Truncated),
+            "one byte, VLAN-tagged"
+        );
+        assert_eq!(verdict(42, 0, 0), (0, Verdict::Unknown));
+    }
+
+    #[test]
+    fn a_capture_cut_by_its_snap_length_is_truncated_even_without_ip() {
+        let evidence = Evidence {
+            captured_len: 30,
+            carried_len: 42,
+            ..Evidence::default()
+        };
+        assert_eq!(
+            judge(evidence, 1436),
+            (
+                FrameLen {
+                    captured: 30,
+                    orig: 42
+                },
+                Verdict::Truncated
+            )
+        );
+    }
+
+    #[test]
+    fn our_own_fault_is_never_the_mirrors() {
+        let evidence = Evidence {
+            captured_len: 500,
+            carried_len: 500,
+            ip_offset: 14,
+            ip_len: 1440,
+            buffer_truncated: true,
+        };
+        assert_eq!(judge(evidence, 1436).1, Verdict::BufferTruncated);
+    }
+
+    #[test]
+    fn header_arithmetic() {
+        assert_eq!(max_inner_frame(1500, false), 1464);
+        assert_eq!(max_inner_frame(1500, true), 1444);
+        assert_eq!(max_inner_frame(9001, false), 8965);
+        assert_eq!(max_inner_frame(10, false), 0);
+    }
+}

@@ -1,0 +1,430 @@
+//! The packet around the tunnel: link layer, VLAN tags, IPv4 or IPv6, UDP.
+//!
+//! In goes one record of a capture file; out comes its UDP datagram, or a fragment of one for
+//! [`super::reassembly`], or the reason why it is neither.
+
+use std::net::IpAddr;
+
+use super::be16;
+use super::inner::Mac;
+use super::ip::{Fragment, IpError, IpHeader, is_extension, protocol};
+use super::refusal::{Filtered, Malformed, Refusal};
+
+/// The link layers that can be read (<https://www.tcpdump.org/linktypes.html>).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LinkType {
+    /// Ethernet, 1.
+    Ethernet,
+    /// BSD loopback, 0: a 4-byte address family in the writer's byte order.
+    Null,
+    /// OpenBSD loopback, 108: the same in network byte order.
+    Loop,
+    /// Raw IPv4 or IPv6, 101 (and 12 or 14 as some systems write it), 228 and 229.
+    RawIp,
+    /// Linux "cooked" capture, 113.
+    LinuxSll,
+    /// Linux "cooked" capture version 2, 276.
+    LinuxSll2,
+}
+
+impl LinkType {
+    /// From the number in a capture file; `None` when it cannot be read here. Bits above the low 26
+    /// hold an FCS length and are ignored, as libpcap does.
+    pub const fn from_number(number: u32) -> Option<Self> {
+        Some(match number & 0x03ff_ffff {
+            0 => Self::Null,
+            1 => Self::Ethernet,
+            12 | 14 | 101 | 228 | 229 => Self::RawIp,
+            108 => Self::Loop,
+            113 => Self::LinuxSll,
+            276 => Self::LinuxSll2,
+            _ => return None,
+        })
+    }
+
+    /// Splits a record into the EtherType and the bytes it names.
+    ///
+    /// # Errors
+    ///
+    /// [`Malformed::OuterLink`] when the header is cut, [`Filtered::NotIp`] for an unknown loopback
+    /// address family.
+    pub fn strip(self, record: &[u8]) -> Result<LinkPayload<'_>, Refusal> {
+        let cut = Refusal::from(Malformed::OuterLink);
+        let at = |ether_type: u16, offset: usize| LinkPayload {
+            src_mac: None,
+            ether_type,
+            payload: record.get(offset..).unwrap_or_default(),
+        };
+        match self {
+            Self::Ethernet => {
+                let ether_type = be16(record, 12).ok_or(cut)?;
+                let src_mac = record.get(6..).and_then(<[u8]>::first_chunk::<6>).copied();
+                Ok(LinkPayload {
+                    src_mac,
+                    ..at(ether_type, 14)
+                })
+            }
+            Self::LinuxSll => {
+                let ether_type = be16(record, 14).ok_or(cut)?;
+                let src_mac = if be16(record, 4) == Some(6) {
+                    record.get(6..)
+                } else {
+                    None
+                };
+                Ok(LinkPayload {
+                    src_mac: src_mac.and_then(<[u8]>::first_chunk::<6>).copied(),
+                    ..at(ether_type, 16)
+                })
+            }
+            Self::LinuxSll2 => {
+                let ether_type = be16(record, 0).ok_or(cut)?;
+                let src_mac = record.get(12..20).ok_or(cut)?.first_chunk::<6>().copied();
+                let src_mac = if record.get(11) == Some(&6) {
+                    src_mac
+                } else {
+                    None
+                };
+                Ok(LinkPayload {
+                    src_mac,
+                    ..at(ether_type, 20)
+                })
+            }
+            Self::RawIp => match record.first().ok_or(cut)? >> 4 {
+                4 => Ok(at(ETHER_TYPE_IPV4, 0)),
+                6 => Ok(at(ETHER_TYPE_IPV6, 0)),
+                _ => Err(Malformed::OuterIp.into()),
+            },
+            Self::Null | Self::Loop => {
+                let family = *record.first_chunk::<4>().ok_or(cut)?;
+                let swapped = u32::from_le_bytes(family);
+                let family = u32::from_be_bytes(family);
+                let family = if self == Self::Null && family > 0xffff {
+                    swapped
+                } else {
+                    family
+                };
+                match family {
+                    2 => Ok(at(ETHER_TYPE_IPV4, 4)),
+                    // AF_INET6 of Linux, Windows, NetBSD, FreeBSD and Darwin.
+                    10 | 23 | 24 | 28 | 30 => Ok(at(ETHER_TYPE_IPV6, 4)),
+                    _ => Err(Filtered::NotIp.into()),
+                }
+            }
+        }
+    }
+}
+
+const ETHER_TYPE_IPV4: u16 = 0x0800;
+const ETHER_TYPE_IPV6: u16 = 0x86dd;
+
+/// A record without its link-layer header; VLAN tags are still in front of `payload`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LinkPayload<'a> {
+    /// Sender's hardware address, where the link layer tells it.
+    pub src_mac: Option<Mac>,
+    /// EtherType of `payload`; below 1536 it is an 802.3 length or a Linux pseudo protocol.
+    pub ether_type: u16,
+    /// The bytes behind the header.
+    pub payload: &'a [u8],
+}
+
+/// A UDP datagram with what is known of the packet that carried it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OuterUdp<'a> {
+    /// Source address.
+    pub src: IpAddr,
+    /// Destination address.
+    pub dst: IpAddr,
+    /// Source port.
+    pub src_port: u16,
+    /// Destination port.
+    pub dst_port: u16,
+    /// The payload, as far as it is here.
+    pub payload: &'a [u8],
+    /// Bytes of payload that were sent; more than `payload` holds when the record was cut.
+    pub carried_len: usize,
+    /// Bytes of the outer IP packet, header included.
+    pub ip_len: u32,
+    /// IP and UDP length contradict each other or the bytes present.
+    pub length_mismatch: bool,
+}
+
+/// A piece of a UDP datagram.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OuterFragment<'a> {
+    /// Source address.
+    pub src: IpAddr,
+    /// Destination address.
+    pub dst: IpAddr,
+    /// Its place.
+    pub fragment: Fragment,
+    /// Its bytes of IP payload.
+    pub payload: &'a [u8],
+    /// The record holds fewer bytes than the piece has.
+    pub cut: bool,
+}
+
+/// What a record holds, if it is UDP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outer<'a> {
+    /// A whole datagram.
+    Udp(OuterUdp<'a>),
+    /// A piece of one.
+    Fragment(OuterFragment<'a>),
+}
+
+/// Reads a record down to its UDP datagram. `record_cut` says that the capture stored fewer bytes than
+/// the packet had.
+///
+/// # Errors
+///
+/// [`Filtered::NotIp`] and [`Filtered::NotUdp`] for other traffic, [`Malformed`] for broken headers.
+pub fn read(link: LinkType, record: &[u8], record_cut: bool) -> Result<Outer<'_>, Refusal> {
+    let LinkPayload {
+        mut ether_type,
+        mut payload,
+        ..
+    } = link.strip(record)?;
+    while matches!(ether_type, 0x8100 | 0x88a8 | 0x9100 | 0x9200) {
+        ether_type = be16(payload, 2).ok_or(Malformed::OuterLink)?;
+        payload = payload.get(4..).unwrap_or_default();
+    }
+    let version = match ether_type {
+        ETHER_TYPE_IPV4 => 4,
+        ETHER_TYPE_IPV6 => 6,
+        _ => return Err(Filtered::NotIp.into()),
+    };
+    let outer = read_ip(payload, record_cut)?;
+    let src = match &outer {
+        Outer::Udp(udp) => udp.src,
+        Outer::Fragment(fragment) => fragment.src,
+    };
+    if src.is_ipv4() == (version == 4) {
+        Ok(outer)
+    } else {
+        Err(Malformed::OuterIp.into())
+    }
+}
+
+/// Reads an IP packet down to its UDP datagram; arguments and errors as [`read`].
+///
+/// # Errors
+///
+/// As [`read`].
+pub fn read_ip(packet: &[u8], record_cut: bool) -> Result<Outer<'_>, Refusal> {
+    let ip = IpHeader::read(packet).map_err(|_: IpError| Malformed::OuterIp)?;
+    let cut = if ip.declared_len == 0 {
+        record_cut
+    } else {
+        ip.declared_len as usize > packet.len()
+    };
+    if let Some(fragment) = ip.fragment {
+        if fragment.protocol != protocol::UDP
+            && !(is_extension(fragment.protocol) && ip.version() == 6)
+        {
+            return Err(Filtered::NotUdp.into());
+        }
+        let end = if ip.declared_len == 0 {
+            packet.len()
+        } else {
+            packet.len().min(ip.declared_len as usize)
+        };
+        let payload = packet.get(fragment.payload_at..end).unwrap_or_default();
+        return Ok(Outer::Fragment(OuterFragment {
+            src: ip.src,
+            dst: ip.dst,
+            fragment,
+            payload,
+            cut,
+        }));
+    }
+    if ip.options_cut {
+        return Err(Malformed::OuterIp.into());
+    }
+    if ip.protocol != protocol::UDP {
+        return Err(Filtered::NotUdp.into());
+    }
+    read_udp(&ip, ip.payload(packet), cut).map(Outer::Udp)
+}
+
+/// Reads the UDP datagram that is the payload of `ip`; `cut` says that bytes of it are missing.
+///
+/// # Errors
+///
+/// [`Malformed::OuterUdp`] when the header is cut or its length is below 8.
+pub fn read_udp<'a>(
+    ip: &IpHeader,
+    ip_payload: &'a [u8],
+    cut: bool,
+) -> Result<OuterUdp<'a>, Refusal> {
+    let Some((header, present)) = ip_payload.split_first_chunk::<8>() else {
+        return Err(Malformed::OuterUdp.into());
+    };
+    let [s0, s1, d0, d1, l0, l1, _, _] = *header;
+    let sent_len = match ip.declared_len {
+        0 => None,
+        len => Some((len as usize).saturating_sub(ip.header_len + 8)),
+    };
+    let (payload, carried_len, length_mismatch) = match usize::from(u16::from_be_bytes([l0, l1])) {
+        // RFC 2675 §4: a jumbogram leaves both lengths at zero; so does BIG TCP.
+        0 if sent_len.is_none() => (present, present.len(), false),
+        len @ 8.. => {
+            let want = len - 8;
+            let payload = present.get(..want).unwrap_or(present);
+            let sent = if cut {
+                want.min(sent_len.unwrap_or(want))
+            } else {
+                payload.len()
+            };
+            let carried = sent.max(payload.len());
+            let mismatch = if cut {
+                sent_len.is_some_and(|sent| sent != want)
+            } else {
+                want != present.len()
+            };
+            (payload, carried, mismatch)
+        }
+        _ => return Err(Malformed::OuterUdp.into()),
+    };
+    let on_the_wire = ip.header_len + 8 + present.len();
+    Ok(OuterUdp {
+        src: ip.src,
+        dst: ip.dst,
+        src_port: u16::from_be_bytes([s0, s1]),
+        dst_port: u16::from_be_bytes([d0, d1]),
+        payload,
+        carried_len,
+        ip_len: if ip.declared_len == 0 {
+            u32::try_from(on_the_wire).unwrap_or(u32::MAX)
+        } else {
+            ip.declared_len
+        },
+        length_mismatch,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// By hand: Ethernet, IPv4 (10.0.0.1 to 10.0.0.2, total length 38), UDP 50000 to 4789 with 10 bytes.
+    fn frame() -> Vec<u8> {
+        let mut frame = vec![2, 0, 0, 0, 0, 2, 2, 0, 0, 0, 0, 1, 0x08, 0];
+        frame.extend([
+            0x45, 0, 0, 38, 0, 0, 0, 0, 64, 17, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2,
+        ]);
+        frame.extend([0xc3, 0x50, 0x12, 0xb5, 0, 18, 0, 0]);
+        frame.extend(1..=10);
+        frame
+    }
+
+    fn udp(link: LinkType, record: &[u8], cut: bool) -> OuterUdp<'_> {
+        match read(link, record, cut).unwrap() {
+            Outer::Udp(udp) => udp,
+            Outer::Fragment(_) => panic!("a fragment"),
+        }
+    }
+
+    #[test]
+    fn ethernet_and_its_padding() {
+        let mut frame = frame();
+        frame.extend([0xee; 4]);
+        let udp = udp(LinkType::Ethernet, &frame, false);
+        assert_eq!(udp.payload, (1..=10).collect::<Vec<u8>>());
+        assert_eq!(
+            (udp.src_port, udp.dst_port, udp.carried_len, udp.ip_len),
+            (50000, 4789, 10, 38)
+        );
+        assert!(!udp.length_mismatch);
+    }
+
+    #[test]
+    fn every_link_type_finds_the_same_datagram() {
+        let frame = frame();
+        let behind = |header: &[u8]| [header, &frame[14..]].concat();
+        let sll = behind(&[0, 0, 0, 1, 0, 6, 2, 0, 0, 0, 0, 1, 0, 0, 0x08, 0]);
+        let sll2 = behind(&[
+            0x08, 0, 0, 0, 0, 0, 0, 2, 0, 1, 0, 6, 2, 0, 0, 0, 0, 1, 0, 0,
+        ]);
+        for (link, record) in [
+            (LinkType::LinuxSll, sll),
+            (LinkType::LinuxSll2, sll2),
+            (LinkType::RawIp, behind(&[])),
+            (LinkType::Null, behind(&[2, 0, 0, 0])),
+            (LinkType::Null, behind(&[0, 0, 0, 2])),
+            (LinkType::Loop, behind(&[0, 0, 0, 2])),
+        ] {
+            assert_eq!(udp(link, &record, false).payload, &frame[42..], "{link:?}");
+            for len in 0..record.len() {
+                let _ = read(link, &record[..len], true);
+            }
+        }
+    }
+
+    #[test]
+    fn lengths_that_disagree() {
+        let mut longer = frame();
+        longer[39] = 100;
+        let udp_longer = udp(LinkType::Ethernet, &longer, false);
+        assert_eq!((udp_longer.payload.len(), udp_longer.carried_len), (10, 10));
+        assert!(udp_longer.length_mismatch);
+
+        let mut shorter = frame();
+        shorter[39] = 12;
+        let udp_shorter = udp(LinkType::Ethernet, &shorter, false);
+        assert_eq!(
+            (udp_shorter.payload.len(), udp_shorter.length_mismatch),
+            (4, true)
+        );
+
+        for len in 0..8 {
+            let mut broken = frame();
+            broken[39] = len;
+            assert_eq!(
+                read(LinkType::Ethernet, &broken, false),
+                Err(Malformed::OuterUdp.into())
+            );
+        }
+    }
+
+    #[test]
+    fn a_cut_record_tells_what_was_carried() {
+        let frame = frame();
+        let cut = udp(LinkType::Ethernet, &frame[..46], true);
+        assert_eq!(
+            (cut.payload.len(), cut.carried_len, cut.length_mismatch),
+            (4, 10, false)
+        );
+    }
+
+    #[test]
+    fn big_tcp_leaves_both_lengths_at_zero() {
+        let mut big = frame();
+        big[16..18].fill(0);
+        big[38..40].fill(0);
+        let udp = udp(LinkType::Ethernet, &big, false);
+        assert_eq!((udp.payload.len(), udp.ip_len), (10, 38));
+    }
+
+    #[test]
+    fn other_traffic_is_filtered() {
+        let mut arp = frame();
+        arp[13] = 6;
+        assert_eq!(
+            read(LinkType::Ethernet, &arp, false),
+            Err(Filtered::NotIp.into())
+        );
+        let mut tcp = frame();
+        tcp[23] = 6;
+        assert_eq!(
+            read(LinkType::Ethernet, &tcp, false),
+            Err(Filtered::NotUdp.into())
+        );
+        let mut lie = frame();
+        lie[12..14].copy_from_slice(&[0x86, 0xdd]);
+        assert_eq!(
+            read(LinkType::Ethernet, &lie, false),
+            Err(Malformed::OuterIp.into())
+        );
+    }
+}
