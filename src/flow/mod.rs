@@ -1,0 +1,8 @@
+//! Bidirectional flows: which packets belong together, what was counted, and the record it becomes.
+//!
+//! Pure: time comes with the packets.
+
+pub mod community_id;
+pub mod key;
+pub mod record;
+pub mod table;

@@ -1,0 +1,247 @@
+//! A flow as auditors read it: names and units of each field, absent rather than null.
+
+use std::net::IpAddr;
+
+use serde::Serialize;
+use sha1::{Digest, Sha1};
+
+use super::community_id::{Tuple, community_id};
+use super::key::{Ports, Way};
+use super::table::{Counts, Flow};
+use crate::mirror::session::{Session, SessionKey};
+use crate::wire::inner::Mac;
+
+/// Why a flow ended, with the numbers of IPFIX `flowEndReason` (RFC 5102 §5.11.3).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum EndReason {
+    /// The run ended, or the record was asked for.
+    Forced = 4,
+    /// The table was full and this flow was seen longest ago.
+    LackOfResources = 5,
+}
+
+/// One flow record. Suffix `_o` counts packets of the originator, `_r` of the responder.
+#[derive(Clone, Debug, Serialize)]
+pub struct FlowRecord {
+    /// First packet, RFC 3339 with nanoseconds, UTC.
+    pub ts_start: String,
+    /// Last packet.
+    pub ts_end: String,
+    /// Nanoseconds between the two.
+    pub dur_ns: u64,
+    /// 16 hexadecimal digits: hash of session, 5-tuple and start; the same in every run.
+    pub flow_id: String,
+    /// Community id version 1; absent for later fragments and packets cut before their ports.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub community_id: Option<String>,
+    /// VXLAN network identifier; absent when the input was not encapsulated.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub vni: Option<u32>,
+    /// Outer source addresses (VTEPs).
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub outer_src: Vec<IpAddr>,
+    /// Outer destination addresses.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub outer_dst: Vec<IpAddr>,
+    /// `vxlan`, `vxlan-gpe` or `geneve`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tunnel: Option<&'static str>,
+    /// Originator's address.
+    pub src_ip: IpAddr,
+    /// Originator's port.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub src_port: Option<u16>,
+    /// Responder's address.
+    pub dst_ip: IpAddr,
+    /// Responder's port.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dst_port: Option<u16>,
+    /// IANA protocol number.
+    pub proto: u8,
+    /// IP version, 4 or 6.
+    pub ip_v: u8,
+    /// ICMP type of the first packet.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub icmp_type: Option<u8>,
+    /// ICMP code of the first packet.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub icmp_code: Option<u8>,
+    /// Inner VLAN identifier of the first packet.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub vlan: Option<u16>,
+    /// Originator's hardware address.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub src_mac: Option<String>,
+    /// Responder's hardware address.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dst_mac: Option<String>,
+    /// Packets.
+    pub pkts_o: u64,
+    /// Packets.
+    pub pkts_r: u64,
+    /// Bytes of IP packets as they declare them.
+    pub ip_bytes_o: u64,
+    /// Bytes of IP packets as they declare them.
+    pub ip_bytes_r: u64,
+    /// Bytes of frames at the mirror source.
+    pub l2_bytes_o: u64,
+    /// Bytes of frames at the mirror source.
+    pub l2_bytes_r: u64,
+    /// Bytes of frames that arrived.
+    pub cap_bytes_o: u64,
+    /// Bytes of frames that arrived.
+    pub cap_bytes_r: u64,
+    /// Packets that arrived cut.
+    pub trunc_pkts_o: u64,
+    /// Packets that arrived cut.
+    pub trunc_pkts_r: u64,
+    /// Bytes that were cut off.
+    pub trunc_missing_o: u64,
+    /// Bytes that were cut off.
+    pub trunc_missing_r: u64,
+    /// Largest IP packet in bytes.
+    pub max_ip_len_o: u32,
+    /// Largest IP packet in bytes.
+    pub max_ip_len_r: u32,
+    /// Packets that were IP fragments.
+    pub frag_pkts: u32,
+    /// Every TCP flag the originator sent, as a number (FIN 1, SYN 2, RST 4, PSH 8, ACK 16, …).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tcp_flags_o: Option<u8>,
+    /// Every TCP flag the responder sent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tcp_flags_r: Option<u8>,
+    /// Type of service of the first packet.
+    pub tos: u8,
+    /// Smallest time to live.
+    pub ttl_min: u8,
+    /// Largest time to live.
+    pub ttl_max: u8,
+    /// IPFIX flowEndReason: 4 forced (end of run), 5 lack of resources (table full).
+    pub end_reason: u8,
+}
+
+impl FlowRecord {
+    /// Describes `flow`, which belongs to `session`.
+    pub fn new(flow: &Flow, session: &Session, reason: EndReason) -> Self {
+        let key = &flow.key;
+        let [(src_ip, src_field), (dst_ip, dst_field)] = key.ends(flow.originator);
+        let (outer_src, vni) = match session.key {
+            SessionKey::Mirror { source, vni } => (vec![source], Some(vni)),
+            SessionKey::Plain | SessionKey::Other => (Vec::new(), key.vni()),
+        };
+        let ports = (key.ports() == Ports::Transport).then_some((src_field, dst_field));
+        let id_ports = ports.or(flow
+            .icmp
+            .map(|(kind, code)| (u16::from(kind), u16::from(code))));
+        let tuple = Tuple {
+            src: src_ip,
+            dst: dst_ip,
+            protocol: key.protocol(),
+            ports: id_ports,
+        };
+        // Protocols that have ports but whose ports were cut off have no id that others would compute.
+        let has_id = id_ports.is_some() || !matches!(key.protocol(), 1 | 6 | 17 | 58 | 132);
+        let has_id = has_id && key.ports() != Ports::LaterFragment;
+        let (o, r) = (
+            flow.counts(flow.originator),
+            flow.counts(flow.originator.reverse()),
+        );
+        let tcp = |counts: &Counts| (key.protocol() == 6).then_some(counts.tcp_flags);
+        Self {
+            ts_start: rfc3339(flow.first_ns),
+            ts_end: rfc3339(flow.last_ns),
+            dur_ns: flow.last_ns - flow.first_ns,
+            flow_id: flow_id(flow, session),
+            community_id: has_id.then(|| community_id(0, &tuple)),
+            vni: vni.map(|vni| vni.as_u32()),
+            outer_src,
+            outer_dst: session.target.into_iter().collect(),
+            tunnel: session.tunnel.map(|tunnel| tunnel.name()),
+            src_ip,
+            src_port: ports.map(|(src, _)| src),
+            dst_ip,
+            dst_port: ports.map(|(_, dst)| dst),
+            proto: key.protocol(),
+            ip_v: if src_ip.is_ipv4() { 4 } else { 6 },
+            icmp_type: flow.icmp.map(|(kind, _)| kind),
+            icmp_code: flow.icmp.map(|(_, code)| code),
+            vlan: flow.vlan,
+            src_mac: flow.macs.map(|(src, _)| mac(src)),
+            dst_mac: flow.macs.map(|(_, dst)| mac(dst)),
+            pkts_o: o.packets,
+            pkts_r: r.packets,
+            ip_bytes_o: o.ip_bytes,
+            ip_bytes_r: r.ip_bytes,
+            l2_bytes_o: o.l2_bytes,
+            l2_bytes_r: r.l2_bytes,
+            cap_bytes_o: o.captured_bytes,
+            cap_bytes_r: r.captured_bytes,
+            trunc_pkts_o: o.truncated,
+            trunc_pkts_r: r.truncated,
+            trunc_missing_o: o.l2_bytes - o.captured_bytes,
+            trunc_missing_r: r.l2_bytes - r.captured_bytes,
+            max_ip_len_o: o.max_ip_len,
+            max_ip_len_r: r.max_ip_len,
+            frag_pkts: flow.fragments,
+            tcp_flags_o: tcp(o),
+            tcp_flags_r: tcp(r),
+            tos: flow.tos,
+            ttl_min: flow.ttl_min,
+            ttl_max: flow.ttl_max,
+            end_reason: reason as u8,
+        }
+    }
+}
+
+/// Nanoseconds since 1970 as RFC 3339 with nine decimals, UTC.
+pub fn rfc3339(ts_ns: u64) -> String {
+    match jiff::Timestamp::from_nanosecond(i128::from(ts_ns)) {
+        Ok(time) => format!("{time:.9}"),
+        Err(_) => ts_ns.to_string(),
+    }
+}
+
+fn mac([a, b, c, d, e, f]: Mac) -> String {
+    format!("{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}")
+}
+
+fn flow_id(flow: &Flow, session: &Session) -> String {
+    let mut hash = Sha1::new();
+    hash.update(b"vxtap flow 1");
+    hash.update(session.key.interface_name());
+    hash.update(
+        flow.key
+            .vni()
+            .map_or(u32::MAX, |vni| vni.as_u32())
+            .to_be_bytes(),
+    );
+    for (address, port) in flow.key.ends(Way::AToB) {
+        hash.update(address.to_string());
+        hash.update(port.to_be_bytes());
+    }
+    hash.update([flow.key.protocol(), flow.key.ports() as u8]);
+    hash.update(flow.first_ns.to_be_bytes());
+    let digest = hash.finalize();
+    digest
+        .iter()
+        .take(8)
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_have_nine_decimals() {
+        assert_eq!(rfc3339(0), "1970-01-01T00:00:00.000000000Z");
+        assert_eq!(
+            rfc3339(1_768_435_200_000_000_001),
+            "2026-01-15T00:00:00.000000001Z"
+        );
+        assert_eq!(rfc3339(u64::MAX), "2554-07-21T23:34:33.709551615Z");
+    }
+}

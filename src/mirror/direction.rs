@@ -1,0 +1,56 @@
+//! Which way a mirrored packet went at its mirror source.
+//!
+//! VXLAN does not say. Clouds send the copy from the mirror source's primary address, so an inner
+//! packet from that address was outbound and one to it inbound. Secondary addresses, containers behind
+//! the interface and NAT leave it unknown.
+
+use std::net::IpAddr;
+
+use crate::wire::inner::Inner;
+
+/// Direction at the mirror source.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    /// Received by the mirror source.
+    Inbound,
+    /// Sent by the mirror source.
+    Outbound,
+    /// Neither address is the mirror source's.
+    Unknown,
+}
+
+impl Direction {
+    /// From the outer source address and the inner packet.
+    pub fn of(outer_source: IpAddr, inner: &Inner) -> Self {
+        match inner.ip.map(|ip| ip.header) {
+            Some(ip) if ip.src == outer_source && ip.dst != outer_source => Self::Outbound,
+            Some(ip) if ip.dst == outer_source && ip.src != outer_source => Self::Inbound,
+            _ => Self::Unknown,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use super::*;
+
+    #[test]
+    fn by_the_outer_source() {
+        let mut frame = vec![0; 34];
+        frame[12..14].copy_from_slice(&[8, 0]);
+        frame[14] = 0x45;
+        frame[26..34].copy_from_slice(&[10, 0, 0, 1, 10, 0, 0, 2]);
+        let inner = Inner::read(&frame);
+        let from = |last| Direction::of(IpAddr::V4(Ipv4Addr::new(10, 0, 0, last)), &inner);
+        assert_eq!(
+            (from(1), from(2), from(3)),
+            (Direction::Outbound, Direction::Inbound, Direction::Unknown)
+        );
+        assert_eq!(
+            Direction::of(IpAddr::V4(Ipv4Addr::UNSPECIFIED), &Inner::default()),
+            Direction::Unknown
+        );
+    }
+}

@@ -1,0 +1,7 @@
+//! Mirror sessions as they are seen from the target: who mirrors, in which direction, cut or whole.
+//!
+//! Pure: handed addresses, lengths and time, it keeps counts and gives advice.
+
+pub mod direction;
+pub mod session;
+pub mod truncation;

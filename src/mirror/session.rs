@@ -1,0 +1,212 @@
+//! The inventory of mirror sessions: one entry for each (outer source, VNI) seen.
+//!
+//! The table is bounded. A flood of made-up VNIs fills it and the rest is counted together as "other",
+//! so that nobody outside can make it grow.
+
+use std::net::IpAddr;
+
+use hashbrown::HashMap;
+
+use super::direction::Direction;
+use super::truncation::Truncation;
+use crate::wire::Vni;
+use crate::wire::decapsulate::Tunnel;
+use crate::wire::length::{FrameLen, Verdict};
+
+/// Most sessions kept apart; each is an interface in the capture file.
+pub const MAX_SESSIONS: usize = 4096;
+
+/// What names a mirror session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum SessionKey {
+    /// Mirrored traffic, by VTEP and network identifier.
+    Mirror {
+        /// Outer source address.
+        source: IpAddr,
+        /// Network identifier.
+        vni: Vni,
+    },
+    /// A capture that was already decapsulated.
+    Plain,
+    /// Sessions beyond [`MAX_SESSIONS`].
+    Other,
+}
+
+impl SessionKey {
+    /// Outer source address and VNI, where there are such.
+    pub const fn mirror(self) -> Option<(IpAddr, Vni)> {
+        match self {
+            Self::Mirror { source, vni } => Some((source, vni)),
+            Self::Plain | Self::Other => None,
+        }
+    }
+
+    /// The interface name in capture files: `vni101@10.0.1.11`.
+    pub fn interface_name(self) -> String {
+        match self {
+            Self::Mirror { source, vni } => format!("vni{vni}@{source}"),
+            Self::Plain => "plain".to_owned(),
+            Self::Other => "vni-other".to_owned(),
+        }
+    }
+}
+
+/// Position of a session in its table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SessionId(pub u32);
+
+/// What is known of one mirror session.
+#[derive(Clone, Debug)]
+pub struct Session {
+    /// Its name.
+    pub key: SessionKey,
+    /// Outer destination of its first packet.
+    pub target: Option<IpAddr>,
+    /// Encapsulation of its first packet.
+    pub tunnel: Option<Tunnel>,
+    /// Frames delivered.
+    pub packets: u64,
+    /// Bytes of inner frame that arrived.
+    pub bytes: u64,
+    /// Frames received by the mirror source.
+    pub inbound: u64,
+    /// Frames sent by the mirror source.
+    pub outbound: u64,
+    /// Time of the earliest frame, nanoseconds since 1970.
+    pub first_ns: u64,
+    /// Time of the latest frame, nanoseconds since 1970.
+    pub last_ns: u64,
+    /// What was cut.
+    pub truncation: Truncation,
+    /// Frames that found no room in the capture queue.
+    pub capture_dropped: u64,
+}
+
+impl Session {
+    fn new(key: SessionKey, target: Option<IpAddr>, tunnel: Option<Tunnel>) -> Self {
+        Self {
+            key,
+            target,
+            tunnel,
+            packets: 0,
+            bytes: 0,
+            inbound: 0,
+            outbound: 0,
+            first_ns: u64::MAX,
+            last_ns: 0,
+            truncation: Truncation::default(),
+            capture_dropped: 0,
+        }
+    }
+
+    /// Counts one frame.
+    pub fn add(
+        &mut self,
+        ts_ns: u64,
+        lengths: FrameLen,
+        verdict: Verdict,
+        inner_ip_len: u32,
+        direction: Direction,
+    ) {
+        self.packets += 1;
+        self.bytes += u64::from(lengths.captured);
+        self.first_ns = self.first_ns.min(ts_ns);
+        self.last_ns = self.last_ns.max(ts_ns);
+        match direction {
+            Direction::Inbound => self.inbound += 1,
+            Direction::Outbound => self.outbound += 1,
+            Direction::Unknown => {}
+        }
+        let outer_ipv6 = self
+            .key
+            .mirror()
+            .is_some_and(|(source, _)| source.is_ipv6());
+        self.truncation
+            .add(lengths, verdict, inner_ip_len, outer_ipv6);
+    }
+}
+
+/// The sessions one worker has seen.
+#[derive(Default)]
+pub struct Sessions {
+    by_key: HashMap<SessionKey, SessionId, foldhash::fast::RandomState>,
+    list: Vec<Session>,
+}
+
+impl Sessions {
+    /// The session named `key`, new if need be; [`SessionKey::Other`] once the table is full.
+    pub fn find(
+        &mut self,
+        key: SessionKey,
+        target: Option<IpAddr>,
+        tunnel: Option<Tunnel>,
+    ) -> SessionId {
+        if let Some(id) = self.by_key.get(&key) {
+            return *id;
+        }
+        if self.list.len() >= MAX_SESSIONS && key != SessionKey::Other {
+            return self.find(SessionKey::Other, None, None);
+        }
+        let id = SessionId(u32::try_from(self.list.len()).unwrap_or(u32::MAX));
+        self.list.push(Session::new(key, target, tunnel));
+        self.by_key.insert(key, id);
+        id
+    }
+
+    /// The session at `id`.
+    pub fn session(&self, id: SessionId) -> Option<&Session> {
+        self.list.get(id.0 as usize)
+    }
+
+    /// The session at `id`, to count on.
+    pub fn session_mut(&mut self, id: SessionId) -> Option<&mut Session> {
+        self.list.get_mut(id.0 as usize)
+    }
+
+    /// All sessions in the order they were first seen.
+    pub fn list(&self) -> &[Session] {
+        &self.list
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use super::*;
+
+    #[test]
+    fn a_flood_of_identifiers_ends_in_other() {
+        let mut sessions = Sessions::default();
+        let source = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1));
+        let mut find = |vni| {
+            let vni = Vni::new(vni).unwrap();
+            sessions.find(SessionKey::Mirror { source, vni }, None, None)
+        };
+        let first = find(7);
+        for vni in 0..10_000 {
+            find(vni);
+        }
+        assert_eq!(find(7), first);
+        let other = find(9_999);
+        assert_eq!(sessions.list().len(), MAX_SESSIONS + 1);
+        assert_eq!(sessions.session(other).unwrap().key, SessionKey::Other);
+    }
+
+    #[test]
+    fn counts_and_times() {
+        let mut session = Session::new(SessionKey::Plain, None, None);
+        let lengths = FrameLen {
+            captured: 60,
+            orig: 100,
+        };
+        session.add(20, lengths, Verdict::Truncated, 86, Direction::Inbound);
+        session.add(10, lengths, Verdict::Truncated, 86, Direction::Unknown);
+        assert_eq!(
+            (session.packets, session.bytes, session.inbound),
+            (2, 120, 1)
+        );
+        assert_eq!((session.first_ns, session.last_ns), (10, 20));
+        assert_eq!(session.truncation.missing_bytes, 80);
+    }
+}
