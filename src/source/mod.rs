@@ -1,0 +1,80 @@
+//! Where packets come from: a capture file or a socket, behind one face.
+//!
+//! A source hands over [`Arrival`]s a batch at a time. Everything after it is the same code for live
+//! traffic and replay.
+
+pub mod file;
+#[cfg(target_os = "linux")]
+pub mod sys;
+#[cfg(target_os = "linux")]
+pub mod udp;
+
+use std::net::SocketAddr;
+
+use crate::wire::outer::LinkType;
+
+/// One packet as a source delivers it.
+#[derive(Clone, Copy, Debug)]
+pub enum Arrival<'a> {
+    /// A record of a capture file, with its link layer.
+    Record(Record<'a>),
+    /// What a UDP socket gave us.
+    Datagram(Datagram<'a>),
+}
+
+/// A record of a capture file.
+#[derive(Clone, Copy, Debug)]
+pub struct Record<'a> {
+    /// Nanoseconds since 1970, UTC.
+    pub ts_ns: u64,
+    /// What the bytes start with.
+    pub link: LinkType,
+    /// The bytes that were stored.
+    pub bytes: &'a [u8],
+    /// Bytes the packet had on the wire; never below `bytes.len()`.
+    pub orig_len: u32,
+}
+
+/// A UDP datagram.
+#[derive(Clone, Copy, Debug)]
+pub struct Datagram<'a> {
+    /// Kernel time of arrival, nanoseconds since 1970, UTC.
+    pub ts_ns: u64,
+    /// Who sent it.
+    pub src: SocketAddr,
+    /// The address and port it came to.
+    pub dst: SocketAddr,
+    /// Its payload, as much as our buffer held.
+    pub payload: &'a [u8],
+    /// Bytes the payload had.
+    pub sent_len: usize,
+}
+
+/// What a source says after a batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// Packets were handed over; more may follow at once.
+    Batch,
+    /// Nothing arrived for a while.
+    Idle,
+    /// There is nothing more.
+    End,
+}
+
+/// A supplier of packets.
+pub trait Source {
+    /// Its way to fail.
+    type Error;
+
+    /// Hands the next packets to `each`, `most` at the most. Waits a few milliseconds when there are
+    /// none yet.
+    ///
+    /// # Errors
+    ///
+    /// When the source cannot go on. Packets handed over before stay good.
+    fn next_batch(
+        &mut self,
+        most: usize,
+        each: impl FnMut(Arrival<'_>),
+    ) -> Result<Progress, Self::Error>;
+}

@@ -1,0 +1,335 @@
+//! The system calls that have no safe face elsewhere: recvmmsg with its control messages, and socket
+//! options that socket2 does not know. The only module with `unsafe`.
+
+#![allow(
+    unsafe_code,
+    reason = "recvmmsg, its control messages and socket options; see each SAFETY note"
+)]
+
+use std::io;
+use std::mem::{size_of, zeroed};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+/// Room for a timestamp, a drop counter and a destination address, with their headers.
+const CONTROL_LEN: usize = 256;
+
+/// Slots that one recvmmsg call fills.
+pub struct MessageBatch {
+    slots: usize,
+    slot_len: usize,
+    /// Distance of slots: a little more than their length, or all of them would share cache sets.
+    stride: usize,
+    bytes: Vec<u8>,
+    names: Vec<libc::sockaddr_storage>,
+    controls: Vec<Control>,
+    iovecs: Vec<libc::iovec>,
+    headers: Vec<libc::mmsghdr>,
+    received: usize,
+}
+
+/// Control messages of one datagram, aligned as the kernel's headers are.
+#[derive(Clone, Copy)]
+#[repr(align(8))]
+struct Control([u8; CONTROL_LEN]);
+
+// SAFETY: the pointers in `iovecs` and `headers` lead into this struct's own vectors, are written anew
+// before each system call and are never followed by anything else; moving it to another thread moves
+// the ownership of what they lead to along.
+unsafe impl Send for MessageBatch {}
+
+/// One datagram of a batch.
+#[derive(Clone, Copy, Debug)]
+pub struct Message<'a> {
+    /// The payload, as much as the slot held.
+    pub payload: &'a [u8],
+    /// Bytes the payload had.
+    pub sent_len: usize,
+    /// Who sent it.
+    pub src: Option<SocketAddr>,
+    /// Kernel time of arrival, nanoseconds since 1970.
+    pub ts_ns: Option<u64>,
+    /// The socket's count of drops so far; wraps.
+    pub drops: Option<u32>,
+    /// The address it was sent to, where the socket was asked to tell.
+    pub dst: Option<IpAddr>,
+}
+
+impl MessageBatch {
+    /// `slots` slots of `slot_len` bytes.
+    pub fn new(slots: usize, slot_len: usize) -> Self {
+        let stride = slot_len.next_multiple_of(64) + 192;
+        // SAFETY: all-zero bytes are valid for these plain C structures: null pointers and no lengths.
+        let (name, iovec, header) = unsafe { (zeroed(), zeroed(), zeroed()) };
+        Self {
+            slots,
+            slot_len,
+            stride,
+            bytes: vec![0; slots * stride],
+            names: vec![name; slots],
+            controls: vec![Control([0; CONTROL_LEN]); slots],
+            iovecs: vec![iovec; slots],
+            headers: vec![header; slots],
+            received: 0,
+        }
+    }
+
+    /// Takes up to `most` datagrams that are waiting, without waiting for one.
+    ///
+    /// # Errors
+    ///
+    /// As recvmmsg(2); `WouldBlock` when nothing waits.
+    pub fn receive(&mut self, socket: BorrowedFd<'_>, most: usize) -> io::Result<usize> {
+        self.received = 0;
+        let most = most.min(self.slots);
+        let chunks = self.bytes.chunks_exact_mut(self.stride);
+        let parts = self
+            .names
+            .iter_mut()
+            .zip(&mut self.controls)
+            .zip(&mut self.iovecs)
+            .zip(&mut self.headers);
+        for ((((name, control), iovec), header), slot) in parts.zip(chunks).take(most) {
+            iovec.iov_base = slot.as_mut_ptr().cast();
+            iovec.iov_len = self.slot_len;
+            header.msg_len = 0;
+            header.msg_hdr.msg_name = std::ptr::from_mut(name).cast();
+            header.msg_hdr.msg_namelen = size_of::<libc::sockaddr_storage>() as libc::socklen_t;
+            header.msg_hdr.msg_iov = iovec;
+            header.msg_hdr.msg_iovlen = 1;
+            header.msg_hdr.msg_control = control.0.as_mut_ptr().cast();
+            header.msg_hdr.msg_controllen = CONTROL_LEN as _;
+            header.msg_hdr.msg_flags = 0;
+        }
+        // MSG_TRUNC makes msg_len the datagram's length even where the slot is shorter.
+        let flags = libc::MSG_DONTWAIT | libc::MSG_TRUNC;
+        // SAFETY: the first `most` headers were just pointed at live, disjoint memory of the lengths they
+        // state, which nothing else touches during the call; no timeout is passed.
+        let received = unsafe {
+            libc::recvmmsg(
+                socket.as_raw_fd(),
+                self.headers.as_mut_ptr(),
+                most as libc::c_uint,
+                flags as _,
+                std::ptr::null_mut(),
+            )
+        };
+        self.received = usize::try_from(received).map_err(|_| io::Error::last_os_error())?;
+        Ok(self.received)
+    }
+
+    /// The datagrams of the last [`Self::receive`].
+    pub fn messages(&self) -> impl Iterator<Item = Message<'_>> {
+        let slots = self.bytes.chunks_exact(self.stride);
+        let parts = self
+            .headers
+            .iter()
+            .zip(&self.names)
+            .zip(slots)
+            .take(self.received);
+        parts.map(|((header, name), slot)| {
+            let sent_len = header.msg_len as usize;
+            let payload = slot.get(..sent_len.min(self.slot_len)).unwrap_or_default();
+            let mut message = Message {
+                payload,
+                sent_len,
+                src: socket_addr(name),
+                ts_ns: None,
+                drops: None,
+                dst: None,
+            };
+            read_controls(&header.msg_hdr, &mut message);
+            message
+        })
+    }
+}
+
+#[allow(clippy::unnecessary_cast, reason = "cmsg_len is narrower with musl")]
+fn read_controls(header: &libc::msghdr, message: &mut Message<'_>) {
+    // SAFETY: the kernel filled `msg_control` with `msg_controllen` bytes of control messages; both still
+    // describe a live slot of `MessageBatch::controls`, which is aligned for them. CMSG_FIRSTHDR and
+    // CMSG_NXTHDR stay within those bytes.
+    unsafe {
+        let mut control = libc::CMSG_FIRSTHDR(header);
+        while let Some(head) = control.as_ref() {
+            let data = libc::CMSG_DATA(control);
+            let len =
+                (head.cmsg_len as usize).saturating_sub(data.offset_from(control.cast()) as usize);
+            match (head.cmsg_level, head.cmsg_type) {
+                (libc::SOL_SOCKET, libc::SCM_TIMESTAMPNS) if len >= size_of::<libc::timespec>() => {
+                    let time = data.cast::<libc::timespec>().read_unaligned();
+                    let seconds = u64::try_from(time.tv_sec).unwrap_or_default();
+                    message.ts_ns = Some(
+                        seconds * 1_000_000_000 + u64::try_from(time.tv_nsec).unwrap_or_default(),
+                    );
+                }
+                (libc::SOL_SOCKET, libc::SO_RXQ_OVFL) if len >= size_of::<u32>() => {
+                    message.drops = Some(data.cast::<u32>().read_unaligned());
+                }
+                (libc::IPPROTO_IP, libc::IP_PKTINFO) if len >= size_of::<libc::in_pktinfo>() => {
+                    let info = data.cast::<libc::in_pktinfo>().read_unaligned();
+                    message.dst = Some(IpAddr::V4(Ipv4Addr::from(
+                        info.ipi_addr.s_addr.to_ne_bytes(),
+                    )));
+                }
+                (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO)
+                    if len >= size_of::<libc::in6_pktinfo>() =>
+                {
+                    let info = data.cast::<libc::in6_pktinfo>().read_unaligned();
+                    message.dst = Some(IpAddr::V6(Ipv6Addr::from(info.ipi6_addr.s6_addr)));
+                }
+                _ => {}
+            }
+            control = libc::CMSG_NXTHDR(header, control);
+        }
+    }
+}
+
+fn socket_addr(name: &libc::sockaddr_storage) -> Option<SocketAddr> {
+    match i32::from(name.ss_family) {
+        libc::AF_INET => {
+            // SAFETY: the family says that the kernel stored a sockaddr_in here, and sockaddr_storage is
+            // large enough and aligned for every address structure.
+            let v4 = unsafe { &*std::ptr::from_ref(name).cast::<libc::sockaddr_in>() };
+            let address = Ipv4Addr::from(v4.sin_addr.s_addr.to_ne_bytes());
+            Some(SocketAddr::V4(SocketAddrV4::new(
+                address,
+                u16::from_be(v4.sin_port),
+            )))
+        }
+        libc::AF_INET6 => {
+            // SAFETY: as above, for sockaddr_in6.
+            let v6 = unsafe { &*std::ptr::from_ref(name).cast::<libc::sockaddr_in6>() };
+            let address = Ipv6Addr::from(v6.sin6_addr.s6_addr);
+            Some(SocketAddr::V6(SocketAddrV6::new(
+                address,
+                u16::from_be(v6.sin6_port),
+                0,
+                v6.sin6_scope_id,
+            )))
+        }
+        _ => None,
+    }
+}
+
+/// A socket option whose value is a number.
+#[derive(Clone, Copy, Debug)]
+pub enum Flag {
+    /// Kernel arrival times with each datagram.
+    Timestamps,
+    /// The drop counter with each datagram.
+    DropCounter,
+    /// The destination address with each IPv4 datagram.
+    DestinationV4,
+    /// The destination address with each IPv6 datagram.
+    DestinationV6,
+    /// Accept IPv6 datagrams with a zero checksum (RFC 6935, RFC 7348 §4.3).
+    NoChecksumV6,
+}
+
+/// Turns an option on.
+///
+/// # Errors
+///
+/// As setsockopt(2).
+pub fn enable(socket: BorrowedFd<'_>, flag: Flag) -> io::Result<()> {
+    /// `UDP_NO_CHECK6_RX` of linux/udp.h, which libc does not have.
+    const UDP_NO_CHECK6_RX: libc::c_int = 102;
+    let (level, name) = match flag {
+        Flag::Timestamps => (libc::SOL_SOCKET, libc::SO_TIMESTAMPNS),
+        Flag::DropCounter => (libc::SOL_SOCKET, libc::SO_RXQ_OVFL),
+        Flag::DestinationV4 => (libc::IPPROTO_IP, libc::IP_PKTINFO),
+        Flag::DestinationV6 => (libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO),
+        Flag::NoChecksumV6 => (libc::IPPROTO_UDP, UDP_NO_CHECK6_RX),
+    };
+    set_number(socket, level, name, 1)
+}
+
+/// Sets the receive buffer beyond the system's limit; needs CAP_NET_ADMIN.
+///
+/// # Errors
+///
+/// As setsockopt(2).
+pub fn force_receive_buffer(socket: BorrowedFd<'_>, bytes: usize) -> io::Result<()> {
+    let bytes = libc::c_int::try_from(bytes).unwrap_or(libc::c_int::MAX);
+    set_number(socket, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, bytes)
+}
+
+fn set_number(
+    socket: BorrowedFd<'_>,
+    level: libc::c_int,
+    name: libc::c_int,
+    value: libc::c_int,
+) -> io::Result<()> {
+    // SAFETY: the value is a live c_int and its size is passed along.
+    let outcome = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            level,
+            name,
+            std::ptr::from_ref(&value).cast(),
+            size_of::<libc::c_int>() as libc::socklen_t,
+        )
+    };
+    if outcome == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
+/// The socket's count of drops so far; wraps. `None` on kernels before 4.12.
+pub fn drops(socket: BorrowedFd<'_>) -> Option<u32> {
+    // linux/sock_diag.h: SK_MEMINFO_DROPS is the ninth number.
+    const SK_MEMINFO_DROPS: usize = 8;
+    let mut numbers = [0u32; SK_MEMINFO_DROPS + 1];
+    let mut len = size_of_val(&numbers) as libc::socklen_t;
+    // SAFETY: the kernel writes at most `len` bytes to `numbers`, which has that many.
+    let outcome = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_MEMINFO,
+            numbers.as_mut_ptr().cast(),
+            &raw mut len,
+        )
+    };
+    (outcome == 0 && len as usize == size_of_val(&numbers))
+        .then_some(numbers)?
+        .get(SK_MEMINFO_DROPS)
+        .copied()
+}
+
+/// Waits until one of the sockets can be read; tells for each whether it can.
+///
+/// # Errors
+///
+/// As poll(2); an interrupting signal is no error.
+pub fn wait_readable(
+    sockets: &[BorrowedFd<'_>],
+    timeout_ms: i32,
+    ready: &mut Vec<bool>,
+) -> io::Result<()> {
+    let mut polls: Vec<libc::pollfd> = sockets
+        .iter()
+        .map(|socket| libc::pollfd {
+            fd: socket.as_raw_fd(),
+            events: libc::POLLIN,
+            revents: 0,
+        })
+        .collect();
+    // SAFETY: the array is live for the call and its length is passed along.
+    let outcome =
+        unsafe { libc::poll(polls.as_mut_ptr(), polls.len() as libc::nfds_t, timeout_ms) };
+    ready.clear();
+    ready.extend(polls.iter().map(|poll| outcome > 0 && poll.revents != 0));
+    if outcome >= 0 {
+        return Ok(());
+    }
+    let error = io::Error::last_os_error();
+    if error.kind() == io::ErrorKind::Interrupted {
+        Ok(())
+    } else {
+        Err(error)
+    }
+}
