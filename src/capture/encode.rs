@@ -1,0 +1,348 @@
+//! Capture records: a worker turns each frame into its final bytes, in the batch it is filling.
+//!
+//! pcapng enhanced packet blocks (pcapng specification §4.3) and nanosecond pcap records, little-endian.
+//! The interface number of a block is the worker's own session number until the writer, which knows
+//! what the file holds, puts the file's number in its place.
+
+use crate::mirror::direction::Direction;
+use crate::mirror::session::{SessionId, SessionKey};
+use crate::wire::length::{FrameLen, Verdict};
+
+/// Most bytes of a frame that are stored; what libpcap-based readers accept at most.
+pub const SNAPLEN: u32 = 262_144;
+/// Bytes of a batch when it is handed on; a set of these stays in a core's second-level cache.
+pub const BATCH_LEN: usize = 256 << 10;
+
+/// The kind of capture file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// pcapng: one interface a mirror session, comments on cut packets.
+    PcapNg,
+    /// Classic pcap with nanosecond times; mirror sessions cannot be told apart in it.
+    Pcap,
+}
+
+/// What cut a packet, as far as the packet alone shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CutBy {
+    /// Its outer IP packet is exactly one MTU long.
+    Mtu,
+    /// The capture file that was replayed held only a part of it.
+    SnapLength,
+    /// Our own receive buffer.
+    OurBuffer,
+    /// Not to be seen.
+    Unclear,
+}
+
+/// A frame to encode.
+#[derive(Clone, Copy, Debug)]
+pub struct CaptureRecord<'a> {
+    /// Its mirror session.
+    pub session: SessionId,
+    /// Arrival, nanoseconds since 1970.
+    pub ts_ns: u64,
+    /// The frame from its destination MAC on.
+    pub frame: &'a [u8],
+    /// Its two lengths.
+    pub lengths: FrameLen,
+    /// What is known of them.
+    pub verdict: Verdict,
+    /// Which way it went at the mirror source.
+    pub direction: Direction,
+    /// What cut it, if something did.
+    pub cut_by: CutBy,
+}
+
+/// A session the writer has not heard of yet.
+#[derive(Clone, Copy, Debug)]
+pub struct NewSession {
+    /// The worker's number for it.
+    pub id: SessionId,
+    /// Its name.
+    pub key: SessionKey,
+}
+
+/// Records on their way from a worker to the writer.
+#[derive(Debug, Default)]
+pub struct Batch {
+    /// Whole records, one behind the other.
+    pub bytes: Vec<u8>,
+    /// How many.
+    pub records: u64,
+    /// Sessions that appear in this batch for the first time.
+    pub new_sessions: Vec<NewSession>,
+}
+
+impl Batch {
+    /// An empty batch with its room allocated.
+    pub fn with_room() -> Self {
+        Self {
+            bytes: Vec::with_capacity(BATCH_LEN),
+            records: 0,
+            new_sessions: Vec::new(),
+        }
+    }
+
+    /// Empties it for its next round.
+    pub fn clear(&mut self) {
+        self.bytes.clear();
+        self.records = 0;
+        self.new_sessions.clear();
+        // One giant record must not keep its memory for ever.
+        if self.bytes.capacity() > 2 * BATCH_LEN {
+            self.bytes = Vec::with_capacity(BATCH_LEN);
+        }
+    }
+}
+
+/// Type of an enhanced packet block.
+pub const EPB: u32 = 6;
+/// Offset of the interface number in it.
+pub const EPB_INTERFACE_AT: usize = 8;
+const EPB_FIXED_LEN: usize = 28;
+const OPTION_COMMENT: u16 = 1;
+const OPTION_FLAGS: u16 = 2;
+/// Longest comment, with its option header and padding.
+const COMMENT_ROOM: usize = 100;
+
+/// Most bytes that encoding a frame of `captured_len` bytes can take.
+pub const fn room_for(captured_len: usize) -> usize {
+    // Fixed part, padding, flags, comment, end of options, trailing length.
+    EPB_FIXED_LEN + captured_len + 3 + 8 + COMMENT_ROOM + 4 + 4
+}
+
+impl Format {
+    /// Appends `record` to `batch`.
+    pub fn encode(self, record: &CaptureRecord<'_>, batch: &mut Batch) {
+        match self {
+            Self::PcapNg => encode_epb(record, &mut batch.bytes),
+            Self::Pcap => encode_pcap(record, &mut batch.bytes),
+        }
+        batch.records += 1;
+    }
+}
+
+/// The bytes of a frame that are stored, and its two lengths as the file tells them.
+fn stored<'a>(record: &CaptureRecord<'a>) -> (&'a [u8], u32, u32) {
+    let frame = record.frame.get(..SNAPLEN as usize).unwrap_or(record.frame);
+    let captured_len = u32::try_from(frame.len()).unwrap_or(SNAPLEN);
+    (frame, captured_len, record.lengths.orig.max(captured_len))
+}
+
+fn encode_epb(record: &CaptureRecord<'_>, out: &mut Vec<u8>) {
+    let (frame, captured_len, orig_len) = stored(record);
+    let start = out.len();
+    let mut fixed = [0u8; EPB_FIXED_LEN];
+    let ts_high = (record.ts_ns >> 32) as u32;
+    let ts_low = record.ts_ns as u32;
+    let words = [
+        EPB,
+        0,
+        record.session.0,
+        ts_high,
+        ts_low,
+        captured_len,
+        orig_len,
+    ];
+    for (chunk, word) in fixed.as_chunks_mut::<4>().0.iter_mut().zip(words) {
+        *chunk = word.to_le_bytes();
+    }
+    out.extend_from_slice(&fixed);
+    out.extend_from_slice(frame);
+    pad(out, frame.len());
+    let options_at = out.len();
+    let flags: u32 = match record.direction {
+        Direction::Inbound => 1,
+        Direction::Outbound => 2,
+        Direction::Unknown => 0,
+    };
+    if flags != 0 {
+        option_header(out, OPTION_FLAGS, 4);
+        out.extend_from_slice(&flags.to_le_bytes());
+    }
+    if matches!(
+        record.verdict,
+        Verdict::Truncated | Verdict::BufferTruncated
+    ) {
+        comment(record, out);
+    }
+    if out.len() > options_at {
+        option_header(out, 0, 0);
+    }
+    let total = (out.len() - start + 4) as u32;
+    if let Some(len) = out.get_mut(start + 4..start + 8) {
+        len.copy_from_slice(&total.to_le_bytes());
+    }
+    out.extend_from_slice(&total.to_le_bytes());
+}
+
+fn encode_pcap(record: &CaptureRecord<'_>, out: &mut Vec<u8>) {
+    let (frame, captured_len, orig_len) = stored(record);
+    // The format's seconds end in 2106.
+    let seconds = u32::try_from(record.ts_ns / 1_000_000_000).unwrap_or(u32::MAX);
+    let nanoseconds = (record.ts_ns % 1_000_000_000) as u32;
+    let mut header = [0u8; 16];
+    let words = [seconds, nanoseconds, captured_len, orig_len];
+    for (chunk, word) in header.as_chunks_mut::<4>().0.iter_mut().zip(words) {
+        *chunk = word.to_le_bytes();
+    }
+    out.extend_from_slice(&header);
+    out.extend_from_slice(frame);
+}
+
+/// `truncated: 954 of 1454 bytes missing (mirror MTU)`, written without formatting machinery: in a
+/// session of 96 bytes every packet has one.
+fn comment(record: &CaptureRecord<'_>, out: &mut Vec<u8>) {
+    let header_at = out.len();
+    option_header(out, OPTION_COMMENT, 0);
+    let text_at = out.len();
+    out.extend_from_slice(b"truncated: ");
+    decimal(out, record.lengths.missing());
+    out.extend_from_slice(b" of ");
+    decimal(out, record.lengths.orig);
+    out.extend_from_slice(b" bytes missing");
+    out.extend_from_slice(match record.cut_by {
+        CutBy::Mtu => b" (mirror MTU)".as_slice(),
+        CutBy::SnapLength => b" (snap length of the replayed capture)",
+        CutBy::OurBuffer => b" (our receive buffer)",
+        CutBy::Unclear => b"",
+    });
+    let len = out.len() - text_at;
+    if let Some(header) = out.get_mut(header_at + 2..header_at + 4) {
+        header.copy_from_slice(&(len as u16).to_le_bytes());
+    }
+    pad(out, len);
+}
+
+fn decimal(out: &mut Vec<u8>, number: u32) {
+    let mut digits = [0u8; 10];
+    let mut rest = number;
+    let mut used = 0;
+    for digit in digits.iter_mut().rev() {
+        *digit = b'0' + (rest % 10) as u8;
+        rest /= 10;
+        used += 1;
+        if rest == 0 {
+            break;
+        }
+    }
+    out.extend_from_slice(digits.get(digits.len() - used..).unwrap_or_default());
+}
+
+fn option_header(out: &mut Vec<u8>, code: u16, len: u16) {
+    out.extend_from_slice(&code.to_le_bytes());
+    out.extend_from_slice(&len.to_le_bytes());
+}
+
+fn pad(out: &mut Vec<u8>, len: usize) {
+    out.extend_from_slice([0u8; 3].get(..len.wrapping_neg() % 4).unwrap_or_default());
+}
+
+#[cfg(test)]
+mod tests {
+    use pcap_file::DataLink;
+    use pcap_file::pcap::PcapReader;
+    use pcap_file::pcapng::blocks::enhanced_packet::EnhancedPacketOption;
+    use pcap_file::pcapng::blocks::interface_description::{
+        InterfaceDescriptionBlock, InterfaceDescriptionOption, InterfaceTsResolution,
+    };
+    use pcap_file::pcapng::blocks::opt_common::CommonOption;
+    use pcap_file::pcapng::{Block, PcapNgReader, PcapNgWriter};
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn record(frame: &[u8], orig: u32, ts_ns: u64, direction: Direction) -> CaptureRecord<'_> {
+        let captured = frame.len() as u32;
+        let lengths = FrameLen {
+            captured,
+            orig: orig.max(captured),
+        };
+        let verdict = if lengths.missing() > 0 {
+            Verdict::Truncated
+        } else {
+            Verdict::Whole
+        };
+        CaptureRecord {
+            session: SessionId(0),
+            ts_ns,
+            frame,
+            lengths,
+            verdict,
+            direction,
+            cut_by: CutBy::Mtu,
+        }
+    }
+
+    fn file_with_one_interface() -> Vec<u8> {
+        let mut writer = PcapNgWriter::new(Vec::new()).unwrap();
+        let mut interface = InterfaceDescriptionBlock::new(DataLink::ETHERNET, SNAPLEN);
+        interface
+            .options
+            .push(InterfaceDescriptionOption::IfTsResol(
+                InterfaceTsResolution::NANO,
+            ));
+        writer.write_pcapng_block(interface).unwrap();
+        writer.into_inner()
+    }
+
+    proptest! {
+        /// What the encoder writes, an independent reader reads.
+        #[test]
+        fn blocks_read_back(
+            frame in proptest::collection::vec(any::<u8>(), 0..300),
+            orig in 0u32..4000,
+            ts_ns in any::<u64>(),
+            way in 0..3usize,
+        ) {
+            let direction = [Direction::Unknown, Direction::Inbound, Direction::Outbound][way];
+            let record = record(&frame, orig, ts_ns, direction);
+            let mut batch = Batch { bytes: file_with_one_interface(), ..Batch::default() };
+            let before = batch.bytes.len();
+            Format::PcapNg.encode(&record, &mut batch);
+            prop_assert!(batch.bytes.len() - before <= room_for(frame.len()));
+            let mut reader = PcapNgReader::new(&batch.bytes[..]).unwrap();
+            let mut packets = Vec::new();
+            while let Some(block) = reader.next_block() {
+                if let Block::EnhancedPacket(packet) = block.unwrap().0 {
+                    packets.push(packet.into_owned());
+                }
+            }
+            let packet = packets.pop().unwrap();
+            prop_assert_eq!(&packet.data[..], &frame[..]);
+            prop_assert_eq!(packet.original_len, record.lengths.orig);
+            prop_assert_eq!(packet.timestamp.as_nanos(), u128::from(ts_ns));
+            let comment = packet.options.iter().find_map(|option| match option {
+                EnhancedPacketOption::Common(CommonOption::Comment(text)) => Some(text.to_string()),
+                _ => None,
+            });
+            let missing = record.lengths.missing();
+            let expected = format!("truncated: {missing} of {} bytes missing (mirror MTU)", record.lengths.orig);
+            prop_assert_eq!(comment, (missing > 0).then_some(expected));
+            let flags = packet.options.iter().any(|option| matches!(option, EnhancedPacketOption::Flags(_)));
+            prop_assert_eq!(flags, way != 0);
+        }
+
+        #[test]
+        fn pcap_records_read_back(frame in proptest::collection::vec(any::<u8>(), 0..300), ts_ns in 0u64..4_000_000_000_000_000_000) {
+            let mut batch = Batch::default();
+            batch.bytes.extend([0x4d, 0x3c, 0xb2, 0xa1, 2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 4, 0, 1, 0, 0, 0]);
+            Format::Pcap.encode(&record(&frame, 1000, ts_ns, Direction::Unknown), &mut batch);
+            let mut reader = PcapReader::new(&batch.bytes[..]).unwrap();
+            let packet = reader.next_raw_packet().unwrap().unwrap();
+            prop_assert_eq!(&packet.data[..], &frame[..]);
+            prop_assert_eq!(u64::from(packet.ts_sec) * 1_000_000_000 + u64::from(packet.ts_frac), ts_ns);
+            prop_assert_eq!(packet.orig_len, 1000);
+        }
+    }
+
+    #[test]
+    fn decimals() {
+        for number in [0, 9, 10, 954, u32::MAX] {
+            let mut out = Vec::new();
+            decimal(&mut out, number);
+            assert_eq!(out, number.to_string().as_bytes());
+        }
+    }
+}

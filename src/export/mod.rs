@@ -1,0 +1,3 @@
+//! Flow records out.
+
+pub mod jsonl;

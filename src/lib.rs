@@ -1,0 +1,23 @@
+//! vxtap receives mirrored traffic: it takes VXLAN off, knows which packets were cut on the way, and
+//! writes capture files and flow records.
+//!
+//! ```text
+//!            source                     pipeline (one worker a core, nothing shared)          sinks
+//!  ┌ udp    recvmmsg           ┐   ┌─────────────────────────────────────────────┐   ┌ capture: merge → file
+//!  │                           ├──►│ decapsulate → read inner → judge length →   │──►│
+//!  └ file   pcap / pcapng      ┘   │ mirror session → flow table → encode record │   ├ export: flow records
+//!                                  └─────────────────────────────────────────────┘   └ ledger: each packet once
+//! ```
+//!
+//! Live traffic and replayed files differ only in the source. The rooms, and which may use which, are
+//! described in `docs/ARCHITECTURE.md`.
+
+pub mod capture;
+pub mod cli;
+pub mod export;
+pub mod flow;
+pub mod mirror;
+pub mod outfile;
+pub mod pipeline;
+pub mod source;
+pub mod wire;

@@ -1,0 +1,239 @@
+//! The accounting: every packet received is in exactly one counter.
+//!
+//! received = delivered + malformed + filtered + duplicate + dropped. What the kernel lost before we
+//! received it stands beside the equation, not in it.
+
+use std::collections::BTreeMap;
+
+use crate::wire::refusal::{Filtered, Malformed, Refusal, reasons};
+
+reasons! {
+    /// The packet was wanted, but there was no room or no way.
+    Dropped {
+        /// A piece of an outer datagram whose other pieces never came.
+        FragmentIncomplete => "fragment_incomplete",
+        /// The capture queue was full: the disk or the reader of the pipe is too slow.
+        CaptureQueue => "capture_queue",
+        /// The capture could not be written.
+        CaptureWrite => "capture_write",
+    }
+}
+
+reasons! {
+    /// Worth knowing of packets that were delivered; outside the equation.
+    Noted {
+        /// Reserved bits of the tunnel header were set.
+        ReservedBits => "reserved_bits",
+        /// Outer lengths contradicted each other.
+        OuterLengthMismatch => "outer_length_mismatch",
+        /// The inner frame has a VLAN tag.
+        InnerVlan => "inner_vlan",
+        /// The inner frame holds no IP header: it is in the capture, in no flow.
+        InnerNotIp => "inner_not_ip",
+        /// The tunnel carried an IP packet without a frame; an Ethernet header was put in front.
+        EthernetAdded => "ethernet_added",
+        /// The frame was longer than the capture's snap length and was cut by us.
+        SnapLength => "snap_length",
+    }
+}
+
+/// Counts of one worker, or of all together.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Ledger {
+    /// Packets a source handed over.
+    pub received: u64,
+    /// Mirrored frames that went into flows and, when one is written, into the capture.
+    pub delivered: u64,
+    /// Copies of packets delivered before.
+    pub duplicate: u64,
+    malformed: [u64; Malformed::ALL.len()],
+    filtered: [u64; Filtered::ALL.len()],
+    dropped: [u64; Dropped::ALL.len()],
+    noted: [u64; Noted::ALL.len()],
+}
+
+fn add_at(counts: &mut [u64], at: usize, n: u64) {
+    if let Some(count) = counts.get_mut(at) {
+        *count += n;
+    }
+}
+
+/// A counter as people read it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Explained {
+    /// Its name.
+    pub reason: &'static str,
+    /// What it means.
+    pub meaning: &'static str,
+    /// Packets.
+    pub packets: u64,
+}
+
+fn explain<R: Copy>(
+    reasons: &[R],
+    counts: &[u64],
+    word: impl Fn(R) -> &'static str,
+    meaning: impl Fn(R) -> &'static str,
+) -> Vec<Explained> {
+    let counted = reasons
+        .iter()
+        .zip(counts)
+        .filter(|(_, packets)| **packets > 0);
+    counted
+        .map(|(reason, packets)| Explained {
+            reason: word(*reason),
+            meaning: meaning(*reason),
+            packets: *packets,
+        })
+        .collect()
+}
+
+fn by_reason<R: Copy>(
+    reasons: &[R],
+    counts: &[u64],
+    word: impl Fn(R) -> &'static str,
+) -> BTreeMap<&'static str, u64> {
+    reasons
+        .iter()
+        .zip(counts)
+        .filter(|(_, count)| **count > 0)
+        .map(|(reason, count)| (word(*reason), *count))
+        .collect()
+}
+
+impl Ledger {
+    /// Counts `n` packets that end for a reason of their own bytes.
+    pub fn refuse(&mut self, refusal: Refusal, n: u64) {
+        match refusal {
+            Refusal::Malformed(reason) => add_at(&mut self.malformed, reason as usize, n),
+            Refusal::Filtered(reason) => add_at(&mut self.filtered, reason as usize, n),
+        }
+    }
+
+    /// Counts `n` packets lost.
+    pub fn drop(&mut self, reason: Dropped, n: u64) {
+        add_at(&mut self.dropped, reason as usize, n);
+    }
+
+    /// Notes something about a packet.
+    pub fn note(&mut self, note: Noted) {
+        add_at(&mut self.noted, note as usize, 1);
+    }
+
+    /// Moves `n` packets from delivered to dropped: the writer could not keep them.
+    pub fn lose_written(&mut self, n: u64) {
+        let lost = n.min(self.delivered);
+        self.delivered -= lost;
+        self.drop(Dropped::CaptureWrite, lost);
+    }
+
+    /// Malformed packets by reason, those counted only.
+    pub fn malformed(&self) -> BTreeMap<&'static str, u64> {
+        by_reason(Malformed::ALL, &self.malformed, Malformed::reason)
+    }
+
+    /// Filtered packets by reason, those counted only.
+    pub fn filtered(&self) -> BTreeMap<&'static str, u64> {
+        by_reason(Filtered::ALL, &self.filtered, Filtered::reason)
+    }
+
+    /// Dropped packets by reason, those counted only.
+    pub fn dropped(&self) -> BTreeMap<&'static str, u64> {
+        by_reason(Dropped::ALL, &self.dropped, Dropped::reason)
+    }
+
+    /// Notes by reason, those counted only.
+    pub fn noted(&self) -> BTreeMap<&'static str, u64> {
+        by_reason(Noted::ALL, &self.noted, Noted::reason)
+    }
+
+    /// Malformed, filtered and dropped packets and the notes, with what each counter means.
+    pub fn explained(&self) -> [(&'static str, Vec<Explained>); 4] {
+        [
+            (
+                "malformed",
+                explain(
+                    Malformed::ALL,
+                    &self.malformed,
+                    Malformed::reason,
+                    Malformed::meaning,
+                ),
+            ),
+            (
+                "filtered",
+                explain(
+                    Filtered::ALL,
+                    &self.filtered,
+                    Filtered::reason,
+                    Filtered::meaning,
+                ),
+            ),
+            (
+                "dropped",
+                explain(
+                    Dropped::ALL,
+                    &self.dropped,
+                    Dropped::reason,
+                    Dropped::meaning,
+                ),
+            ),
+            (
+                "noted",
+                explain(Noted::ALL, &self.noted, Noted::reason, Noted::meaning),
+            ),
+        ]
+    }
+
+    /// Whether every packet received is in exactly one counter.
+    pub fn closes(&self) -> bool {
+        let ended: u64 = [&self.malformed[..], &self.filtered[..], &self.dropped[..]]
+            .iter()
+            .flat_map(|c| c.iter())
+            .sum();
+        self.received == self.delivered + self.duplicate + ended
+    }
+
+    /// Adds the counts of another worker.
+    pub fn merge(&mut self, other: &Self) {
+        self.received += other.received;
+        self.delivered += other.delivered;
+        self.duplicate += other.duplicate;
+        let add = |mine: &mut [u64], theirs: &[u64]| {
+            mine.iter_mut().zip(theirs).for_each(|(a, b)| *a += b)
+        };
+        add(&mut self.malformed, &other.malformed);
+        add(&mut self.filtered, &other.filtered);
+        add(&mut self.dropped, &other.dropped);
+        add(&mut self.noted, &other.noted);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_packet_once() {
+        let mut ledger = Ledger {
+            received: 6,
+            delivered: 2,
+            ..Ledger::default()
+        };
+        assert!(!ledger.closes());
+        ledger.refuse(Malformed::VniNotValid.into(), 1);
+        ledger.refuse(Filtered::Probe.into(), 2);
+        ledger.drop(Dropped::CaptureQueue, 1);
+        ledger.note(Noted::ReservedBits);
+        assert!(ledger.closes());
+        ledger.lose_written(1);
+        assert!(ledger.closes());
+        assert_eq!(
+            ledger.dropped().into_iter().collect::<Vec<_>>(),
+            [("capture_queue", 1), ("capture_write", 1)]
+        );
+        let mut twice = ledger.clone();
+        twice.merge(&ledger);
+        assert!(twice.closes());
+        assert_eq!((twice.received, twice.filtered()["probe"]), (12, 4));
+    }
+}

@@ -1,0 +1,6 @@
+//! The pipeline: what a worker does with a packet, how threads and queues hold together, and the
+//! ledger in which every packet ends up once.
+
+pub mod ledger;
+pub mod threads;
+pub mod worker;

@@ -1,0 +1,446 @@
+//! What happens to each packet: one arrival in; a ledger entry, a flow update and a capture record out.
+//!
+//! A worker shares nothing that changes. It is handed packets with their time and an [`Outlet`] for
+//! what it produces, so the same code runs behind a socket, behind a file and in tests.
+
+use crate::capture::encode::{Batch, CaptureRecord, CutBy, Format, NewSession, room_for};
+use crate::flow::key::FlowKey;
+use crate::flow::record::{EndReason, FlowRecord};
+use crate::flow::table::{Flow, FlowPacket, FlowTable};
+use crate::mirror::direction::Direction;
+use crate::mirror::session::{SessionId, SessionKey, Sessions};
+use crate::pipeline::ledger::{Dropped, Ledger, Noted};
+use crate::source::{Arrival, Datagram, Record};
+use crate::wire::decapsulate::{Mirrored, Tunnels, decapsulate};
+use crate::wire::inner::Inner;
+use crate::wire::length::{Evidence, Verdict, judge};
+use crate::wire::outer::{self, LinkType, Outer, OuterFragment, OuterUdp};
+use crate::wire::reassembly::{Piece, Reassembly};
+use crate::wire::refusal::{Filtered, Refusal};
+use crate::wire::vxlan::Payload;
+
+/// What a worker needs to know.
+#[derive(Clone, Debug)]
+pub struct WorkerSettings {
+    /// Ports and depth of tunnels.
+    pub tunnels: Tunnels,
+    /// Packets are not encapsulated: take them as they are.
+    pub plain: bool,
+    /// MTU of the path from mirror source to target, in bytes.
+    pub mtu: u32,
+    /// Bytes of the MTU the cloud wants kept free for the mirror's headers.
+    pub mtu_overhead: u32,
+    /// Most flows kept at a time.
+    pub max_flows: u32,
+    /// Kind of capture to encode; `None` for no capture.
+    pub capture: Option<Format>,
+    /// Whether flow records are wanted.
+    pub flows: bool,
+}
+
+impl Default for WorkerSettings {
+    fn default() -> Self {
+        Self {
+            tunnels: Tunnels::default(),
+            plain: false,
+            mtu: 1500,
+            mtu_overhead: 64,
+            max_flows: 1 << 20,
+            capture: None,
+            flows: false,
+        }
+    }
+}
+
+impl WorkerSettings {
+    /// Largest inner IP packet the mirror's rule allows.
+    pub const fn max_inner_ip(&self) -> u32 {
+        self.mtu.saturating_sub(self.mtu_overhead)
+    }
+}
+
+/// Where a worker's output goes.
+pub trait Outlet {
+    /// A batch with room for `len` more bytes, or `None` when the queue to the writer is full.
+    fn room(&mut self, len: usize) -> Option<&mut Batch>;
+
+    /// Takes a flow record.
+    fn flow(&mut self, record: FlowRecord);
+}
+
+/// Ports remembered among UDP traffic that went to no tunnel port.
+const OTHER_PORTS_KEPT: usize = 16;
+
+/// A destination port that was not asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OtherPort {
+    /// The port.
+    pub port: u16,
+    /// Datagrams to it.
+    pub packets: u64,
+    /// Those that would pass as VXLAN with every reserved bit zero.
+    pub like_vxlan: u64,
+}
+
+/// The state of one core's share of the traffic.
+pub struct Worker {
+    settings: WorkerSettings,
+    ledger: Ledger,
+    sessions: Sessions,
+    /// Sessions the writer has been told of.
+    announced: usize,
+    flows: FlowTable,
+    reassembly: Reassembly,
+    other_ports: Vec<OtherPort>,
+    /// Room to put an Ethernet header in front of a bare IP packet.
+    scratch: Vec<u8>,
+}
+
+/// A frame with what the outside of it told.
+struct Frame<'a> {
+    ts_ns: u64,
+    bytes: &'a [u8],
+    carried_len: u32,
+    outer_ip_len: u32,
+    buffer_truncated: bool,
+}
+
+impl Worker {
+    /// A worker with empty tables.
+    pub fn new(settings: WorkerSettings) -> Self {
+        Self {
+            flows: FlowTable::new(settings.max_flows),
+            settings,
+            ledger: Ledger::default(),
+            sessions: Sessions::default(),
+            announced: 0,
+            reassembly: Reassembly::default(),
+            other_ports: Vec::new(),
+            scratch: Vec::new(),
+        }
+    }
+
+    /// Takes one packet all the way.
+    pub fn take(&mut self, arrival: &Arrival<'_>, outlet: &mut impl Outlet) {
+        self.ledger.received += 1;
+        match arrival {
+            Arrival::Record(record) if self.settings.plain => self.plain(record, outlet),
+            Arrival::Record(record) => self.record(record, outlet),
+            Arrival::Datagram(datagram) => self.datagram(datagram, outlet),
+        }
+    }
+
+    /// Ends the input: gives up what waits for more and hands out every flow.
+    pub fn finish(&mut self, outlet: &mut impl Outlet) {
+        self.reassembly.finish();
+        self.count_lost_fragments();
+        for flow in self.flows.drain() {
+            self.hand_out(&flow, EndReason::Forced, outlet);
+        }
+    }
+
+    /// The accounting so far.
+    pub const fn ledger(&self) -> &Ledger {
+        &self.ledger
+    }
+
+    /// The mirror sessions seen so far.
+    pub const fn sessions(&self) -> &Sessions {
+        &self.sessions
+    }
+
+    /// Ports that UDP traffic went to without being asked for.
+    pub fn other_ports(&self) -> &[OtherPort] {
+        &self.other_ports
+    }
+
+    fn record(&mut self, record: &Record<'_>, outlet: &mut impl Outlet) {
+        let cut = record.orig_len as usize > record.bytes.len();
+        match outer::read(record.link, record.bytes, cut) {
+            Ok(Outer::Udp(udp)) => self.udp(record.ts_ns, &udp, false, outlet),
+            Ok(Outer::Fragment(fragment)) => self.fragment(record.ts_ns, &fragment, outlet),
+            Err(refusal) => self.ledger.refuse(refusal, 1),
+        }
+    }
+
+    fn datagram(&mut self, datagram: &Datagram<'_>, outlet: &mut impl Outlet) {
+        let ip_header_len = if datagram.src.is_ipv4() { 20 } else { 40 };
+        let udp = OuterUdp {
+            src: datagram.src.ip().to_canonical(),
+            dst: datagram.dst.ip().to_canonical(),
+            src_port: datagram.src.port(),
+            dst_port: datagram.dst.port(),
+            payload: datagram.payload,
+            carried_len: datagram.sent_len.max(datagram.payload.len()),
+            ip_len: saturate(datagram.sent_len + ip_header_len + 8),
+            length_mismatch: false,
+        };
+        self.udp(
+            datagram.ts_ns,
+            &udp,
+            datagram.sent_len > datagram.payload.len(),
+            outlet,
+        );
+    }
+
+    fn fragment(&mut self, ts_ns: u64, fragment: &OuterFragment<'_>, outlet: &mut impl Outlet) {
+        let piece = self.reassembly.add(ts_ns, fragment);
+        self.count_lost_fragments();
+        match piece {
+            Piece::Held => {}
+            Piece::Cut => self.ledger.drop(Dropped::FragmentIncomplete, 1),
+            Piece::Contradiction => self
+                .ledger
+                .refuse(crate::wire::refusal::Malformed::OuterFragment.into(), 1),
+            Piece::Completed(joined) => {
+                self.ledger
+                    .refuse(Filtered::FragmentJoined.into(), joined.pieces - 1);
+                if joined.ip.protocol != crate::wire::ip::protocol::UDP {
+                    return self.ledger.refuse(Filtered::NotUdp.into(), 1);
+                }
+                match outer::read_udp(&joined.ip, &joined.payload, false) {
+                    Ok(udp) => self.udp(ts_ns, &udp, false, outlet),
+                    Err(refusal) => self.ledger.refuse(refusal, 1),
+                }
+            }
+        }
+    }
+
+    fn count_lost_fragments(&mut self) {
+        for lost in self.reassembly.take_lost() {
+            let other = lost
+                .dst_port
+                .is_some_and(|port| self.settings.tunnels.at_port(port).is_none());
+            if other {
+                self.ledger.refuse(Filtered::OtherPort.into(), lost.pieces);
+            } else {
+                self.ledger.drop(Dropped::FragmentIncomplete, lost.pieces);
+            }
+        }
+    }
+
+    fn udp(
+        &mut self,
+        ts_ns: u64,
+        udp: &OuterUdp<'_>,
+        buffer_truncated: bool,
+        outlet: &mut impl Outlet,
+    ) {
+        let mirrored = match decapsulate(&self.settings.tunnels, udp) {
+            Ok(mirrored) => mirrored,
+            Err(refusal) => {
+                if refusal == Refusal::Filtered(Filtered::OtherPort) {
+                    self.remember_other_port(udp);
+                }
+                return self.ledger.refuse(refusal, 1);
+            }
+        };
+        if mirrored.reserved_set {
+            self.ledger.note(Noted::ReservedBits);
+        }
+        if mirrored.length_mismatch {
+            self.ledger.note(Noted::OuterLengthMismatch);
+        }
+        let Mirrored {
+            source,
+            target,
+            vni,
+            tunnel,
+            ..
+        } = mirrored;
+        let session = self.sessions.find(
+            SessionKey::Mirror { source, vni },
+            Some(target),
+            Some(tunnel),
+        );
+        let frame = Frame {
+            ts_ns,
+            bytes: mirrored.bytes,
+            carried_len: saturate(mirrored.carried_len),
+            outer_ip_len: mirrored.outer_ip_len,
+            buffer_truncated,
+        };
+        match mirrored.payload {
+            Payload::Ethernet => self.deliver(session, Some(&mirrored), &frame, outlet),
+            Payload::Ipv4 => {
+                self.deliver_framed(session, Some(&mirrored), [0; 6], 0x0800, &frame, outlet)
+            }
+            Payload::Ipv6 => {
+                self.deliver_framed(session, Some(&mirrored), [0; 6], 0x86dd, &frame, outlet)
+            }
+        }
+    }
+
+    fn plain(&mut self, record: &Record<'_>, outlet: &mut impl Outlet) {
+        let frame = Frame {
+            ts_ns: record.ts_ns,
+            bytes: record.bytes,
+            carried_len: record.orig_len,
+            outer_ip_len: 0,
+            buffer_truncated: false,
+        };
+        if record.link == LinkType::Ethernet {
+            let session = self.sessions.find(SessionKey::Plain, None, None);
+            return self.deliver(session, None, &frame, outlet);
+        }
+        let (header_len, link) = match record.link.strip(record.bytes) {
+            Ok(link) => (record.bytes.len() - link.payload.len(), link),
+            Err(refusal) => return self.ledger.refuse(refusal, 1),
+        };
+        let session = self.sessions.find(SessionKey::Plain, None, None);
+        let carried_len = record.orig_len.saturating_sub(saturate(header_len));
+        let frame = Frame {
+            bytes: link.payload,
+            carried_len,
+            ..frame
+        };
+        self.deliver_framed(
+            session,
+            None,
+            link.src_mac.unwrap_or_default(),
+            link.ether_type,
+            &frame,
+            outlet,
+        );
+    }
+
+    /// Delivers a packet that came without a frame, behind an Ethernet header made for it: capture
+    /// files of one link type hold nothing else.
+    fn deliver_framed(
+        &mut self,
+        session: SessionId,
+        mirrored: Option<&Mirrored<'_>>,
+        src_mac: [u8; 6],
+        ether_type: u16,
+        frame: &Frame<'_>,
+        outlet: &mut impl Outlet,
+    ) {
+        self.ledger.note(Noted::EthernetAdded);
+        let mut scratch = std::mem::take(&mut self.scratch);
+        scratch.clear();
+        scratch.extend_from_slice(&[0; 6]);
+        scratch.extend_from_slice(&src_mac);
+        scratch.extend_from_slice(&ether_type.to_be_bytes());
+        scratch.extend_from_slice(frame.bytes);
+        let framed = Frame {
+            bytes: &scratch,
+            carried_len: frame.carried_len.saturating_add(14),
+            ..*frame
+        };
+        self.deliver(session, mirrored, &framed, outlet);
+        self.scratch = scratch;
+    }
+
+    fn deliver(
+        &mut self,
+        session_id: SessionId,
+        mirrored: Option<&Mirrored<'_>>,
+        frame: &Frame<'_>,
+        outlet: &mut impl Outlet,
+    ) {
+        let inner = Inner::read(frame.bytes);
+        let evidence = Evidence {
+            captured_len: saturate(frame.bytes.len()),
+            carried_len: frame.carried_len,
+            ip_offset: inner.ip_offset,
+            ip_len: inner.ip_len,
+            buffer_truncated: frame.buffer_truncated,
+        };
+        let (lengths, verdict) = judge(evidence, self.settings.max_inner_ip());
+        let direction = mirrored.map_or(Direction::Unknown, |mirrored| {
+            Direction::of(mirrored.source, &inner)
+        });
+        if inner.vlan.is_some() {
+            self.ledger.note(Noted::InnerVlan);
+        }
+        if let Some(session) = self.sessions.session_mut(session_id) {
+            session.add(frame.ts_ns, lengths, verdict, evidence.ip_len, direction);
+        }
+        match FlowKey::of(session_id, mirrored.map(|mirrored| mirrored.vni), &inner) {
+            Some((key, way)) => {
+                let packet = FlowPacket {
+                    ts_ns: frame.ts_ns,
+                    lengths,
+                    verdict,
+                    inner: &inner,
+                };
+                if let Some(evicted) = self.flows.update(&key, way, &packet) {
+                    self.hand_out(&evicted, EndReason::LackOfResources, outlet);
+                }
+            }
+            None => self.ledger.note(Noted::InnerNotIp),
+        }
+        let Some(format) = self.settings.capture else {
+            self.ledger.delivered += 1;
+            return;
+        };
+        let Some(batch) = outlet.room(room_for(frame.bytes.len())) else {
+            if let Some(session) = self.sessions.session_mut(session_id) {
+                session.capture_dropped += 1;
+            }
+            return self.ledger.drop(Dropped::CaptureQueue, 1);
+        };
+        let sessions = self.sessions.list();
+        for (at, session) in sessions.iter().enumerate().skip(self.announced) {
+            batch.new_sessions.push(NewSession {
+                id: SessionId(saturate(at)),
+                key: session.key,
+            });
+        }
+        self.announced = sessions.len();
+        if frame.bytes.len() > crate::capture::encode::SNAPLEN as usize {
+            self.ledger.note(Noted::SnapLength);
+        }
+        let cut_by = match verdict {
+            Verdict::BufferTruncated => CutBy::OurBuffer,
+            _ if frame.carried_len > evidence.captured_len => CutBy::SnapLength,
+            _ if frame.outer_ip_len == self.settings.mtu => CutBy::Mtu,
+            _ => CutBy::Unclear,
+        };
+        let ts_ns = frame.ts_ns;
+        let record = CaptureRecord {
+            session: session_id,
+            ts_ns,
+            frame: frame.bytes,
+            lengths,
+            verdict,
+            direction,
+            cut_by,
+        };
+        format.encode(&record, batch);
+        self.ledger.delivered += 1;
+    }
+
+    fn hand_out(&self, flow: &Flow, reason: EndReason, outlet: &mut impl Outlet) {
+        if !self.settings.flows {
+            return;
+        }
+        if let Some(session) = self.sessions.session(flow.key.session()) {
+            outlet.flow(FlowRecord::new(flow, session, reason));
+        }
+    }
+
+    fn remember_other_port(&mut self, udp: &OuterUdp<'_>) {
+        let like_vxlan = u64::from(
+            matches!(udp.payload, [8, 0, 0, 0, _, _, _, 0, rest @ ..] if rest.len() >= 14),
+        );
+        if let Some(known) = self
+            .other_ports
+            .iter_mut()
+            .find(|known| known.port == udp.dst_port)
+        {
+            known.packets += 1;
+            known.like_vxlan += like_vxlan;
+        } else if self.other_ports.len() < OTHER_PORTS_KEPT {
+            self.other_ports.push(OtherPort {
+                port: udp.dst_port,
+                packets: 1,
+                like_vxlan,
+            });
+        }
+    }
+}
+
+fn saturate(len: usize) -> u32 {
+    u32::try_from(len).unwrap_or(u32::MAX)
+}
