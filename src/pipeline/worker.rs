@@ -34,7 +34,7 @@ pub struct WorkerSettings {
     pub max_flows: u32,
     /// Kind of capture to encode; `None` for no capture.
     pub capture: Option<Format>,
-    /// Whether flow records are wanted.
+    /// Whether flows are kept: only where somebody takes their records.
     pub flows: bool,
 }
 
@@ -356,8 +356,9 @@ impl Worker {
         if let Some(session) = self.sessions.session_mut(session_id) {
             session.add(frame.ts_ns, lengths, verdict, evidence.ip_len, direction);
         }
-        match FlowKey::of(session_id, mirrored.map(|mirrored| mirrored.vni), &inner) {
-            Some((key, way)) => {
+        let vni = mirrored.map(|mirrored| mirrored.vni);
+        match FlowKey::of(session_id, vni, &inner) {
+            Some((key, way)) if self.settings.flows => {
                 let packet = FlowPacket {
                     ts_ns: frame.ts_ns,
                     lengths,
@@ -368,6 +369,7 @@ impl Worker {
                     self.hand_out(&evicted, EndReason::LackOfResources, outlet);
                 }
             }
+            Some(_) => {}
             None => self.ledger.note(Noted::InnerNotIp),
         }
         let Some(format) = self.settings.capture else {
@@ -412,9 +414,6 @@ impl Worker {
     }
 
     fn hand_out(&self, flow: &Flow, reason: EndReason, outlet: &mut impl Outlet) {
-        if !self.settings.flows {
-            return;
-        }
         if let Some(session) = self.sessions.session(flow.key.session()) {
             outlet.flow(FlowRecord::new(flow, session, reason));
         }

@@ -247,26 +247,55 @@ pub fn port_holder(address: SocketAddr) -> Option<String> {
                     .flatten()
             })
         })?;
-    if inode == 0 {
-        return Some("the kernel itself: a vxlan device or a container overlay network".to_owned());
-    }
     let link = format!("socket:[{inode}]");
+    let mut all_seen = true;
     for process in std::fs::read_dir("/proc").ok()?.flatten() {
-        let Ok(files) = std::fs::read_dir(process.path().join("fd")) else {
+        let name = process.file_name();
+        let Some(id) = name
+            .to_str()
+            .filter(|name| name.bytes().all(|byte| byte.is_ascii_digit()))
+        else {
             continue;
         };
-        if files.flatten().any(|file| {
-            std::fs::read_link(file.path()).is_ok_and(|to| to.as_os_str() == link.as_str())
-        }) {
-            let name = std::fs::read_to_string(process.path().join("comm")).unwrap_or_default();
-            return Some(format!(
-                "process {} ({})",
-                process.file_name().to_string_lossy(),
-                name.trim()
-            ));
+        let Ok(files) = std::fs::read_dir(process.path().join("fd")) else {
+            all_seen = false;
+            continue;
+        };
+        let mut targets = files
+            .flatten()
+            .filter_map(|file| std::fs::read_link(file.path()).ok());
+        if targets.any(|target| target.as_os_str() == link.as_str()) {
+            let command = std::fs::read_to_string(process.path().join("comm")).unwrap_or_default();
+            return Some(format!("process {id} ({})", command.trim()));
         }
     }
-    Some("a process of another user".to_owned())
+    let devices = vxlan_devices();
+    let devices = match devices.as_slice() {
+        [] => "no vxlan device in this network namespace".to_owned(),
+        devices => format!("vxlan devices here: {}", devices.join(", ")),
+    };
+    // A socket that no process has open is the kernel's own, if all processes could be seen.
+    let whom = if all_seen {
+        "the kernel itself"
+    } else {
+        "the kernel or another user's process"
+    };
+    Some(format!("{whom} ({devices})"))
+}
+
+/// Names of the kernel's vxlan devices in this network namespace.
+fn vxlan_devices() -> Vec<String> {
+    let Ok(devices) = std::fs::read_dir("/sys/class/net") else {
+        return Vec::new();
+    };
+    let is_vxlan = |device: &std::fs::DirEntry| {
+        let about = std::fs::read_to_string(device.path().join("uevent")).unwrap_or_default();
+        about.lines().any(|line| line == "DEVTYPE=vxlan")
+    };
+    let vxlan = devices.flatten().filter(is_vxlan);
+    vxlan
+        .map(|device| device.file_name().to_string_lossy().into_owned())
+        .collect()
 }
 
 /// Whether an address is one this machine would have to own.

@@ -1,0 +1,54 @@
+#!/usr/bin/env bash
+# Installs what the tests need and runs all of them. Works on a fresh Debian machine with Rust.
+#
+#   scripts/test.sh              install through apt what is missing, then test
+#   VXTAP_NO_APT=1 scripts/test.sh   test with what is there; tests without their tool say so
+#
+# The peers (tshark, tcpdump, nfdump, …) are the judges of the files vxtap writes.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+# command:package
+needed=(
+  cc:gcc
+  tshark:tshark
+  capinfos:wireshark-common
+  tcpdump:tcpdump
+  nfdump:nfdump
+  zstd:zstd
+  lz4:lz4
+  python3:python3
+  ip:iproute2
+  ping:iputils-ping
+)
+missing=()
+for pair in "${needed[@]}"; do
+  command -v "${pair%%:*}" >/dev/null 2>&1 || missing+=("${pair##*:}")
+done
+if [ ${#missing[@]} -gt 0 ] && [ -z "${VXTAP_NO_APT:-}" ]; then
+  sudo=()
+  [ "$(id -u)" = 0 ] || sudo=(sudo)
+  echo "installing: ${missing[*]}"
+  "${sudo[@]}" apt-get update -qq
+  # tshark asks whether users may capture; the tests only read files.
+  DEBIAN_FRONTEND=noninteractive "${sudo[@]}" apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
+elif [ ${#missing[@]} -gt 0 ]; then
+  echo "not installed, tests that need them will be skipped: ${missing[*]}"
+fi
+
+if command -v python3 >/dev/null 2>&1; then
+  echo "testdata is what its generator makes:"
+  python3 scripts/make-testdata.py --check
+fi
+
+# Tests skip what they cannot do here and say "skipped: WHY" on standard error; show those lines.
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
+status=0
+cargo test --locked --no-fail-fast -- --nocapture 2>&1 | tee "$log" | grep -vE '^(test .* ok|running [0-9]+ tests?|)$' || true
+status=${PIPESTATUS[0]}
+skipped=$(grep -c '^skipped:' "$log" || true)
+passed=$(grep -oE '[0-9]+ passed' "$log" | awk '{n += $1} END {print n + 0}')
+failed=$(grep -oE '[0-9]+ failed' "$log" | awk '{n += $1} END {print n + 0}')
+echo "$passed passed, $failed failed, $skipped skipped"
+exit "$status"
