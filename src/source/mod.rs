@@ -4,10 +4,12 @@
 //! traffic and replay.
 
 pub mod file;
+pub mod pcapng;
 #[cfg(target_os = "linux")]
 pub mod sys;
 #[cfg(target_os = "linux")]
 pub mod udp;
+pub mod window;
 
 use std::net::SocketAddr;
 

@@ -1,0 +1,437 @@
+//! Blocks of a pcapng file (draft-ietf-opsawg-pcapng), pure: bytes in, packets out.
+//!
+//! Read by hand rather than with a library, because every resolution of time has to be read, options
+//! that do not matter must not stop the reading, and damage has to name its byte.
+
+use crate::wire::outer::LinkType;
+
+/// Type of a section header block; the same in both byte orders.
+pub const SECTION_HEADER: u32 = 0x0a0d_0d0a;
+/// Type of an interface description block.
+pub const INTERFACE_DESCRIPTION: u32 = 1;
+/// Type of the obsolete packet block.
+pub const PACKET: u32 = 2;
+/// Type of a simple packet block.
+pub const SIMPLE_PACKET: u32 = 3;
+/// Type of an enhanced packet block.
+pub const ENHANCED_PACKET: u32 = 6;
+
+/// Longest block believed, as in Wireshark.
+const MAX_BLOCK_LEN: usize = 16 << 20;
+/// Interfaces remembered in one section.
+const MAX_INTERFACES: usize = 1 << 20;
+const OPTION_TSRESOL: u16 = 9;
+const OPTION_TSOFFSET: u16 = 14;
+
+/// Why a block cannot be read.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[allow(missing_docs, reason = "the messages say it")]
+pub enum BlockError {
+    #[error("a section header without its byte-order magic")]
+    Magic,
+    #[error("a block of {0} bytes; blocks have at least 12 and a multiple of 4")]
+    Len(usize),
+    #[error("a block of {0} bytes, more than {MAX_BLOCK_LEN}")]
+    TooLong(usize),
+    #[error("a block of {len} bytes whose trailing length says {trailer}")]
+    Trailer { len: usize, trailer: u32 },
+    #[error("pcapng version {0}.{1}; version 1.0 can be read")]
+    Version(u16, u16),
+    #[error("a block of type {kind} with {len} bytes of body, too few for its fields")]
+    Short { kind: u32, len: usize },
+    #[error("interface option {0} is longer than its block")]
+    Option(u16),
+    #[error("more than {MAX_INTERFACES} interfaces in one section")]
+    TooManyInterfaces,
+    #[error("a packet of interface {interface}, but {known} are described")]
+    NoInterface { interface: u32, known: usize },
+    #[error("a packet of {captured} bytes in a block with room for {room}")]
+    PacketTooLong { captured: usize, room: usize },
+    #[error("link type {0} cannot be read")]
+    LinkType(u32),
+}
+
+/// The section being read: what later blocks refer to.
+#[derive(Debug, Default)]
+pub struct Section {
+    big_endian: bool,
+    interfaces: Vec<Interface>,
+}
+
+/// A packet in a block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PacketBlock {
+    /// Nanoseconds since 1970; `None` in a simple packet block.
+    pub ts_ns: Option<u64>,
+    /// What its bytes start with.
+    pub link: LinkType,
+    /// Offset of its bytes in the block.
+    pub at: usize,
+    /// Bytes stored.
+    pub captured_len: usize,
+    /// Bytes on the wire.
+    pub orig_len: u32,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Interface {
+    /// Its link layer, or the number of one that cannot be read.
+    link: Result<LinkType, u32>,
+    snaplen: u32,
+    /// `if_tsresol`: with the top bit set a negative power of 2, else of 10.
+    resolution: u8,
+    /// `if_tsoffset`, seconds.
+    offset_s: i64,
+}
+
+impl Section {
+    /// Length of the block that starts with `head`, its first 12 bytes. A section header changes the
+    /// byte order.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be a block's length.
+    pub fn block_len(&mut self, head: &[u8]) -> Result<usize, BlockError> {
+        if head.starts_with(&SECTION_HEADER.to_be_bytes()) {
+            self.big_endian = match head.get(8..12) {
+                Some([0x1a, 0x2b, 0x3c, 0x4d]) => true,
+                Some([0x4d, 0x3c, 0x2b, 0x1a]) => false,
+                _ => return Err(BlockError::Magic),
+            };
+        }
+        let len = self.number(head, 4) as usize;
+        match len {
+            _ if len < 12 || !len.is_multiple_of(4) => Err(BlockError::Len(len)),
+            _ if len > MAX_BLOCK_LEN => Err(BlockError::TooLong(len)),
+            _ => Ok(len),
+        }
+    }
+
+    /// What the block that starts with `head` says of its length, unchecked.
+    pub fn len_of_next(&self, head: &[u8]) -> usize {
+        self.number(head, 4) as usize
+    }
+
+    /// Reads a whole block: a packet if it is one, else what it says of the section.
+    ///
+    /// # Errors
+    ///
+    /// See [`BlockError`].
+    pub fn read(&mut self, block: &[u8]) -> Result<Option<PacketBlock>, BlockError> {
+        let len = block.len();
+        let trailer = self.number(block, len.saturating_sub(4));
+        if trailer as usize != len {
+            return Err(BlockError::Trailer { len, trailer });
+        }
+        let body = block.get(8..len.saturating_sub(4)).unwrap_or_default();
+        match self.number(block, 0) {
+            SECTION_HEADER => self.begin(body)?,
+            INTERFACE_DESCRIPTION => self.describe(body)?,
+            kind @ (ENHANCED_PACKET | PACKET | SIMPLE_PACKET) => {
+                return self.packet(kind, body).map(Some);
+            }
+            _ => {}
+        }
+        Ok(None)
+    }
+
+    fn begin(&mut self, body: &[u8]) -> Result<(), BlockError> {
+        self.interfaces.clear();
+        let (major, minor) = (self.short(body, 4), self.short(body, 6));
+        // The specification lets 1.2 be read as 1.0; other minor versions may hold anything.
+        if major == 1 && matches!(minor, 0 | 2) {
+            Ok(())
+        } else {
+            Err(BlockError::Version(major, minor))
+        }
+    }
+
+    /// Notes an interface. Of its options only those that change times are looked at.
+    fn describe(&mut self, body: &[u8]) -> Result<(), BlockError> {
+        let Some((fields, mut options)) = body.split_at_checked(8) else {
+            return Err(BlockError::Short {
+                kind: INTERFACE_DESCRIPTION,
+                len: body.len(),
+            });
+        };
+        let link = u32::from(self.short(fields, 0));
+        let mut interface = Interface {
+            link: LinkType::from_number(link).ok_or(link),
+            snaplen: self.number(fields, 4),
+            resolution: 6,
+            offset_s: 0,
+        };
+        while options.len() >= 4 {
+            let code = self.short(options, 0);
+            let len = usize::from(self.short(options, 2));
+            let value = options.get(4..4 + len).ok_or(BlockError::Option(code))?;
+            match (code, value) {
+                (0, _) => break,
+                (OPTION_TSRESOL, [resolution]) => interface.resolution = *resolution,
+                (OPTION_TSOFFSET, offset) if len == 8 => {
+                    let (first, second) = (self.number(offset, 0), self.number(offset, 4));
+                    let (high, low) = if self.big_endian {
+                        (first, second)
+                    } else {
+                        (second, first)
+                    };
+                    interface.offset_s = (i64::from(high) << 32) | i64::from(low);
+                }
+                _ => {}
+            }
+            options = options
+                .get(4 + len.next_multiple_of(4)..)
+                .unwrap_or_default();
+        }
+        if self.interfaces.len() >= MAX_INTERFACES {
+            return Err(BlockError::TooManyInterfaces);
+        }
+        self.interfaces.push(interface);
+        Ok(())
+    }
+
+    /// Reads the fixed fields of a packet block; its options are not looked at.
+    fn packet(&self, kind: u32, body: &[u8]) -> Result<PacketBlock, BlockError> {
+        let fixed_len = if kind == SIMPLE_PACKET { 4 } else { 20 };
+        let len = body.len();
+        let room = len
+            .checked_sub(fixed_len)
+            .ok_or(BlockError::Short { kind, len })?;
+        let number = |at| self.number(body, at);
+        let (interface, captured_len, orig_len) = match kind {
+            SIMPLE_PACKET => {
+                let snaplen = self
+                    .interfaces
+                    .first()
+                    .map_or(0, |interface| interface.snaplen);
+                let orig_len = number(0);
+                (
+                    0,
+                    if snaplen == 0 {
+                        orig_len
+                    } else {
+                        orig_len.min(snaplen)
+                    },
+                    orig_len,
+                )
+            }
+            // The obsolete packet block has a 16-bit interface number and a drop count after it.
+            PACKET => (u32::from(self.short(body, 0)), number(12), number(16)),
+            _ => (number(0), number(12), number(16)),
+        };
+        let known = self.interfaces.len();
+        let Some(described) = self.interfaces.get(interface as usize) else {
+            return Err(BlockError::NoInterface { interface, known });
+        };
+        let ticks = (u64::from(number(4)) << 32) | u64::from(number(8));
+        let captured_len = captured_len as usize;
+        if captured_len > room {
+            return Err(BlockError::PacketTooLong {
+                captured: captured_len,
+                room,
+            });
+        }
+        Ok(PacketBlock {
+            ts_ns: (kind != SIMPLE_PACKET).then(|| described.time_ns(ticks)),
+            link: described.link.map_err(BlockError::LinkType)?,
+            at: 8 + fixed_len,
+            captured_len,
+            orig_len,
+        })
+    }
+
+    /// A 32-bit number at `at`, in the section's byte order; 0 past the end.
+    fn number(&self, bytes: &[u8], at: usize) -> u32 {
+        number32(bytes, at, self.big_endian)
+    }
+
+    /// A 16-bit number at `at`, in the section's byte order; 0 past the end.
+    fn short(&self, bytes: &[u8], at: usize) -> u16 {
+        let bytes = bytes
+            .get(at..)
+            .and_then(<[u8]>::first_chunk::<2>)
+            .copied()
+            .unwrap_or_default();
+        if self.big_endian {
+            u16::from_be_bytes(bytes)
+        } else {
+            u16::from_le_bytes(bytes)
+        }
+    }
+}
+
+/// A 32-bit number at `at`; 0 past the end.
+pub fn number32(bytes: &[u8], at: usize, big_endian: bool) -> u32 {
+    let bytes = bytes
+        .get(at..)
+        .and_then(<[u8]>::first_chunk::<4>)
+        .copied()
+        .unwrap_or_default();
+    if big_endian {
+        u32::from_be_bytes(bytes)
+    } else {
+        u32::from_le_bytes(bytes)
+    }
+}
+
+impl Interface {
+    /// Nanoseconds since 1970; times outside 1970 to 2554 move to those ends.
+    fn time_ns(&self, ticks: u64) -> u64 {
+        let exponent = u32::from(self.resolution & 0x7f);
+        let ticks = u128::from(ticks);
+        let ns = if self.resolution & 0x80 != 0 {
+            (ticks * 1_000_000_000) >> exponent
+        } else if exponent <= 9 {
+            ticks * 10u128.pow(9 - exponent)
+        } else {
+            10u128
+                .checked_pow(exponent - 9)
+                .map_or(0, |divisor| ticks / divisor)
+        };
+        let ns = i128::try_from(ns).unwrap_or(i128::MAX);
+        let ns = ns.saturating_add(i128::from(self.offset_s) * 1_000_000_000);
+        u64::try_from(ns.max(0)).unwrap_or(u64::MAX)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn time(resolution: u8, offset_s: i64, ticks: u64) -> u64 {
+        let interface = Interface {
+            link: Ok(LinkType::Ethernet),
+            snaplen: 0,
+            resolution,
+            offset_s,
+        };
+        interface.time_ns(ticks)
+    }
+
+    #[test]
+    fn every_resolution_becomes_nanoseconds() {
+        assert_eq!(
+            time(6, 0, 1_500_000),
+            1_500_000_000,
+            "microseconds, the default"
+        );
+        assert_eq!(time(9, 0, 7), 7);
+        assert_eq!(time(0, 0, 2), 2_000_000_000);
+        assert_eq!(time(12, 0, 7_999), 7, "picoseconds");
+        assert_eq!(time(0x80 | 10, 0, 512), 500_000_000, "1/1024 s");
+        assert_eq!(time(0x80 | 63, 0, 1 << 63), 1_000_000_000);
+        assert_eq!(time(0xff, 0, u64::MAX), 0);
+        assert_eq!(time(0x7f, 0, u64::MAX), 0);
+        assert_eq!(time(9, 3, 1), 3_000_000_001);
+        assert_eq!(time(9, -3, 1), 0, "before 1970");
+        assert_eq!(time(0, i64::MAX, u64::MAX), u64::MAX);
+    }
+
+    /// A block around `body`, typed as the specification draws it.
+    fn block(big_endian: bool, kind: u32, body: &[u8]) -> Vec<u8> {
+        let number = |n: u32| {
+            if big_endian {
+                n.to_be_bytes()
+            } else {
+                n.to_le_bytes()
+            }
+        };
+        let len = number(12 + body.len() as u32);
+        [&number(kind)[..], &len, body, &len].concat()
+    }
+
+    #[test]
+    fn both_byte_orders_and_three_kinds_of_packet() {
+        for big_endian in [false, true] {
+            let number = |n: u32| {
+                if big_endian {
+                    n.to_be_bytes()
+                } else {
+                    n.to_le_bytes()
+                }
+            };
+            let short = |n: u16| {
+                if big_endian {
+                    n.to_be_bytes()
+                } else {
+                    n.to_le_bytes()
+                }
+            };
+            let mut section = Section::default();
+            let header = [&number(0x1a2b_3c4d)[..], &short(1), &short(0), &[0xff; 8]].concat();
+            let header = block(big_endian, SECTION_HEADER, &header);
+            assert_eq!(section.block_len(&header[..12]), Ok(28));
+            assert_eq!(section.read(&header), Ok(None));
+            let interface = [&short(1)[..], &short(0), &number(8)].concat();
+            assert_eq!(
+                section.read(&block(big_endian, INTERFACE_DESCRIPTION, &interface)),
+                Ok(None)
+            );
+            let expected = PacketBlock {
+                ts_ns: Some(5_000),
+                link: LinkType::Ethernet,
+                at: 28,
+                captured_len: 4,
+                orig_len: 60,
+            };
+            let rest = [number(0), number(5), number(4), number(60), [1, 2, 3, 4]].concat();
+            let enhanced = [&number(0)[..], &rest].concat();
+            assert_eq!(
+                section.read(&block(big_endian, ENHANCED_PACKET, &enhanced)),
+                Ok(Some(expected))
+            );
+            let obsolete = [&short(0)[..], &short(9), &rest].concat();
+            assert_eq!(
+                section.read(&block(big_endian, PACKET, &obsolete)),
+                Ok(Some(expected))
+            );
+            let simple = [&number(60)[..], &[0; 8]].concat();
+            let simple = section
+                .read(&block(big_endian, SIMPLE_PACKET, &simple))
+                .unwrap()
+                .unwrap();
+            assert_eq!(
+                (simple.ts_ns, simple.captured_len, simple.orig_len),
+                (None, 8, 60)
+            );
+
+            let no_interface = [&number(7)[..], &rest].concat();
+            let refused = section.read(&block(big_endian, ENHANCED_PACKET, &no_interface));
+            assert_eq!(
+                refused,
+                Err(BlockError::NoInterface {
+                    interface: 7,
+                    known: 1
+                })
+            );
+            assert_eq!(
+                section.read(&block(big_endian, 0x0bad, &[1, 2, 3, 4])),
+                Ok(None)
+            );
+        }
+    }
+
+    #[test]
+    fn lengths_that_cannot_be() {
+        let mut section = Section::default();
+        for (len, error) in [
+            (0u32, BlockError::Len(0)),
+            (14, BlockError::Len(14)),
+            (0x7fff_fff0, BlockError::TooLong(0x7fff_fff0)),
+        ] {
+            let head = [&6u32.to_le_bytes()[..], &len.to_le_bytes(), &[0; 4]].concat();
+            assert_eq!(section.block_len(&head), Err(error));
+        }
+        let mut bad = block(false, 6, &[0; 4]);
+        bad[12] = 9;
+        assert_eq!(
+            section.read(&bad),
+            Err(BlockError::Trailer {
+                len: 16,
+                trailer: 9
+            })
+        );
+        let short = section.read(&block(false, 6, &[0; 4]));
+        assert_eq!(short, Err(BlockError::Short { kind: 6, len: 4 }));
+    }
+}
