@@ -1,7 +1,8 @@
-//! The way of a mirror source: cuts a frame, puts VXLAN in front of it, and the outer headers for a
-//! packet that is written instead of sent.
+//! The way of a mirror source: cuts a frame, puts VXLAN in front of it, and the outer headers in front
+//! of that where a packet is written instead of sent.
 //!
-//! In go frames, addresses and ports; out come header bytes. The way back is [`super::decapsulate`].
+//! In go frames, addresses and ports; out come UDP payloads and header bytes. The way back is
+//! [`super::decapsulate`].
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -10,7 +11,8 @@ use etherparse::{EtherType, Ethernet2Header, IpNumber, Ipv4Header, Ipv6Header, U
 use super::Vni;
 use super::inner::{Inner, Mac, Transport};
 use super::length::max_inner_frame;
-use super::vxlan::{FLAG_I, HEADER_LEN};
+use super::outer::{self, LinkType, Outer, OuterUdp};
+use super::vxlan::{self, FLAG_I, HEADER_LEN};
 
 /// First outer source port: RFC 7348 §5 recommends the dynamic range, 49152 to 65535.
 pub const FIRST_SOURCE_PORT: u16 = 49_152;
@@ -21,10 +23,28 @@ const DST_MAC: Mac = [0x02, 0, 0, 0, 0, 0x02];
 /// RFC 1700's default, and the one of Linux.
 const TTL: u8 = 64;
 
-/// The header in front of a frame: I flag and VNI, everything reserved zero (RFC 7348 §5).
-pub const fn vxlan_header(vni: Vni) -> [u8; HEADER_LEN] {
+/// The UDP payload that carries `frame`: I flag and VNI, everything reserved zero (RFC 7348 §5), then
+/// the frame.
+pub fn encapsulate(vni: Vni, frame: &[u8]) -> Vec<u8> {
     let [v0, v1, v2] = vni.to_be_bytes();
-    [FLAG_I, 0, 0, 0, v0, v1, v2, 0]
+    let header: [u8; HEADER_LEN] = [FLAG_I, 0, 0, 0, v0, v1, v2, 0];
+    [&header, frame].concat()
+}
+
+/// The datagram in a record of a capture that is VXLAN already: whole enough to read, and to one of
+/// `vxlan_ports`. `record_cut` as for [`outer::read`].
+pub fn encapsulated_already<'a>(
+    link: LinkType,
+    record: &'a [u8],
+    record_cut: bool,
+    vxlan_ports: &[u16],
+) -> Option<OuterUdp<'a>> {
+    let Ok(Outer::Udp(udp)) = outer::read(link, record, record_cut) else {
+        return None;
+    };
+    let cut = udp.carried_len > udp.payload.len();
+    let is_vxlan = vxlan_ports.contains(&udp.dst_port) && vxlan::parse(udp.payload, cut).is_ok();
+    is_vxlan.then_some(udp)
 }
 
 /// What a mirror source keeps of each frame.
@@ -111,7 +131,25 @@ pub enum OuterIps {
     },
 }
 
+/// Where nobody names them: addresses for documentation (RFC 5737, RFC 3849).
+const SRC_IPV4: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
+const DST_IPV4: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
+const SRC_IPV6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1);
+const DST_IPV6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 2);
+
 impl OuterIps {
+    /// As [`Self::new`], with addresses for documentation where none are given, in the IP version of
+    /// the other end: 192.0.2.1 to 192.0.2.2, or 2001:db8::1 to 2001:db8::2.
+    pub fn or_documentation(src: Option<IpAddr>, dst: Option<IpAddr>) -> Option<Self> {
+        let ipv6 = dst.or(src).is_some_and(|known| known.is_ipv6());
+        let (default_src, default_dst): (IpAddr, IpAddr) = if ipv6 {
+            (SRC_IPV6.into(), DST_IPV6.into())
+        } else {
+            (SRC_IPV4.into(), DST_IPV4.into())
+        };
+        Self::new(src.unwrap_or(default_src), dst.unwrap_or(default_dst))
+    }
+
     /// `None` when the addresses differ in IP version.
     pub const fn new(src: IpAddr, dst: IpAddr) -> Option<Self> {
         match (src, dst) {
@@ -143,6 +181,16 @@ pub struct OuterHeaders {
 }
 
 impl OuterHeaders {
+    /// Headers that carry a datagram the way the packet it was read from did; `None` when that had
+    /// two IP versions.
+    pub fn of(udp: &OuterUdp<'_>) -> Option<Self> {
+        Some(Self {
+            ips: OuterIps::new(udp.src, udp.dst)?,
+            src_port: udp.src_port,
+            dst_port: udp.dst_port,
+        })
+    }
+
     /// Appends Ethernet, IP and UDP headers for `payload_len` bytes of UDP payload to `out`.
     ///
     /// The IPv4 header has its checksum and DF set: VTEPs must not fragment (RFC 7348 §4.3). The UDP
@@ -200,7 +248,6 @@ mod tests {
 
     use super::*;
     use crate::wire::decapsulate::{Mirrored, Tunnels, decapsulate};
-    use crate::wire::outer::{self, LinkType, Outer};
 
     const VTEP: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
     const TARGET: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 2));
@@ -236,8 +283,7 @@ mod tests {
     fn packet(headers: OuterHeaders, vni: Vni, frame: &[u8]) -> Vec<u8> {
         let mut packet = Vec::new();
         headers.append_to(8 + frame.len(), &mut packet).unwrap();
-        packet.extend(vxlan_header(vni));
-        packet.extend(frame);
+        packet.extend(encapsulate(vni, frame));
         packet
     }
 
@@ -270,6 +316,37 @@ mod tests {
     fn ips_of_two_versions_are_refused() {
         assert_eq!(OuterIps::new(VTEP, "::1".parse().unwrap()), None);
         assert!(!OuterIps::new(VTEP, TARGET).unwrap().is_ipv6());
+    }
+
+    #[test]
+    fn ends_nobody_names() {
+        let ends = |src: Option<&str>, dst: Option<&str>| {
+            let parse = |end: Option<&str>| end.map(|end| end.parse().unwrap());
+            OuterIps::or_documentation(parse(src), parse(dst))
+        };
+        let of = |src: &str, dst: &str| ends(Some(src), Some(dst));
+        assert_eq!(ends(None, None), of("192.0.2.1", "192.0.2.2"));
+        assert_eq!(ends(None, Some("10.0.0.1")), of("192.0.2.1", "10.0.0.1"));
+        assert_eq!(ends(None, Some("fd00::1")), of("2001:db8::1", "fd00::1"));
+        assert_eq!(ends(Some("fd00::1"), None), of("fd00::1", "2001:db8::2"));
+        assert_eq!(ends(Some("fd00::1"), Some("10.0.0.1")), None);
+    }
+
+    #[test]
+    fn vxlan_in_a_capture_is_known_by_port_and_header() {
+        let found = |record: &[u8], port: u16| {
+            let udp = encapsulated_already(LinkType::Ethernet, record, false, &[port]);
+            udp.map(|udp| udp.payload.to_vec())
+        };
+        assert_eq!(found(&BY_HAND, 4789), Some(BY_HAND[42..].to_vec()));
+        assert_eq!(found(&BY_HAND, 4790), None);
+        assert_eq!(found(&BY_HAND[..49], 4789), None, "VXLAN header cut");
+        let mut no_flag = BY_HAND;
+        no_flag[42] = 0;
+        assert_eq!(found(&no_flag, 4789), None);
+        let mut tcp = BY_HAND;
+        tcp[23] = 6;
+        assert_eq!(found(&tcp, 4789), None);
     }
 
     #[test]
