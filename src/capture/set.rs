@@ -76,6 +76,8 @@ pub struct CaptureSet {
     written: Vec<u64>,
     packets: u64,
     mtu: u32,
+    /// A write failed: counts of interfaces are no longer those of the file.
+    has_lost: bool,
 }
 
 impl CaptureSet {
@@ -101,6 +103,7 @@ impl CaptureSet {
             written: Vec::new(),
             packets: 0,
             mtu,
+            has_lost: false,
         };
         match set.write_header(about) {
             Ok(()) => Ok(set),
@@ -173,6 +176,8 @@ impl CaptureSet {
         let whole = self.out.bytes();
         let outcome = self.try_write(worker, batch);
         if outcome.is_err() {
+            // Interfaces described in what is cut off are gone with it, and so are their statistics.
+            self.has_lost = true;
             let _ = self.out.cut_to(whole);
         }
         outcome
@@ -263,12 +268,14 @@ impl CaptureSet {
         mut self,
         statistics: impl Fn(SessionKey) -> Option<InterfaceStatistics>,
     ) -> Result<Written, CaptureOutError> {
-        if self.format == Format::PcapNg && self.interfaces.is_empty() {
+        if self.format == Format::PcapNg && self.interfaces.is_empty() && !self.has_lost {
             // libpcap refuses a file that describes no interface, even one without packets.
             self.describe("none", "no mirrored packet arrived")?;
         }
         let whole = self.out.bytes();
-        if let Err(error) = self.write_statistics(statistics) {
+        if self.has_lost {
+            tracing::warn!("no interface statistics in a capture that could not be written whole");
+        } else if let Err(error) = self.write_statistics(statistics) {
             // The packets are worth more than their statistics: a full disk takes the latter only.
             tracing::warn!(%error, "no interface statistics");
             self.out.cut_to(whole)?;
