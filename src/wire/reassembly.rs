@@ -16,6 +16,8 @@ use super::outer::OuterFragment;
 
 /// Most bytes held for datagrams that are not complete.
 pub const MAX_BYTES: usize = 8 << 20;
+/// What an open datagram costs beside its bytes, generously.
+const OPEN_BYTES: usize = 512;
 /// A datagram whose pieces are further apart than this is given up, in nanoseconds of packet time
 /// (RFC 791 suggests 15 s, RFC 8200 demands 60 s; Linux uses 30 s).
 pub const TIMEOUT_NS: u64 = 30_000_000_000;
@@ -115,8 +117,10 @@ impl Reassembly {
         });
         let before = open.buf.data().len();
         let added = open.buf.add(offset, fragment.more, piece.payload);
-        self.bytes += open.buf.data().len() - before;
-        if added.is_err() {
+        let after = open.buf.data().len();
+        self.bytes = self.bytes + after - before;
+        // A last piece that ends before bytes already held makes the data shorter.
+        if added.is_err() || after < before {
             self.give_up(&key);
             return Piece::Contradiction;
         }
@@ -125,7 +129,8 @@ impl Reassembly {
             open.ip_header_len = fragment.payload_at;
         }
         if !open.buf.is_complete() {
-            while self.bytes > MAX_BYTES && self.give_up_oldest() {}
+            while self.held_bytes() > MAX_BYTES && self.give_up_oldest() {}
+            self.drop_stale();
             return Piece::Held;
         }
         let Some(open) = self.open.remove(&key) else {
@@ -175,6 +180,20 @@ impl Reassembly {
                 Some(_) => _ = self.give_up_oldest(),
                 None => _ = self.order.pop_front(),
             }
+        }
+    }
+
+    fn held_bytes(&self) -> usize {
+        self.bytes + self.open.len() * OPEN_BYTES
+    }
+
+    /// Keeps the order list from outgrowing the datagrams it lists.
+    fn drop_stale(&mut self) {
+        if self.order.len() > 64 + 2 * self.open.len() {
+            let open = &self.open;
+            let lives =
+                |(key, serial): &(Key, u64)| open.get(key).is_some_and(|o| o.serial == *serial);
+            self.order.retain(lives);
         }
     }
 
@@ -294,11 +313,32 @@ mod tests {
         for id in 0..1000 {
             reassembly.add(TIMEOUT_NS + 1, &piece(100 + id, 8000, true, &[0; 8]));
             given_up += reassembly.take_lost().map(|lost| lost.pieces).sum::<u64>();
-            assert!(reassembly.bytes <= MAX_BYTES);
+            assert!(reassembly.held_bytes() <= MAX_BYTES);
         }
         reassembly.finish();
         given_up += reassembly.take_lost().map(|lost| lost.pieces).sum::<u64>();
         assert_eq!(given_up, 1001, "every piece is accounted for");
+    }
+
+    #[test]
+    fn tiny_pieces_and_joined_datagrams_leave_no_memory_behind() {
+        let mut reassembly = Reassembly::default();
+        for id in 0..100_000 {
+            reassembly.add(0, &piece(id, 1, true, &[]));
+            reassembly.add(0, &piece(1 << 20, 1, false, &[0; 8]));
+            reassembly.add(0, &piece(1 << 20, 0, true, &[0; 8]));
+            assert!(reassembly.held_bytes() <= MAX_BYTES);
+            assert!(reassembly.order.len() <= 65 + 2 * reassembly.open.len());
+        }
+    }
+
+    #[test]
+    fn a_last_piece_that_ends_too_early_contradicts() {
+        let mut reassembly = Reassembly::default();
+        reassembly.add(0, &piece(1, 2, true, &[0; 8]));
+        let early = reassembly.add(0, &piece(1, 0, false, &[0; 8]));
+        assert!(matches!(early, Piece::Contradiction), "{early:?}");
+        assert_eq!(reassembly.bytes, 0);
     }
 
     #[test]
