@@ -10,6 +10,7 @@ use super::key::{Ports, Way};
 use super::table::{Counts, Flow};
 use crate::mirror::session::{Session, SessionKey};
 use crate::wire::inner::Mac;
+use crate::wire::ip::is_extension;
 
 /// Why a flow ended, with the numbers of IPFIX `flowEndReason` (RFC 5102 §5.11.3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -141,9 +142,11 @@ impl FlowRecord {
             protocol: key.protocol(),
             ports: id_ports,
         };
-        // Protocols that have ports but whose ports were cut off have no id that others would compute.
-        let has_id = id_ports.is_some() || !matches!(key.protocol(), 1 | 6 | 17 | 58 | 132);
-        let has_id = has_id && key.ports() != Ports::LaterFragment;
+        // Where ports were cut off, or the protocol itself was, nobody else would compute the same id.
+        let wants_ports = matches!(key.protocol(), 1 | 6 | 17 | 58 | 132);
+        let cut = key.ports() == Ports::LaterFragment
+            || (id_ports.is_none() && wants_ports)
+            || (src_ip.is_ipv6() && is_extension(key.protocol()));
         let (o, r) = (
             flow.counts(flow.originator),
             flow.counts(flow.originator.reverse()),
@@ -154,7 +157,7 @@ impl FlowRecord {
             ts_end: rfc3339(flow.last_ns),
             dur_ns: flow.last_ns - flow.first_ns,
             flow_id: flow_id(flow, session),
-            community_id: has_id.then(|| community_id(0, &tuple)),
+            community_id: (!cut).then(|| community_id(0, &tuple)),
             vni: vni.map(|vni| vni.as_u32()),
             outer_src,
             outer_dst: session.target.into_iter().collect(),
@@ -180,8 +183,8 @@ impl FlowRecord {
             cap_bytes_r: r.captured_bytes,
             trunc_pkts_o: o.truncated,
             trunc_pkts_r: r.truncated,
-            trunc_missing_o: o.l2_bytes - o.captured_bytes,
-            trunc_missing_r: r.l2_bytes - r.captured_bytes,
+            trunc_missing_o: o.missing_bytes,
+            trunc_missing_r: r.missing_bytes,
             max_ip_len_o: o.max_ip_len,
             max_ip_len_r: r.max_ip_len,
             frag_pkts: flow.fragments,

@@ -22,6 +22,8 @@ pub struct Counts {
     pub captured_bytes: u64,
     /// Packets that were cut, by the mirror or by our buffer.
     pub truncated: u64,
+    /// Bytes cut off them.
+    pub missing_bytes: u64,
     /// Largest IP packet, in bytes.
     pub max_ip_len: u32,
     /// Every TCP flag seen.
@@ -323,10 +325,10 @@ fn count(flow: &mut Flow, way: Way, packet: &FlowPacket<'_>) {
     counts.ip_bytes += u64::from(ip_len);
     counts.l2_bytes += u64::from(lengths.orig);
     counts.captured_bytes += u64::from(lengths.captured);
-    counts.truncated += u64::from(matches!(
-        verdict,
-        Verdict::Truncated | Verdict::BufferTruncated
-    ));
+    if matches!(verdict, Verdict::Truncated | Verdict::BufferTruncated) {
+        counts.truncated += 1;
+        counts.missing_bytes += u64::from(lengths.missing());
+    }
     counts.max_ip_len = counts.max_ip_len.max(ip_len);
     counts.tcp_flags |= flags;
 }

@@ -11,7 +11,7 @@ use super::direction::Direction;
 use super::truncation::Truncation;
 use crate::wire::Vni;
 use crate::wire::decapsulate::Tunnel;
-use crate::wire::length::{FrameLen, Verdict};
+use crate::wire::length::{Evidence, FrameLen, Verdict};
 
 /// Most sessions kept apart; each is an interface in the capture file.
 pub const MAX_SESSIONS: usize = 4096;
@@ -99,13 +99,13 @@ impl Session {
         }
     }
 
-    /// Counts one frame.
+    /// Counts one frame: what was known of it and what came of that.
     pub fn add(
         &mut self,
         ts_ns: u64,
+        evidence: &Evidence,
         lengths: FrameLen,
         verdict: Verdict,
-        inner_ip_len: u32,
         direction: Direction,
     ) {
         self.packets += 1;
@@ -121,8 +121,7 @@ impl Session {
             .key
             .mirror()
             .is_some_and(|(source, _)| source.is_ipv6());
-        self.truncation
-            .add(lengths, verdict, inner_ip_len, outer_ipv6);
+        self.truncation.add(evidence, lengths, verdict, outer_ipv6);
     }
 }
 
@@ -200,8 +199,27 @@ mod tests {
             captured: 60,
             orig: 100,
         };
-        session.add(20, lengths, Verdict::Truncated, 86, Direction::Inbound);
-        session.add(10, lengths, Verdict::Truncated, 86, Direction::Unknown);
+        let evidence = Evidence {
+            captured_len: 60,
+            carried_len: 60,
+            ip_offset: 14,
+            ip_len: 86,
+            ..Evidence::default()
+        };
+        session.add(
+            20,
+            &evidence,
+            lengths,
+            Verdict::Truncated,
+            Direction::Inbound,
+        );
+        session.add(
+            10,
+            &evidence,
+            lengths,
+            Verdict::Truncated,
+            Direction::Unknown,
+        );
         assert_eq!(
             (session.packets, session.bytes, session.inbound),
             (2, 120, 1)

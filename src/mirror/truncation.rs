@@ -4,7 +4,7 @@
 //! is 96 bytes), which leaves every cut packet with the same size, and an MTU on the way, which makes
 //! the outer IP packet exactly as long as that MTU. They need different remedies.
 
-use crate::wire::length::{FrameLen, Verdict, max_inner_frame};
+use crate::wire::length::{Evidence, FrameLen, Verdict, max_inner_frame};
 
 /// Distinct sizes remembered; more are counted together. Sessions that are cut show one.
 const SIZES_KEPT: usize = 64;
@@ -64,6 +64,8 @@ pub enum Cause {
     SessionPacketLength(u32),
     /// An MTU, in bytes of outer IP packet.
     Mtu(u32),
+    /// The snap length of the capture that was replayed: not the mirror.
+    SnapLength,
     /// Cut at varying sizes.
     Unclear,
 }
@@ -81,29 +83,36 @@ pub struct Truncation {
     pub missing_bytes: u64,
     /// Largest inner IP packet by its own declaration, in bytes.
     pub largest_inner_ip: u32,
+    /// Truncated packets of which the tunnel carried more than the replayed capture holds.
+    pub cut_in_capture: u64,
     unknown: SizeCounts,
+    /// Sizes that truncated packets were left with, those cut in the capture apart.
     cut: SizeCounts,
     outer_ipv6: bool,
 }
 
 impl Truncation {
-    /// Counts one frame; `inner_ip_len` is 0 when nothing declares a length.
+    /// Counts one frame: what was known of it and what came of that.
     pub fn add(
         &mut self,
+        evidence: &Evidence,
         lengths: FrameLen,
         verdict: Verdict,
-        inner_ip_len: u32,
         outer_ipv6: bool,
     ) {
         self.outer_ipv6 |= outer_ipv6;
-        self.largest_inner_ip = self.largest_inner_ip.max(inner_ip_len);
+        self.largest_inner_ip = self.largest_inner_ip.max(evidence.ip_len);
         match verdict {
             Verdict::Whole => {}
             Verdict::Oversize => self.oversize += 1,
             Verdict::Truncated => {
                 self.truncated += 1;
                 self.missing_bytes += u64::from(lengths.missing());
-                self.cut.add(lengths.captured, 1);
+                if evidence.carried_len > evidence.captured_len {
+                    self.cut_in_capture += 1;
+                } else {
+                    self.cut.add(lengths.captured, 1);
+                }
             }
             Verdict::Unknown => self.unknown.add(lengths.captured, 1),
             Verdict::BufferTruncated => self.buffer_truncated += 1,
@@ -116,6 +125,7 @@ impl Truncation {
         self.buffer_truncated += other.buffer_truncated;
         self.oversize += other.oversize;
         self.missing_bytes += other.missing_bytes;
+        self.cut_in_capture += other.cut_in_capture;
         self.largest_inner_ip = self.largest_inner_ip.max(other.largest_inner_ip);
         self.outer_ipv6 |= other.outer_ipv6;
         self.unknown.merge(&other.unknown);
@@ -144,6 +154,9 @@ impl Truncation {
     pub fn cause(&self, mtu: u32) -> Option<Cause> {
         if self.truncated == 0 {
             return None;
+        }
+        if self.cut_in_capture == self.truncated {
+            return Some(Cause::SnapLength);
         }
         let Some(size) = self.cut_size() else {
             return Some(Cause::Unclear);
@@ -181,8 +194,13 @@ impl Truncation {
                      interface's MTU to {}.",
                     outer.saturating_sub(overhead)
                 ),
+                Cause::SnapLength => format!(
+                    "{cut}: the tunnel carried more, so the capture that was replayed cut them itself. \
+                     Record it with a larger snap length (tcpdump -s 0)."
+                ),
                 Cause::Unclear => format!(
-                    "{cut}, at varying sizes: look for a snap length in the capture or several MTUs on the way."
+                    "{cut}, at varying sizes: several packet lengths or MTUs on the way, or a capture cut \
+                     more than once."
                 ),
             });
         }
@@ -228,25 +246,26 @@ pub fn percent(part: u64, whole: u64) -> String {
 mod tests {
     use super::*;
 
+    fn add(counts: &mut Truncation, captured: u32, carried: u32, orig: u32, verdict: Verdict) {
+        let evidence = Evidence {
+            captured_len: captured,
+            carried_len: carried,
+            ip_len: if verdict == Verdict::Unknown {
+                0
+            } else {
+                orig - 14
+            },
+            ..Evidence::default()
+        };
+        counts.add(&evidence, FrameLen { captured, orig }, verdict, false);
+    }
+
     fn cut(counts: &mut Truncation, captured: u32, orig: u32) {
-        counts.add(
-            FrameLen { captured, orig },
-            Verdict::Truncated,
-            orig - 14,
-            false,
-        );
+        add(counts, captured, captured, orig, Verdict::Truncated);
     }
 
     fn unknown(counts: &mut Truncation, captured: u32) {
-        counts.add(
-            FrameLen {
-                captured,
-                orig: captured,
-            },
-            Verdict::Unknown,
-            0,
-            false,
-        );
+        add(counts, captured, captured, captured, Verdict::Unknown);
     }
 
     #[test]
@@ -284,6 +303,16 @@ mod tests {
         let mut jumbo = Truncation::default();
         cut(&mut jumbo, 8965, 9015);
         assert_eq!(jumbo.cause(1500), Some(Cause::Mtu(9001)));
+    }
+
+    #[test]
+    fn a_snap_length_is_not_the_mirrors() {
+        let mut counts = Truncation::default();
+        add(&mut counts, 90, 110, 110, Verdict::Truncated);
+        assert_eq!(counts.cause(1500), Some(Cause::SnapLength));
+        cut(&mut counts, 96, 110);
+        assert_eq!(counts.cause(1500), Some(Cause::SessionPacketLength(96)));
+        assert!(counts.advice(9, 1500, 64).is_some());
     }
 
     #[test]

@@ -287,6 +287,12 @@ impl Worker {
             Ok(link) => (record.bytes.len() - link.payload.len(), link),
             Err(refusal) => return self.ledger.refuse(refusal, 1),
         };
+        // Linux gives frames with an 802.3 length a number of its own, below any EtherType; the frame
+        // had the length there.
+        let ether_type = match link.ether_type {
+            0..0x0600 => u16::try_from(link.payload.len().min(1500)).unwrap_or_default(),
+            ether_type => ether_type,
+        };
         let session = self.sessions.find(SessionKey::Plain, None, None);
         let carried_len = record.orig_len.saturating_sub(saturate(header_len));
         let frame = Frame {
@@ -298,7 +304,7 @@ impl Worker {
             session,
             None,
             link.src_mac.unwrap_or_default(),
-            link.ether_type,
+            ether_type,
             &frame,
             outlet,
         );
@@ -354,7 +360,7 @@ impl Worker {
             self.ledger.note(Noted::InnerVlan);
         }
         if let Some(session) = self.sessions.session_mut(session_id) {
-            session.add(frame.ts_ns, lengths, verdict, evidence.ip_len, direction);
+            session.add(frame.ts_ns, &evidence, lengths, verdict, direction);
         }
         let vni = mirrored.map(|mirrored| mirrored.vni);
         match FlowKey::of(session_id, vni, &inner) {

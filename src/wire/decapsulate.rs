@@ -193,6 +193,7 @@ fn nested<'a>(tunnels: &Tunnels, outer: &Mirrored<'a>) -> Option<Mirrored<'a>> {
         .filter(|inner| !inner.bytes.is_empty())?;
     Some(Mirrored {
         reserved_set: inner.reserved_set | outer.reserved_set,
+        length_mismatch: inner.length_mismatch | outer.length_mismatch,
         ..inner
     })
 }

@@ -31,20 +31,27 @@ pub fn encapsulate(vni: Vni, frame: &[u8]) -> Vec<u8> {
     [&header, frame].concat()
 }
 
-/// The datagram in a record of a capture that is VXLAN already: whole enough to read, and to one of
-/// `vxlan_ports`. `record_cut` as for [`outer::read`].
+/// The datagram in a record of a capture, with its headers, if it is VXLAN already: to one of
+/// `vxlan_ports`, with a header that can be read. `record_cut` as for [`outer::read`].
 pub fn encapsulated_already<'a>(
     link: LinkType,
     record: &'a [u8],
     record_cut: bool,
     vxlan_ports: &[u16],
-) -> Option<OuterUdp<'a>> {
+) -> Option<(OuterHeaders, OuterUdp<'a>)> {
     let Ok(Outer::Udp(udp)) = outer::read(link, record, record_cut) else {
         return None;
     };
     let cut = udp.carried_len > udp.payload.len();
-    let is_vxlan = vxlan_ports.contains(&udp.dst_port) && vxlan::parse(udp.payload, cut).is_ok();
-    is_vxlan.then_some(udp)
+    if !vxlan_ports.contains(&udp.dst_port) || vxlan::parse(udp.payload, cut).is_err() {
+        return None;
+    }
+    let headers = OuterHeaders {
+        ips: OuterIps::new(udp.src, udp.dst)?,
+        src_port: udp.src_port,
+        dst_port: udp.dst_port,
+    };
+    Some((headers, udp))
 }
 
 /// What a mirror source keeps of each frame.
@@ -181,16 +188,6 @@ pub struct OuterHeaders {
 }
 
 impl OuterHeaders {
-    /// Headers that carry a datagram the way the packet it was read from did; `None` when that had
-    /// two IP versions.
-    pub fn of(udp: &OuterUdp<'_>) -> Option<Self> {
-        Some(Self {
-            ips: OuterIps::new(udp.src, udp.dst)?,
-            src_port: udp.src_port,
-            dst_port: udp.dst_port,
-        })
-    }
-
     /// Appends Ethernet, IP and UDP headers for `payload_len` bytes of UDP payload to `out`.
     ///
     /// The IPv4 header has its checksum and DF set: VTEPs must not fragment (RFC 7348 §4.3). The UDP
@@ -336,7 +333,10 @@ mod tests {
     fn vxlan_in_a_capture_is_known_by_port_and_header() {
         let found = |record: &[u8], port: u16| {
             let udp = encapsulated_already(LinkType::Ethernet, record, false, &[port]);
-            udp.map(|udp| udp.payload.to_vec())
+            udp.map(|(outer, udp)| {
+                assert_eq!(outer, headers("192.0.2.1", "192.0.2.2"));
+                udp.payload.to_vec()
+            })
         };
         assert_eq!(found(&BY_HAND, 4789), Some(BY_HAND[42..].to_vec()));
         assert_eq!(found(&BY_HAND, 4790), None);

@@ -62,18 +62,20 @@ pub fn judge(evidence: Evidence, max_inner_ip: u32) -> (FrameLen, Verdict) {
         ip_len,
         buffer_truncated,
     } = evidence;
-    let declared = if ip_len == 0 {
-        carried_len
+    let declared = orig_len_from_ip(captured_len, ip_offset, ip_len);
+    let cut = if ip_len == 0 {
+        carried_len > captured_len
     } else {
-        orig_len_from_ip(captured_len, ip_offset, ip_len)
+        declared > captured_len
     };
+    // A record that was cut behind the IP packet, in its padding, is whole, and was longer all the same.
     let lengths = FrameLen {
         captured: captured_len,
-        orig: declared.max(captured_len),
+        orig: declared.max(carried_len),
     };
     let verdict = if buffer_truncated {
         Verdict::BufferTruncated
-    } else if lengths.orig > captured_len {
+    } else if cut {
         Verdict::Truncated
     } else if ip_len == 0 {
         Verdict::Unknown
@@ -150,6 +152,19 @@ mod tests {
                 Verdict::Truncated
             )
         );
+    }
+
+    #[test]
+    fn padding_that_the_capture_cut_off_is_no_truncation() {
+        let evidence = Evidence {
+            captured_len: 54,
+            carried_len: 60,
+            ip_offset: 14,
+            ip_len: 40,
+            buffer_truncated: false,
+        };
+        let (lengths, verdict) = judge(evidence, 1436);
+        assert_eq!((lengths.orig, verdict), (60, Verdict::Whole));
     }
 
     #[test]
