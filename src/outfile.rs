@@ -63,6 +63,12 @@ impl OutFile {
             Ok(_) => _ = OpenOptions::new().append(true).open(path).map_err(error)?,
             Err(_) => {}
         }
+        // Behind a link the file it leads to is replaced, not the link.
+        let path = &if path.is_symlink() {
+            path.canonicalize().map_err(error)?
+        } else {
+            path.to_owned()
+        };
         let Some(file_name) = path.file_name() else {
             return Err(error(io::Error::new(
                 io::ErrorKind::InvalidInput,
@@ -91,7 +97,7 @@ impl OutFile {
         let writer = Box::new(file.try_clone().map_err(error)?);
         let target = Target::Renamed {
             part,
-            name: path.to_owned(),
+            name: path.clone(),
         };
         Ok(Self {
             writer,

@@ -13,7 +13,7 @@ use hashbrown::HashMap;
 
 use crate::capture::encode::{BATCH_LEN, Batch};
 use crate::capture::set::{CaptureOutError, CaptureSet, InterfaceStatistics, Written};
-use crate::export::jsonl::JsonLines;
+use crate::export::jsonl::{FlowFile, JsonLines};
 use crate::flow::record::FlowRecord;
 use crate::mirror::session::{Session, SessionKey};
 use crate::outfile::OutError;
@@ -71,11 +71,11 @@ pub struct Outcome {
     pub other_ports: Vec<OtherPort>,
     /// The capture file, if one was written.
     pub capture: Option<Written>,
-    /// Flow files: path, records, bytes.
-    pub flow_files: Vec<(String, u64, u64)>,
-    /// Flow records handed to the writer.
+    /// Flow files.
+    pub flow_files: Vec<FlowFile>,
+    /// Flow records written to every flow file.
     pub flow_records: u64,
-    /// Flow records that found no room in their queue.
+    /// Flow records that found no room in their queue or could not be written.
     pub flow_records_dropped: u64,
     /// What went wrong while writing.
     pub errors: Vec<SinkError>,
@@ -245,7 +245,7 @@ impl Pipeline {
         worker.finish(&mut outlet);
         outlet.hand_over_now();
         outlet.hand_over_flows();
-        let (flow_records, flow_records_dropped) =
+        let (mut flow_records, mut flow_records_dropped) =
             (outlet.flow_records, outlet.flow_records_dropped);
         // The writers end when nobody can send to them any more.
         drop(outlet);
@@ -278,12 +278,22 @@ impl Pipeline {
         let mut flow_files = Vec::new();
         if let Some(end) = flows.and_then(|thread| thread.join().ok()) {
             errors.extend(end.error.map(SinkError::from));
+            let handed_over = flow_records;
             for file in end.files {
                 match file.finish() {
-                    Ok(told) => flow_files.push(told),
-                    Err(error) => errors.push(error.into()),
+                    Ok((file, error)) => {
+                        errors.extend(error.map(SinkError::from));
+                        flow_records = flow_records.min(file.records);
+                        flow_files.push(file);
+                    }
+                    Err(error) => {
+                        flow_records = 0;
+                        errors.push(error.into());
+                    }
                 }
             }
+            // A record is written when every file has it.
+            flow_records_dropped += handed_over - flow_records;
         }
         let mut sessions = sessions.to_vec();
         sessions.sort_by_key(|session| session.key);

@@ -438,9 +438,8 @@ impl Source for CaptureFile {
     }
 }
 
-/// Whether two paths lead to the same file, through links too.
+/// Whether two paths lead to the same file, through links too, and even where there is none yet.
 pub fn same_file(a: &Path, b: &Path) -> bool {
-    let real = |path: &Path| -> Option<PathBuf> { path.canonicalize().ok() };
     #[cfg(unix)]
     {
         use std::os::unix::fs::MetadataExt;
@@ -448,5 +447,17 @@ pub fn same_file(a: &Path, b: &Path) -> bool {
             return (a.dev(), a.ino()) == (b.dev(), b.ino());
         }
     }
-    real(a).is_some_and(|a| real(b) == Some(a))
+    real_path(a).is_some_and(|a| real_path(b) == Some(a))
+}
+
+/// The path without links and detours; of a file that is not there, its folder's with the name.
+fn real_path(path: &Path) -> Option<PathBuf> {
+    if let Ok(real) = path.canonicalize() {
+        return Some(real);
+    }
+    let folder = path
+        .parent()
+        .filter(|folder| !folder.as_os_str().is_empty());
+    let folder = folder.unwrap_or(Path::new(".")).canonicalize().ok()?;
+    Some(folder.join(path.file_name()?))
 }

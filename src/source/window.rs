@@ -54,7 +54,7 @@ impl Window {
         self.input = match packed {
             "gzip" => Box::new(flate2::read::MultiGzDecoder::new(whole)),
             "zstd" => Box::new(zstd::Decoder::new(whole)?),
-            _ => Box::new(lz4_flex::frame::FrameDecoder::new(whole)),
+            _ => Box::new(Lz4Frames(lz4_flex::frame::FrameDecoder::new(whole))),
         };
         self.packed = Some(packed);
         (self.start, self.end, self.at_end) = (0, 0, false);
@@ -123,6 +123,19 @@ impl Window {
     /// The error that ended the input, if one did.
     pub fn take_error(&mut self) -> Option<io::Error> {
         self.error.take()
+    }
+}
+
+/// Several lz4 frames, one behind the other, as one input.
+struct Lz4Frames<R: Read>(lz4_flex::frame::FrameDecoder<R>);
+
+impl<R: Read> Read for Lz4Frames<R> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        match self.0.read(buf)? {
+            // The decoder pauses behind each frame; asked again, it begins the next if there is one.
+            0 => self.0.read(buf),
+            read => Ok(read),
+        }
     }
 }
 
