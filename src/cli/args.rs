@@ -1,0 +1,293 @@
+//! The command line as it was typed. [`super::settings`] turns it into what was meant.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::wire::vxlan;
+
+/// VXLAN mirror target: receives mirrored traffic, removes VXLAN, judges truncation, writes pcapng and
+/// flow records.
+#[derive(Debug, Parser)]
+#[command(
+    name = "vxtap",
+    version,
+    about,
+    max_term_width = 110,
+    arg_required_else_help = true
+)]
+#[command(after_help = "Exit codes: 0 done, 1 fault while running, 2 bad usage.")]
+pub struct Cli {
+    /// What to do
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Decapsulate capture files: pcap or pcapng, plain or packed with gzip, zstd or lz4
+    Replay(ReplayArgs),
+    /// Receive mirrored traffic on UDP sockets (Linux)
+    Listen(ListenArgs),
+    /// Act as a mirror source: encapsulate plain captures and send them, or write them to a file
+    Send(SendArgs),
+}
+
+/// What replay and listen share.
+#[derive(Debug, Args)]
+pub struct PipelineArgs {
+    /// Write the mirrored frames to this capture file; `-` is standard output
+    #[arg(
+        short = 'w',
+        long = "write",
+        value_name = "FILE",
+        help_heading = "Output"
+    )]
+    pub write: Option<PathBuf>,
+    /// Kind of capture file
+    #[arg(long, value_enum, default_value_t = FormatArg::Pcapng, help_heading = "Output")]
+    pub format: FormatArg,
+    /// Write flow records as JSON lines to this file; `-` is standard output. Repeatable
+    #[arg(long, value_name = "FILE", help_heading = "Output")]
+    pub flows: Vec<PathBuf>,
+    /// Write the summary as one JSON object to this file; `-` is standard output
+    #[arg(long, value_name = "FILE", help_heading = "Output")]
+    pub summary: Option<PathBuf>,
+    /// UDP destination port of VXLAN-GPE; 0 for none. Repeatable [default: 4790]
+    #[arg(long, value_name = "PORT", help_heading = "Tunnels")]
+    pub gpe_port: Vec<u16>,
+    /// UDP destination port of Geneve, as gateway load balancers put it around VXLAN; 0 for none.
+    /// Repeatable [default: 6081]
+    #[arg(long, value_name = "PORT", help_heading = "Tunnels")]
+    pub geneve_port: Vec<u16>,
+    /// VXLAN layers to remove where VXLAN is nested
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=16), help_heading = "Tunnels")]
+    pub depth: u8,
+    /// MTU of the path from mirror source to target, in bytes
+    #[arg(long, value_name = "BYTES", default_value_t = 1500, value_parser = clap::value_parser!(u32).range(68..=65535), help_heading = "Truncation")]
+    pub mtu: u32,
+    /// Bytes below the MTU that the cloud wants kept free: larger inner packets are called oversize
+    #[arg(long, value_name = "BYTES", default_value_t = 64, value_parser = clap::value_parser!(u32).range(0..=1000), help_heading = "Truncation")]
+    pub mtu_overhead: u32,
+    /// Most flows kept at a time; the one seen longest ago makes room for a new one
+    #[arg(long, value_name = "N", default_value_t = 1 << 20, value_parser = clap::value_parser!(u32).range(1..=268_435_456), help_heading = "Limits")]
+    pub max_flows: u32,
+}
+
+/// `vxtap replay`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Files are read one after the other in the order given. Several VXLAN ports: repeat --port."
+)]
+pub struct ReplayArgs {
+    /// Capture files; `-` is standard input
+    #[arg(required = true, value_name = "FILE")]
+    pub files: Vec<PathBuf>,
+    /// UDP destination port of VXLAN. Repeatable [default: 4789]
+    #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..), help_heading = "Tunnels")]
+    pub port: Vec<u16>,
+    /// The files hold packets that are not encapsulated: take them as they are
+    #[arg(long)]
+    pub plain: bool,
+    /// What replay and listen share
+    #[command(flatten)]
+    pub pipeline: PipelineArgs,
+}
+
+/// `vxtap listen`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Stop with Ctrl-C or SIGTERM: what has arrived is written and the file is finished. A second \
+                        signal ends at once."
+)]
+pub struct ListenArgs {
+    /// Address and port to receive on. Repeatable; IPv6 as [::]:4789. Ports given with --gpe-port and
+    /// --geneve-port are taken for those tunnels, every other for VXLAN
+    #[arg(long, value_name = "ADDR:PORT", default_values_t = [SocketAddr::from(([0, 0, 0, 0], 4789))])]
+    pub bind: Vec<SocketAddr>,
+    /// Stop after this time: 90, 30s, 5m, 2h
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    pub duration: Option<Duration>,
+    /// Stop after this many mirrored frames
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub count: Option<u64>,
+    /// What replay and listen share
+    #[command(flatten)]
+    pub pipeline: PipelineArgs,
+}
+
+/// `vxtap send`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "A file that holds VXLAN datagrams is taken to be encapsulated already: they are sent as they are, \
+                  other packets are skipped. Frames are cut only where --packet-length or --mtu says so."
+)]
+pub struct SendArgs {
+    /// Capture files with Ethernet frames; `-` is standard input
+    #[arg(required = true, value_name = "FILE")]
+    pub files: Vec<PathBuf>,
+    /// Where to send: host or address, with or without a port (default 4789)
+    #[arg(long, value_name = "HOST[:PORT]", value_parser = host_port, required_unless_present = "write")]
+    pub to: Option<HostPort>,
+    /// Write the encapsulated packets to this pcap file (nanoseconds, original times) instead of
+    /// sending; `-` is standard output
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["pps", "speed", "as_recorded"])]
+    pub write: Option<PathBuf>,
+    /// VXLAN network identifier, 0 to 16777215
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(0..=0x00ff_ffff))]
+    pub vni: u32,
+    /// The files hold plain frames, even if some of them look like VXLAN: encapsulate every one
+    #[arg(long)]
+    pub plain: bool,
+    /// Keep at most this many bytes of each frame behind the VXLAN header, as a mirror session's packet
+    /// length does
+    #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u32).range(1..=65535))]
+    pub packet_length: Option<u32>,
+    /// Cut frames so that the outer IP packet is at most this long, as an MTU on the way does
+    #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u32).range(68..=65535))]
+    pub mtu: Option<u32>,
+    /// Outer source address of written packets; when sending, the local address to send from
+    #[arg(long, value_name = "ADDR")]
+    pub source: Option<IpAddr>,
+    /// Outer source port; without it the system chooses one (written packets: 49152)
+    #[arg(long, value_name = "PORT", conflicts_with = "source_port_hash", value_parser = clap::value_parser!(u16).range(1..))]
+    pub source_port: Option<u16>,
+    /// Outer source port from a hash of the inner addresses and ports, as RFC 7348 recommends
+    #[arg(long)]
+    pub source_port_hash: bool,
+    /// Packets a second
+    #[arg(long, value_name = "N", value_parser = positive, group = "pace")]
+    pub pps: Option<f64>,
+    /// Times the recorded speed
+    #[arg(long, value_name = "FACTOR", value_parser = positive, group = "pace")]
+    pub speed: Option<f64>,
+    /// At the recorded speed
+    #[arg(long, group = "pace")]
+    pub as_recorded: bool,
+    /// Send the files this many times
+    #[arg(long = "loop", value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
+    pub loops: u64,
+}
+
+/// A host, by name or address, and a UDP port.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HostPort {
+    /// Its name or address, without brackets.
+    pub host: String,
+    /// Never 0.
+    pub port: u16,
+}
+
+/// Kinds of capture file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum FormatArg {
+    /// One interface a mirror session, comments on cut packets
+    Pcapng,
+    /// Classic pcap with nanosecond times
+    Pcap,
+}
+
+/// A time with an optional unit: seconds without one.
+fn duration(text: &str) -> Result<Duration, String> {
+    let digits_end = text
+        .find(|c: char| !c.is_ascii_digit() && c != '.')
+        .unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits_end);
+    let factor = match unit {
+        "ms" => 0.001,
+        "" | "s" => 1.0,
+        "m" | "min" => 60.0,
+        "h" => 3600.0,
+        "d" => 86_400.0,
+        _ => return Err(format!("unknown unit '{unit}'; use ms, s, m, h or d")),
+    };
+    let number: f64 = number
+        .parse()
+        .map_err(|_| "not a time; use for example 90, 30s, 5m or 2h".to_owned())?;
+    Duration::try_from_secs_f64(number * factor)
+        .ok()
+        .filter(|time| !time.is_zero())
+        .ok_or_else(|| "a time above zero is needed".to_owned())
+}
+
+fn positive(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(number) if number.is_finite() && number > 0.0 => Ok(number),
+        _ => Err("a number above zero is needed".to_owned()),
+    }
+}
+
+/// `HOST`, `HOST:PORT`, `[IPV6]:PORT` or an IPv6 address alone; VXLAN's port where none is given.
+fn host_port(text: &str) -> Result<HostPort, String> {
+    let (host, port) = match text.strip_prefix('[').map(|rest| rest.split_once(']')) {
+        Some(None) => return Err("the ']' is missing".to_owned()),
+        Some(Some((host, ""))) => (host, None),
+        Some(Some((host, behind))) => (host, Some(behind.strip_prefix(':').unwrap_or(behind))),
+        // More than one colon makes an IPv6 address.
+        None => match text.split_once(':') {
+            Some((host, port)) if !port.contains(':') => (host, Some(port)),
+            _ => (text, None),
+        },
+    };
+    let port = match port.map(str::parse) {
+        None => vxlan::PORT,
+        Some(Ok(port @ 1..)) => port,
+        Some(_) => return Err("the port is a number from 1 to 65535".to_owned()),
+    };
+    if host.is_empty() {
+        return Err("the host is missing".to_owned());
+    }
+    let host = host.to_owned();
+    Ok(HostPort { host, port })
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_definition_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn times() {
+        assert_eq!(duration("90"), Ok(Duration::from_secs(90)));
+        assert_eq!(duration("1.5m"), Ok(Duration::from_secs(90)));
+        assert_eq!(duration("250ms"), Ok(Duration::from_millis(250)));
+        for bad in [
+            "",
+            "0",
+            "-1",
+            "5x",
+            "m",
+            "1e99d",
+            "99999999999999999999999d",
+        ] {
+            assert!(duration(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn hosts_and_ports() {
+        let read = |text: &str| host_port(text).map(|to| (to.host, to.port)).ok();
+        let some = |host: &str, port: u16| Some((host.to_owned(), port));
+        assert_eq!(read("target.example"), some("target.example", 4789));
+        assert_eq!(read("target.example:4790"), some("target.example", 4790));
+        assert_eq!(read("10.0.0.1"), some("10.0.0.1", 4789));
+        assert_eq!(read("10.0.0.1:1"), some("10.0.0.1", 1));
+        assert_eq!(read("fd00::1"), some("fd00::1", 4789));
+        assert_eq!(read("[fd00::1]"), some("fd00::1", 4789));
+        assert_eq!(read("[fd00::1]:65535"), some("fd00::1", 65_535));
+        for bad in [
+            "", ":4789", "a:", "a:0", "a:65536", "a:x", "[]:1", "[::1", "[::1]:", "[::1]x",
+        ] {
+            assert_eq!(read(bad), None, "{bad}");
+        }
+    }
+}

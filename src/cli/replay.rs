@@ -1,0 +1,233 @@
+//! `vxtap replay`: capture files in, decapsulated capture and flow records out.
+
+use std::collections::BTreeMap;
+use std::io::IsTerminal;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use super::Failure;
+use super::args::ReplayArgs;
+use super::settings::Settings;
+use super::summary::Summary;
+use crate::pipeline::ledger::Ledger;
+use crate::pipeline::threads::{Pipeline, SinkError, WhenFull};
+use crate::pipeline::worker::{OtherPort, WorkerSettings};
+use crate::source::file::{CaptureError, CaptureFile};
+
+/// Smaller inputs are done before a progress bar could be read.
+const PROGRESS_FROM_BYTES: u64 = 32 << 20;
+
+/// Runs the command.
+///
+/// # Errors
+///
+/// When flags do not fit, a file cannot be read or written; what was read before is kept.
+pub fn run(args: &ReplayArgs) -> Result<(), Failure> {
+    let settings = Settings::of_replay(args)?;
+    check_inputs(&args.files)?;
+    let about = format!("replay of {}", names(&args.files));
+    let sinks = settings.outputs.open(&about, settings.worker.mtu)?;
+    let mut pipeline = Pipeline::start(settings.worker.clone(), sinks, WhenFull::Wait);
+    let bytes_read = Arc::new(AtomicU64::new(0));
+    let progress = Progress::start(&args.files, Arc::clone(&bytes_read));
+    let never = AtomicBool::new(false);
+    let mut errors = Vec::new();
+    let mut without = Vec::new();
+    for path in &args.files {
+        let before = pipeline.ledger().clone();
+        let read = CaptureFile::open(path, Arc::clone(&bytes_read))
+            .and_then(|mut file| pipeline.feed(&mut file, &never, None));
+        let failed = read.is_err();
+        errors.extend(read.err().map(|error: CaptureError| error.to_string()));
+        if !failed && !pipeline.has_failed() && pipeline.ledger().delivered == before.delivered {
+            without.push((path.clone(), pipeline.ledger().received - before.received));
+        }
+        if pipeline.has_failed() {
+            break;
+        }
+    }
+    progress.finish();
+    let outcome = pipeline.finish(0);
+    errors.extend(
+        outcome
+            .errors
+            .iter()
+            .filter(|error| !error.is_closed_pipe())
+            .map(SinkError::to_string),
+    );
+    let summary = Summary::new(&outcome, BTreeMap::new(), &settings.worker, errors.clone());
+    eprint!("{}", summary.page(&outcome));
+    if settings.outputs.is_empty() {
+        eprintln!(
+            "Nothing was written. -w FILE.pcapng keeps the frames, --flows FILE.jsonl the flow records."
+        );
+    }
+    for (path, packets) in without {
+        eprintln!(
+            "{}",
+            nothing_found(
+                &path,
+                packets,
+                &outcome.ledger,
+                &outcome.other_ports,
+                &settings.worker
+            )
+        );
+    }
+    if let Some(path) = settings.outputs.summary() {
+        summary.write(path)?;
+    }
+    if errors.is_empty() {
+        Ok(())
+    } else {
+        Err(Failure::running(errors.join("\nvxtap: error: ")))
+    }
+}
+
+/// Refuses before anything is written when no input can be read. Pipes are left alone: they can be
+/// opened only once.
+fn check_inputs(files: &[PathBuf]) -> Result<(), Failure> {
+    let stdin = files
+        .iter()
+        .filter(|path| path.as_path() == Path::new("-"))
+        .count();
+    if stdin > 1 {
+        return Err(Failure::usage(
+            "standard input can be read only once: give '-' one time",
+        ));
+    }
+    let mut errors = Vec::new();
+    for path in files {
+        if path.as_path() != Path::new("-") && (path.is_file() || path.is_dir() || !path.exists()) {
+            errors.extend(
+                CaptureFile::open(path, Arc::default())
+                    .err()
+                    .map(|error| error.to_string()),
+            );
+        }
+    }
+    if errors.len() == files.len() {
+        Err(Failure::running(errors.join("\nvxtap: error: ")))
+    } else {
+        Ok(())
+    }
+}
+
+fn names(files: &[PathBuf]) -> String {
+    let names: Vec<_> = files
+        .iter()
+        .map(|path| {
+            path.file_name()
+                .unwrap_or(path.as_os_str())
+                .to_string_lossy()
+        })
+        .collect();
+    match names.len() {
+        0..=3 => names.join(", "),
+        more => format!(
+            "{} and {} more files",
+            names.first().map_or("", |name| name),
+            more - 1
+        ),
+    }
+}
+
+/// Says that a file held no mirrored packet, and what to try.
+fn nothing_found(
+    path: &Path,
+    packets: u64,
+    ledger: &Ledger,
+    others: &[OtherPort],
+    settings: &WorkerSettings,
+) -> String {
+    let name = path.display();
+    if packets == 0 {
+        return format!("{name} is a sound capture file without a single packet.");
+    }
+    if settings.plain {
+        return format!("{name}: none of its {packets} packets could be taken as a frame.");
+    }
+    let ports: Vec<String> = settings
+        .tunnels
+        .vxlan_ports
+        .iter()
+        .map(u16::to_string)
+        .collect();
+    let mut text = format!(
+        "{name}: none of its {packets} packets is VXLAN on UDP port {}.",
+        ports.join(", ")
+    );
+    let mut others = others.to_vec();
+    others.sort_by_key(|other| std::cmp::Reverse((other.like_vxlan, other.packets)));
+    if let Some(other) = others.iter().find(|other| other.like_vxlan > 0) {
+        text.push_str(&format!(
+            " {} datagrams to port {} look like VXLAN: try --port {}.",
+            other.like_vxlan, other.port, other.port
+        ));
+    } else if !others.is_empty() {
+        let seen: Vec<_> = others
+            .iter()
+            .take(4)
+            .map(|other| format!("{} ({})", other.port, other.packets))
+            .collect();
+        text.push_str(&format!(
+            " UDP destination ports seen: {}.",
+            seen.join(", ")
+        ));
+    }
+    if ledger.malformed().is_empty() {
+        text.push_str(" If the capture holds the inner packets already, use --plain; if VXLAN has another port, --port N.");
+    } else {
+        text.push_str(" The malformed packets counted above say what was found instead.");
+    }
+    text
+}
+
+/// A progress bar over the bytes taken off the disk.
+struct Progress {
+    bar: Option<(ProgressBar, Arc<AtomicBool>, std::thread::JoinHandle<()>)>,
+}
+
+impl Progress {
+    fn start(files: &[PathBuf], bytes_read: Arc<AtomicU64>) -> Self {
+        let total: u64 = files
+            .iter()
+            .filter_map(|path| path.metadata().ok())
+            .map(|meta| meta.len())
+            .sum();
+        if total < PROGRESS_FROM_BYTES || !std::io::stderr().is_terminal() {
+            return Self { bar: None };
+        }
+        let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr());
+        let template =
+            "{wide_bar} {decimal_bytes}/{decimal_total_bytes} {decimal_bytes_per_sec} {eta}";
+        if let Ok(style) = ProgressStyle::with_template(template) {
+            bar.set_style(style);
+        }
+        let done = Arc::new(AtomicBool::new(false));
+        let thread = {
+            let (bar, done) = (bar.clone(), Arc::clone(&done));
+            std::thread::spawn(move || {
+                while !done.load(Ordering::Relaxed) {
+                    bar.set_position(bytes_read.load(Ordering::Relaxed));
+                    std::thread::sleep(Duration::from_millis(100));
+                }
+            })
+        };
+        Self {
+            bar: Some((bar, done, thread)),
+        }
+    }
+
+    fn finish(self) {
+        if let Some((bar, done, thread)) = self.bar {
+            done.store(true, Ordering::Relaxed);
+            let _ = thread.join();
+            bar.finish_and_clear();
+        }
+    }
+}

@@ -1,0 +1,309 @@
+//! `vxtap send`: acts as a mirror source. Frames of capture files go into VXLAN and out of a UDP
+//! socket, or into a pcap file as the packets that would have been sent.
+
+mod ahead;
+mod pace;
+mod pcap_out;
+mod sockets;
+
+use std::io::ErrorKind;
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
+use std::path::Path;
+use std::sync::Arc;
+
+use ahead::Ahead;
+use pace::{Pace, now};
+use pcap_out::PcapOut;
+use sockets::Sockets;
+
+use super::Failure;
+use super::args::{HostPort, SendArgs};
+use crate::outfile::OutError;
+use crate::source::Record;
+use crate::source::file::{CaptureFile, same_file};
+use crate::wire::encapsulate::{self, Cut, FIRST_SOURCE_PORT, OuterHeaders, OuterIps};
+use crate::wire::outer::{LinkType, OuterUdp};
+use crate::wire::{Vni, vxlan};
+
+/// Runs the command.
+///
+/// # Errors
+///
+/// When flags do not fit, a file cannot be read or written, or the system refuses to send. What stood
+/// before a damaged place is sent, or kept.
+pub fn run(args: &SendArgs) -> Result<(), Failure> {
+    check_files(args)?;
+    let started = now();
+    let mut run = Run::new(args)?;
+    let mut outcome = run.every_file();
+    let mut verb = "sent";
+    if let Output::File(file) = run.output {
+        outcome = file.close(outcome);
+        verb = "written";
+    }
+    match write_fault(&outcome) {
+        // The reader of a pipe went away: the end of the run, not a fault.
+        Some(OutError::Write { source, .. }) if source.kind() == ErrorKind::BrokenPipe => {
+            outcome = Ok(());
+        }
+        Some(_) => return outcome,
+        None => {}
+    }
+    let counts = run.counts;
+    eprintln!(
+        "vxtap: frames: {} read, {} {verb}, {} of them cut, {} skipped (not VXLAN), {} too large; \
+         {} bytes of UDP payload in {:.3} s",
+        counts.read,
+        counts.sent,
+        counts.cut,
+        counts.skipped,
+        counts.too_large,
+        counts.payload_bytes,
+        started.elapsed().as_secs_f64()
+    );
+    outcome
+}
+
+/// The fault, if it is one of the file written.
+fn write_fault(outcome: &Result<(), Failure>) -> Option<&OutError> {
+    match outcome {
+        Err(Failure::Running(error)) => error.downcast_ref(),
+        _ => None,
+    }
+}
+
+fn check_files(args: &SendArgs) -> Result<(), Failure> {
+    let stdin = Path::new("-");
+    let stdins = args.files.iter().filter(|path| *path == stdin).count();
+    if stdins > 1 || (stdins == 1 && args.loops > 1) {
+        let text = "standard input can be read only once: give '-' one time, without --loop";
+        return Err(Failure::usage(text));
+    }
+    for output in args.write.iter().filter(|output| output.is_file()) {
+        // A redirected file is found behind the name that Unix gives standard input.
+        let mut inputs = args.files.iter().map(|path| match path == stdin {
+            true => Path::new("/dev/stdin"),
+            false => path,
+        });
+        if let Some(input) = inputs.find(|input| same_file(input, output)) {
+            let (output, input) = (output.display(), input.display());
+            return Err(Failure::usage(format!(
+                "--write {output} would overwrite the input {input}: choose another name"
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// The first address of `--to`, if possible in the IP version of `--source`.
+fn resolve(to: &HostPort, source: Option<IpAddr>) -> Result<SocketAddr, Failure> {
+    let host = &to.host;
+    let found: Vec<SocketAddr> = (host.as_str(), to.port)
+        .to_socket_addrs()
+        .map_err(|error| Failure::running(format!("--to {host}: {error}")))?
+        .collect();
+    let fits =
+        |found: &&SocketAddr| source.is_none_or(|source| source.is_ipv6() == found.is_ipv6());
+    let first = found.iter().find(fits).or(found.first()).copied();
+    first.ok_or_else(|| Failure::running(format!("--to {host}: it has no address")))
+}
+
+/// What became of the frames: each one read was sent, skipped or too large, or met the fault that
+/// ended the run.
+#[derive(Default)]
+struct Counts {
+    read: u64,
+    /// Sent or written.
+    sent: u64,
+    /// Of those: shortened by --packet-length or --mtu.
+    cut: u64,
+    skipped: u64,
+    too_large: u64,
+    payload_bytes: u64,
+}
+
+enum Output {
+    Network(Sockets, Pace),
+    File(PcapOut),
+}
+
+struct Run<'a> {
+    args: &'a SendArgs,
+    vni: Vni,
+    cut: Cut,
+    ips: OuterIps,
+    dst_port: u16,
+    output: Output,
+    counts: Counts,
+}
+
+impl<'a> Run<'a> {
+    fn new(args: &'a SendArgs) -> Result<Self, Failure> {
+        let to = args.to.as_ref().map(|to| resolve(to, args.source));
+        let target = to.transpose()?;
+        let ips = OuterIps::or_documentation(args.source, target.map(|target| target.ip()))
+            .ok_or_else(|| Failure::usage("--source and --to differ in their IP version"))?;
+        let vni = Vni::new(args.vni).ok_or_else(|| Failure::usage("--vni: at most 24 bits"))?;
+        let output = match (&args.write, target) {
+            (Some(path), _) => Output::File(PcapOut::create(path)?),
+            (None, Some(target)) => Output::Network(Sockets::new(target, args), Pace::new(args)),
+            (None, None) => return Err(Failure::usage("--to or --write is needed")),
+        };
+        Ok(Self {
+            args,
+            vni,
+            cut: Cut {
+                packet_length: args.packet_length,
+                mtu: args.mtu,
+            },
+            ips,
+            dst_port: target.map_or(vxlan::PORT, |target| target.port()),
+            output,
+            counts: Counts::default(),
+        })
+    }
+
+    fn every_file(&mut self) -> Result<(), Failure> {
+        for _ in 0..self.args.loops {
+            for path in &self.args.files {
+                self.file(path)?;
+            }
+            if let Output::File(file) = &mut self.output {
+                file.begin_copy();
+            }
+        }
+        Ok(())
+    }
+
+    fn file(&mut self, path: &Path) -> Result<(), Failure> {
+        let mut file = CaptureFile::open(path, Arc::default())?;
+        let name = file.path().to_owned();
+        let ahead = if self.args.plain {
+            Ahead::default()
+        } else {
+            Ahead::read(&mut file, |record| self.datagram_in(record).is_some())
+        };
+        if ahead.has_vxlan {
+            tracing::info!("{name} holds VXLAN: its datagrams go on unchanged (not with --plain)");
+        }
+        if let Output::Network(_, pace) = &mut self.output {
+            pace.last_ts_ns = None;
+        }
+        for held in ahead.records {
+            self.frame(&held.record(), ahead.has_vxlan, &name)?;
+        }
+        if let Some(fault) = ahead.fault {
+            return Err(fault.into());
+        }
+        while let Some(record) = file.next_record()? {
+            self.frame(&record, ahead.has_vxlan, &name)?;
+        }
+        Ok(())
+    }
+
+    fn frame(&mut self, record: &Record, has_vxlan: bool, name: &str) -> Result<(), Failure> {
+        self.counts.read += 1;
+        if !has_vxlan {
+            return self.encapsulate(record, name);
+        }
+        match self.datagram_in(record) {
+            Some((headers, udp)) => self.pass_on(record, headers, &udp),
+            None => {
+                self.counts.skipped += 1;
+                Ok(())
+            }
+        }
+    }
+
+    /// Puts a plain frame into VXLAN.
+    fn encapsulate(&mut self, record: &Record, name: &str) -> Result<(), Failure> {
+        if record.link != LinkType::Ethernet {
+            return Err(Failure::running(format!(
+                "{name}: its link type is {}; only Ethernet frames can be put into VXLAN",
+                link_type_name(record.link)
+            )));
+        }
+        let frame = self.cut.apply(record.bytes, self.ips.is_ipv6());
+        let payload = encapsulate::encapsulate(self.vni, frame);
+        let hashed = self.hashed_port(record.bytes);
+        let src_port = hashed.or(self.args.source_port);
+        let headers = OuterHeaders {
+            ips: self.ips,
+            src_port: src_port.unwrap_or(FIRST_SOURCE_PORT),
+            dst_port: self.dst_port,
+        };
+        let fits = match &mut self.output {
+            Output::Network(sockets, pace) => {
+                pace.wait(record.ts_ns);
+                sockets.send(hashed, &payload)?
+            }
+            Output::File(file) => {
+                file.put_datagram(record.ts_ns, headers, &payload, payload.len())?
+            }
+        };
+        self.counts.cut += u64::from(fits && frame.len() < record.bytes.len());
+        self.count(fits, payload.len());
+        Ok(())
+    }
+
+    /// Passes on a datagram that is VXLAN already.
+    fn pass_on(
+        &mut self,
+        record: &Record,
+        headers: OuterHeaders,
+        udp: &OuterUdp,
+    ) -> Result<(), Failure> {
+        let frame = udp.payload.get(vxlan::HEADER_LEN..).unwrap_or_default();
+        let hashed = self.hashed_port(frame);
+        let fits = match &mut self.output {
+            Output::Network(sockets, pace) => {
+                pace.wait(record.ts_ns);
+                sockets.send(hashed, udp.payload)?
+            }
+            Output::File(file) if record.link == LinkType::Ethernet => {
+                file.put(record.ts_ns, record.bytes, record.orig_len)?
+            }
+            Output::File(file) => {
+                file.put_datagram(record.ts_ns, headers, udp.payload, udp.carried_len)?
+            }
+        };
+        self.count(fits, udp.payload.len());
+        Ok(())
+    }
+
+    fn datagram_in<'r>(&self, record: &Record<'r>) -> Option<(OuterHeaders, OuterUdp<'r>)> {
+        let cut = record.orig_len as usize > record.bytes.len();
+        let ports = [vxlan::PORT, self.dst_port];
+        encapsulate::encapsulated_already(record.link, record.bytes, cut, &ports)
+    }
+
+    fn hashed_port(&self, frame: &[u8]) -> Option<u16> {
+        let wanted = self.args.source_port_hash;
+        wanted.then(|| encapsulate::source_port(frame))
+    }
+
+    fn count(&mut self, fits: bool, payload_len: usize) {
+        let counts = &mut self.counts;
+        if fits {
+            counts.sent += 1;
+            counts.payload_bytes += payload_len as u64;
+            return;
+        }
+        if counts.too_large == 0 {
+            let frame = counts.read;
+            tracing::warn!(frame, payload_len, "too large for a UDP datagram: left out");
+        }
+        counts.too_large += 1;
+    }
+}
+
+fn link_type_name(link: LinkType) -> &'static str {
+    match link {
+        LinkType::Ethernet => "Ethernet (1)",
+        LinkType::Null => "null (0)",
+        LinkType::Loop => "loop (108)",
+        LinkType::RawIp => "raw IP (101)",
+        LinkType::LinuxSll => "Linux SLL (113)",
+        LinkType::LinuxSll2 => "Linux SLL2 (276)",
+    }
+}

@@ -1,0 +1,115 @@
+//! The pcap file that `--write` makes.
+
+use std::path::Path;
+
+use pcap_file::pcap::{PcapHeader, PcapTsResolution};
+use pcap_file::{DataLink, Endianness};
+
+use super::write_fault;
+use crate::cli::Failure;
+use crate::outfile::{OutError, OutFile};
+use crate::wire::encapsulate::OuterHeaders;
+
+/// Time between the copies that --loop writes.
+const BETWEEN_COPIES_NS: u64 = 1_000_000;
+const SNAPLEN: u32 = 262_144;
+/// Bytes handed to a file at a time.
+const WRITE_LEN: usize = 256 << 10;
+
+/// The file of --write: pcap, nanoseconds, little-endian, Ethernet.
+pub struct PcapOut {
+    out: OutFile,
+    /// Encoded and not handed to the file yet.
+    bytes: Vec<u8>,
+    packets: u64,
+    /// Earliest and latest recorded time.
+    times_ns: (u64, u64),
+    /// Added to the times of this copy of the input.
+    shift_ns: u64,
+}
+
+impl PcapOut {
+    pub fn create(path: &Path) -> Result<Self, Failure> {
+        let header = PcapHeader {
+            snaplen: SNAPLEN,
+            datalink: DataLink::ETHERNET,
+            ts_resolution: PcapTsResolution::NanoSecond,
+            endianness: Endianness::Little,
+            ..PcapHeader::default()
+        };
+        let mut bytes = Vec::new();
+        header.write_to(&mut bytes)?;
+        Ok(Self {
+            out: OutFile::create(path)?,
+            bytes,
+            packets: 0,
+            times_ns: (u64::MAX, 0),
+            shift_ns: 0,
+        })
+    }
+
+    /// Moves the times of the next copy of the input behind those of the last.
+    pub fn begin_copy(&mut self) {
+        let (first, last) = self.times_ns;
+        let copy_ns = last.saturating_sub(first).saturating_add(BETWEEN_COPIES_NS);
+        self.shift_ns = self.shift_ns.saturating_add(copy_ns);
+    }
+
+    /// Writes a datagram that had `carried_len` bytes, of which `payload` is here; `false` when it is
+    /// too large.
+    pub fn put_datagram(
+        &mut self,
+        ts_ns: u64,
+        headers: OuterHeaders,
+        payload: &[u8],
+        carried_len: usize,
+    ) -> Result<bool, OutError> {
+        let mut packet = Vec::with_capacity(64 + payload.len());
+        if headers.append_to(carried_len, &mut packet).is_err() {
+            return Ok(false);
+        }
+        // At most 65535 bytes and the headers.
+        let orig_len = (packet.len() + carried_len) as u32;
+        packet.extend_from_slice(payload);
+        self.put(ts_ns, &packet, orig_len)
+    }
+
+    /// Writes a packet that had `orig_len` bytes; `false` when it is too large.
+    pub fn put(&mut self, ts_ns: u64, packet: &[u8], orig_len: u32) -> Result<bool, OutError> {
+        let captured_len = match u32::try_from(packet.len()) {
+            Ok(len) if len <= SNAPLEN => len,
+            _ => return Ok(false),
+        };
+        let (first, last) = self.times_ns;
+        self.times_ns = (first.min(ts_ns), last.max(ts_ns));
+        let ts_ns = ts_ns.saturating_add(self.shift_ns);
+        // The format's seconds end in 2106.
+        let seconds = u32::try_from(ts_ns / 1_000_000_000).unwrap_or(u32::MAX);
+        let nanoseconds = (ts_ns % 1_000_000_000) as u32;
+        for word in [seconds, nanoseconds, captured_len, orig_len] {
+            self.bytes.extend_from_slice(&word.to_le_bytes());
+        }
+        self.bytes.extend_from_slice(packet);
+        self.packets += 1;
+        if self.bytes.len() >= WRITE_LEN {
+            self.out.write(&self.bytes)?;
+            self.bytes.clear();
+        }
+        Ok(true)
+    }
+
+    /// Ends the file. Where `outcome` is a fault of the input, what was written before it is kept.
+    pub fn close(mut self, outcome: Result<(), Failure>) -> Result<(), Failure> {
+        let nothing = outcome.is_err() && self.packets == 0;
+        if nothing || write_fault(&outcome).is_some() {
+            self.out.discard();
+            return outcome;
+        }
+        if let Err(error) = self.out.write(&self.bytes) {
+            self.out.discard();
+            return Err(error.into());
+        }
+        self.out.finish()?;
+        outcome
+    }
+}

@@ -1,0 +1,287 @@
+//! What the flags mean, checked together before a file or socket is opened for writing.
+
+use std::path::{Path, PathBuf};
+
+use super::Failure;
+use super::args::{FormatArg, ListenArgs, PipelineArgs, ReplayArgs};
+use crate::capture::encode::Format;
+use crate::capture::set::CaptureSet;
+use crate::export::jsonl::JsonLines;
+use crate::flow::table;
+use crate::outfile::OutFile;
+use crate::pipeline::threads::{Sinks, WhenFull, capture_queue_bytes};
+use crate::pipeline::worker::WorkerSettings;
+use crate::source::file::same_file;
+use crate::wire::decapsulate::Tunnels;
+use crate::wire::{geneve, vxlan};
+
+/// A run of the pipeline as it was meant.
+pub struct Settings {
+    /// For the worker.
+    pub worker: WorkerSettings,
+    /// Where results go.
+    pub outputs: Outputs,
+}
+
+/// Where results go.
+pub struct Outputs {
+    write: Option<PathBuf>,
+    format: Format,
+    flows: Vec<PathBuf>,
+    summary: Option<PathBuf>,
+}
+
+impl Settings {
+    /// From the flags of `vxtap replay`.
+    ///
+    /// # Errors
+    ///
+    /// [`Failure::Usage`] when flags contradict each other.
+    pub fn of_replay(args: &ReplayArgs) -> Result<Self, Failure> {
+        let tunnels = tunnels(&args.port, &args.pipeline)?;
+        let settings = Self::of(&args.pipeline, tunnels, args.plain)?;
+        settings.outputs.check(&args.files)?;
+        Ok(settings)
+    }
+
+    /// From the flags of `vxtap listen`: every port bound that is not one of the others is VXLAN.
+    ///
+    /// # Errors
+    ///
+    /// [`Failure::Usage`] when flags contradict each other.
+    pub fn of_listen(args: &ListenArgs) -> Result<Self, Failure> {
+        let mut tunnels = tunnels(&[], &args.pipeline)?;
+        tunnels.vxlan_ports.clear();
+        for port in args.bind.iter().map(|address| address.port()) {
+            if tunnels.at_port(port).is_none() {
+                tunnels.vxlan_ports.push(port);
+            }
+        }
+        let settings = Self::of(&args.pipeline, tunnels, false)?;
+        settings.outputs.check(&[])?;
+        Ok(settings)
+    }
+
+    fn of(args: &PipelineArgs, tunnels: Tunnels, plain: bool) -> Result<Self, Failure> {
+        if args.mtu_overhead >= args.mtu {
+            return Err(Failure::usage(format!(
+                "--mtu-overhead {} leaves nothing of --mtu {}",
+                args.mtu_overhead, args.mtu
+            )));
+        }
+        let format = match args.format {
+            FormatArg::Pcapng => Format::PcapNg,
+            FormatArg::Pcap => Format::Pcap,
+        };
+        let worker = WorkerSettings {
+            tunnels,
+            plain,
+            mtu: args.mtu,
+            mtu_overhead: args.mtu_overhead,
+            max_flows: args.max_flows,
+            capture: args.write.is_some().then_some(format),
+            flows: !args.flows.is_empty(),
+        };
+        let outputs = Outputs {
+            write: args.write.clone(),
+            format,
+            flows: args.flows.clone(),
+            summary: args.summary.clone(),
+        };
+        Ok(Self { worker, outputs })
+    }
+
+    /// Most bytes the run may hold in buffers and tables; `source` is what its input needs.
+    pub fn memory_bytes(&self, when_full: WhenFull, source: usize) -> u64 {
+        let queue = if self.worker.capture.is_some() {
+            capture_queue_bytes(when_full)
+        } else {
+            0
+        };
+        let flows = if self.worker.flows {
+            table::memory_bytes(self.worker.max_flows)
+        } else {
+            0
+        };
+        flows + (queue + source) as u64
+    }
+}
+
+impl Outputs {
+    /// Whether nothing but a summary is asked for.
+    pub fn is_empty(&self) -> bool {
+        self.write.is_none() && self.flows.is_empty()
+    }
+
+    fn named(&self) -> impl Iterator<Item = (&'static str, &Path)> {
+        let write = self.write.iter().map(|path| ("-w", path.as_path()));
+        let flows = self.flows.iter().map(|path| ("--flows", path.as_path()));
+        let summary = self
+            .summary
+            .iter()
+            .map(|path| ("--summary", path.as_path()));
+        write.chain(flows).chain(summary)
+    }
+
+    fn check(&self, inputs: &[PathBuf]) -> Result<(), Failure> {
+        let outputs: Vec<_> = self.named().collect();
+        // What standard input really is can be seen through this name, where the system has it.
+        let stdin = Path::new("/dev/stdin");
+        let file_of = |input: &'_ PathBuf| {
+            if input == Path::new("-") {
+                stdin.to_owned()
+            } else {
+                input.clone()
+            }
+        };
+        for (at, (flag, path)) in outputs.iter().enumerate() {
+            let shown = path.display();
+            let mut inputs = inputs.iter().filter(|_| path.is_file());
+            if let Some(input) = inputs.find(|input| same_file(&file_of(input), path)) {
+                return Err(Failure::usage(format!(
+                    "{flag} {shown} would overwrite the input {}: choose another name",
+                    input.display()
+                )));
+            }
+            for (other_flag, other) in outputs.iter().skip(at + 1) {
+                // Devices and pipes can be written by two, files cannot.
+                let is_file = path.is_file() || !path.exists();
+                if path == other && *path == Path::new("-") || (is_file && same_file(path, other)) {
+                    return Err(Failure::usage(format!(
+                        "{flag} and {other_flag} both write to {shown}: choose different names"
+                    )));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Opens what is asked for. `about` is the capture's comment.
+    ///
+    /// # Errors
+    ///
+    /// When an output cannot be written; nothing is left behind in that case.
+    pub fn open(&self, about: &str, mtu: u32) -> Result<Sinks, Failure> {
+        let mut sinks = Sinks::default();
+        if let Some(path) = &self.summary {
+            // Opened at the end; whether it can be is better known now.
+            OutFile::create(path)?.discard();
+        }
+        for path in &self.flows {
+            match JsonLines::create(path) {
+                Ok(file) => sinks.flows.push(file),
+                Err(error) => {
+                    sinks.flows.into_iter().for_each(JsonLines::discard);
+                    return Err(error.into());
+                }
+            }
+        }
+        if let Some(path) = &self.write {
+            match CaptureSet::create(path, self.format, about, mtu) {
+                Ok(set) => sinks.capture = Some(set),
+                Err(error) => {
+                    sinks.flows.into_iter().for_each(JsonLines::discard);
+                    return Err(error.into());
+                }
+            }
+        }
+        Ok(sinks)
+    }
+
+    /// Where the JSON summary goes.
+    pub fn summary(&self) -> Option<&Path> {
+        self.summary.as_deref()
+    }
+}
+
+/// The tunnel of each port. A port that is asked for is taken from a tunnel that has it by default only;
+/// `--gpe-port 4789` is VXLAN-GPE.
+fn tunnels(vxlan_ports: &[u16], args: &PipelineArgs) -> Result<Tunnels, Failure> {
+    let asked = [
+        ("--port", vxlan_ports),
+        ("--gpe-port", &args.gpe_port),
+        ("--geneve-port", &args.geneve_port),
+    ];
+    let defaults = [vxlan::PORT, vxlan::GPE_PORT, geneve::PORT];
+    for (at, (flag, ports)) in asked.iter().enumerate() {
+        for (other_flag, others) in asked.iter().skip(at + 1) {
+            if let Some(port) = ports
+                .iter()
+                .find(|port| **port != 0 && others.contains(port))
+            {
+                let text = format!("port {port} is given to both {flag} and {other_flag}");
+                return Err(Failure::usage(text));
+            }
+        }
+    }
+    let mut chosen = asked
+        .iter()
+        .zip(defaults)
+        .map(|((_, ports), default)| -> Vec<u16> {
+            let taken = asked.iter().any(|(_, others)| others.contains(&default));
+            match ports.is_empty() {
+                true if taken => Vec::new(),
+                true => vec![default],
+                false => ports.iter().copied().filter(|port| *port != 0).collect(),
+            }
+        });
+    let mut next = || chosen.next().unwrap_or_default();
+    Ok(Tunnels {
+        vxlan_ports: next(),
+        gpe_ports: next(),
+        geneve_ports: next(),
+        depth: args.depth,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::cli::args::{Cli, Command};
+    use crate::wire::decapsulate::Tunnel;
+
+    fn replay(flags: &[&str]) -> Result<Tunnels, Failure> {
+        let words = [&["vxtap", "replay", "in.pcap"], flags].concat();
+        match Cli::try_parse_from(words).unwrap().command {
+            Command::Replay(args) => {
+                Settings::of_replay(&args).map(|settings| settings.worker.tunnels)
+            }
+            _ => panic!("not replay"),
+        }
+    }
+
+    #[test]
+    fn a_port_that_is_asked_for_wins_over_a_default() {
+        let at = |flags: &[&str], port| replay(flags).unwrap().at_port(port);
+        assert_eq!(at(&[], 4789), Some(Tunnel::Vxlan));
+        assert_eq!(at(&[], 4790), Some(Tunnel::Gpe));
+        assert_eq!(at(&[], 6081), Some(Tunnel::Geneve));
+        assert_eq!(at(&["--gpe-port", "4789"], 4789), Some(Tunnel::Gpe));
+        assert_eq!(at(&["--port", "6081"], 6081), Some(Tunnel::Vxlan));
+        assert_eq!(at(&["--port", "8472"], 4789), None);
+        assert_eq!(at(&["--gpe-port", "0"], 4790), None);
+        assert!(matches!(
+            replay(&["--port", "9", "--gpe-port", "9"]),
+            Err(Failure::Usage(_))
+        ));
+    }
+
+    #[test]
+    fn flags_that_contradict_each_other() {
+        assert!(matches!(
+            replay(&["--mtu", "100", "--mtu-overhead", "100"]),
+            Err(Failure::Usage(_))
+        ));
+        assert!(matches!(
+            replay(&["-w", "x", "--flows", "x"]),
+            Err(Failure::Usage(_))
+        ));
+        assert!(matches!(
+            replay(&["-w", "-", "--summary", "-"]),
+            Err(Failure::Usage(_))
+        ));
+        assert!(replay(&["-w", "-", "--summary", "x"]).is_ok());
+    }
+}

@@ -1,0 +1,387 @@
+//! What a run tells when it ends: a page for people on standard error, and one JSON object.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::net::IpAddr;
+use std::path::Path;
+
+use serde::Serialize;
+
+use super::Failure;
+use crate::flow::record::rfc3339;
+use crate::mirror::session::{Session, SessionKey};
+use crate::mirror::truncation::{Cause, percent};
+use crate::outfile::OutFile;
+use crate::pipeline::threads::Outcome;
+use crate::pipeline::worker::WorkerSettings;
+
+/// Sessions shown to people; the JSON object has all.
+const SESSIONS_SHOWN: usize = 24;
+
+/// The JSON summary. Counters by reason hold those that counted something.
+#[derive(Debug, Serialize)]
+pub struct Summary {
+    /// Version of this program.
+    pub version: &'static str,
+    /// Packets the source handed over.
+    pub received: u64,
+    /// Mirrored frames taken out and kept.
+    pub delivered: u64,
+    /// Packets that break a rule, by reason.
+    pub malformed: BTreeMap<&'static str, u64>,
+    /// Packets that were not asked for, by reason.
+    pub filtered: BTreeMap<&'static str, u64>,
+    /// Copies of packets delivered before.
+    pub duplicate: u64,
+    /// Packets lost, by reason.
+    pub dropped: BTreeMap<&'static str, u64>,
+    /// Datagrams the kernel lost before they could be received, by reason.
+    pub kernel_dropped: BTreeMap<&'static str, u64>,
+    /// Worth knowing of packets that were delivered.
+    pub noted: BTreeMap<&'static str, u64>,
+    /// Mirror sessions.
+    pub sessions: Vec<SessionSummary>,
+    /// Flow records written.
+    pub flows: u64,
+    /// Flow records that found no room in their queue or could not be written.
+    pub flows_dropped: u64,
+    /// Files written.
+    pub files: Vec<FileSummary>,
+    /// What went wrong.
+    pub errors: Vec<String>,
+}
+
+/// One mirror session in the JSON summary.
+#[derive(Debug, Serialize)]
+pub struct SessionSummary {
+    /// Network identifier; null for input that was not encapsulated.
+    pub vni: Option<u32>,
+    /// Outer source address; null for input that was not encapsulated.
+    pub source: Option<IpAddr>,
+    /// Outer destination address of its first packet.
+    pub target: Option<IpAddr>,
+    /// `vxlan`, `vxlan-gpe` or `geneve`.
+    pub tunnel: Option<&'static str>,
+    /// Frames delivered.
+    pub packets: u64,
+    /// Bytes of inner frame that arrived.
+    pub bytes: u64,
+    /// Frames the mirror source received.
+    pub inbound: u64,
+    /// Frames the mirror source sent.
+    pub outbound: u64,
+    /// Packets cut before they reached us.
+    pub truncated: u64,
+    /// Packets without a declared length that are as long as the cut.
+    pub suspect: u64,
+    /// Packets without a declared length.
+    pub unknown_length: u64,
+    /// Whole packets above MTU minus overhead.
+    pub oversize: u64,
+    /// Packets cut by our own receive buffer.
+    pub buffer_truncated: u64,
+    /// Bytes cut off.
+    pub missing_bytes: u64,
+    /// Largest inner IP packet, as it declares itself, in bytes.
+    pub largest_inner_ip: u32,
+    /// Bytes of frame that cut packets keep, when it is one size.
+    pub cut_size: Option<u32>,
+    /// `session_packet_length`, `mtu`, `snap_length` or `unclear`.
+    pub cut_by: Option<&'static str>,
+    /// What to do about it.
+    pub advice: Option<String>,
+    /// Time of the earliest frame, RFC 3339.
+    pub first_seen: String,
+    /// Time of the latest frame, RFC 3339.
+    pub last_seen: String,
+}
+
+/// One file in the JSON summary.
+#[derive(Debug, Serialize)]
+pub struct FileSummary {
+    /// Its path.
+    pub path: String,
+    /// `capture` or `flows`.
+    pub kind: &'static str,
+    /// Packets in a capture.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub packets: Option<u64>,
+    /// Records in a flow file.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub records: Option<u64>,
+    /// Its size.
+    pub bytes: u64,
+}
+
+impl Summary {
+    /// Gathers what there is to tell.
+    pub fn new(
+        outcome: &Outcome,
+        kernel_dropped: BTreeMap<&'static str, u64>,
+        settings: &WorkerSettings,
+        errors: Vec<String>,
+    ) -> Self {
+        let Outcome {
+            ledger,
+            sessions,
+            capture,
+            flow_files,
+            flow_records,
+            flow_records_dropped,
+            ..
+        } = outcome;
+        let capture = capture.iter().map(|file| FileSummary {
+            path: file.path.clone(),
+            kind: "capture",
+            packets: Some(file.packets),
+            records: None,
+            bytes: file.bytes,
+        });
+        let flow_files = flow_files.iter().map(|file| FileSummary {
+            path: file.path.clone(),
+            kind: "flows",
+            packets: None,
+            records: Some(file.records),
+            bytes: file.bytes,
+        });
+        Self {
+            version: env!("CARGO_PKG_VERSION"),
+            received: ledger.received,
+            delivered: ledger.delivered,
+            malformed: ledger.malformed(),
+            filtered: ledger.filtered(),
+            duplicate: ledger.duplicate,
+            dropped: ledger.dropped(),
+            kernel_dropped,
+            noted: ledger.noted(),
+            sessions: sessions
+                .iter()
+                .map(|session| SessionSummary::new(session, settings))
+                .collect(),
+            flows: *flow_records,
+            flows_dropped: *flow_records_dropped,
+            files: capture.chain(flow_files).collect(),
+            errors,
+        }
+    }
+
+    /// Writes the object to `path`, `-` for standard output.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be written.
+    pub fn write(&self, path: &Path) -> Result<(), Failure> {
+        let mut json = serde_json::to_vec_pretty(self)?;
+        json.push(b'\n');
+        let mut out = OutFile::create(path)?;
+        out.write(&json)?;
+        out.finish()?;
+        Ok(())
+    }
+
+    /// The page for people.
+    pub fn page(&self, outcome: &Outcome) -> String {
+        let mut page = String::new();
+        self.sessions_table(&mut page);
+        let total = |counts: &BTreeMap<&str, u64>| counts.values().sum::<u64>();
+        let Self {
+            received,
+            delivered,
+            duplicate,
+            ..
+        } = self;
+        let (malformed, filtered) = (total(&self.malformed), total(&self.filtered));
+        let dropped = total(&self.dropped);
+        let _ = writeln!(
+            page,
+            "Packets\n  {received} received = {delivered} delivered + {malformed} malformed + {filtered} filtered \
+             + {duplicate} duplicate + {dropped} dropped"
+        );
+        for (kind, counters) in outcome.ledger.explained() {
+            for counter in counters {
+                let meaning = counter.meaning.trim_end_matches('.');
+                let _ = writeln!(
+                    page,
+                    "  {:>9} {kind}: {} ({meaning})",
+                    counter.packets, counter.reason
+                );
+            }
+        }
+        for (reason, packets) in &self.kernel_dropped {
+            let _ = writeln!(
+                page,
+                "  {packets:>9} lost in the kernel before they could be received: {reason}"
+            );
+        }
+        if self.flows_dropped > 0 {
+            let _ = writeln!(
+                page,
+                "  {:>9} flow records lost: their file could not be written, or not fast enough",
+                self.flows_dropped
+            );
+        }
+        if !self.files.is_empty() {
+            page.push_str("Files\n");
+        }
+        for file in &self.files {
+            let content = match (file.packets, file.records) {
+                (Some(packets), _) => format!("{packets} packets"),
+                (_, Some(records)) => format!("{records} flow records"),
+                _ => String::new(),
+            };
+            let _ = writeln!(page, "  {}: {content}, {}", file.path, bytes(file.bytes));
+        }
+        page
+    }
+
+    fn sessions_table(&self, page: &mut String) {
+        if self.sessions.is_empty() {
+            return;
+        }
+        let mut shown: Vec<&SessionSummary> = self.sessions.iter().collect();
+        if shown.len() > SESSIONS_SHOWN {
+            shown.sort_by_key(|session| std::cmp::Reverse(session.packets));
+            shown.truncate(SESSIONS_SHOWN);
+        }
+        let header = [
+            "VNI",
+            "source",
+            "packets",
+            "bytes",
+            "in / out",
+            "largest IP",
+            "cut on the way",
+        ];
+        let mut rows: Vec<[String; 7]> = vec![header.map(str::to_owned)];
+        rows.extend(shown.iter().map(|session| session.row()));
+        let width = |column: usize| {
+            rows.iter()
+                .filter_map(|row| row.get(column))
+                .map(|cell| cell.chars().count())
+                .max()
+        };
+        let widths: Vec<usize> = (0..header.len())
+            .map(|column| width(column).unwrap_or(0))
+            .collect();
+        page.push_str("Mirror sessions\n");
+        for (at, row) in rows.iter().enumerate() {
+            let mut line = String::from(" ");
+            for (column, (cell, width)) in row.iter().zip(&widths).enumerate() {
+                // Numbers to the right, words to the left.
+                let _ = match column {
+                    1 | 6 => write!(line, " {cell:<width$} "),
+                    _ => write!(line, " {cell:>width$} "),
+                };
+            }
+            let _ = writeln!(page, "{}", line.trim_end());
+            let advice = at
+                .checked_sub(1)
+                .and_then(|at| shown.get(at))
+                .and_then(|session| session.advice.as_ref());
+            if let Some(advice) = advice {
+                for line in wrap(advice, 96) {
+                    let _ = writeln!(page, "        {line}");
+                }
+            }
+        }
+        let hidden = self.sessions.len() - shown.len();
+        if hidden > 0 {
+            let _ = writeln!(
+                page,
+                "  and {hidden} more sessions with fewer packets; --summary FILE lists all"
+            );
+        }
+    }
+}
+
+impl SessionSummary {
+    fn new(session: &Session, settings: &WorkerSettings) -> Self {
+        let truncation = &session.truncation;
+        let (source, vni) = session.key.mirror().unzip();
+        Self {
+            vni: vni.map(|vni| vni.as_u32()),
+            source,
+            target: session.target,
+            tunnel: session.tunnel.map(|tunnel| tunnel.name()),
+            packets: session.packets,
+            bytes: session.bytes,
+            inbound: session.inbound,
+            outbound: session.outbound,
+            truncated: truncation.truncated,
+            suspect: truncation.suspect(settings.mtu),
+            unknown_length: truncation.unknown(),
+            oversize: truncation.oversize,
+            buffer_truncated: truncation.buffer_truncated,
+            missing_bytes: truncation.missing_bytes,
+            largest_inner_ip: truncation.largest_inner_ip,
+            cut_size: truncation.cut_size(),
+            cut_by: truncation.cause(settings.mtu).map(|cause| match cause {
+                Cause::SessionPacketLength(_) => "session_packet_length",
+                Cause::Mtu(_) => "mtu",
+                Cause::SnapLength => "snap_length",
+                Cause::Unclear => "unclear",
+            }),
+            // Nobody mirrors a capture that was not encapsulated: there is no session to mend.
+            advice: match session.key {
+                SessionKey::Plain => None,
+                _ => truncation.advice(session.packets, settings.mtu, settings.mtu_overhead),
+            },
+            first_seen: rfc3339(session.first_ns),
+            last_seen: rfc3339(session.last_ns),
+        }
+    }
+
+    fn row(&self) -> [String; 7] {
+        let cut = match self.truncated {
+            0 => "none".to_owned(),
+            truncated => {
+                let share = percent(truncated, self.packets);
+                format!(
+                    "{truncated} packets ({share}), {} missing",
+                    bytes(self.missing_bytes)
+                )
+            }
+        };
+        let dash = || "-".to_owned();
+        [
+            self.vni.map_or_else(dash, |vni| vni.to_string()),
+            self.source.map_or_else(dash, |source| source.to_string()),
+            self.packets.to_string(),
+            bytes(self.bytes),
+            format!("{} / {}", self.inbound, self.outbound),
+            self.largest_inner_ip.to_string(),
+            cut,
+        ]
+    }
+}
+
+/// Bytes for people.
+pub fn bytes(count: u64) -> String {
+    indicatif::DecimalBytes(count).to_string()
+}
+
+fn wrap(text: &str, width: usize) -> Vec<String> {
+    let mut lines = vec![String::new()];
+    for word in text.split_whitespace() {
+        match lines.last_mut() {
+            Some(line) if line.is_empty() => line.push_str(word),
+            Some(line) if line.chars().count() + 1 + word.chars().count() <= width => {
+                line.push(' ');
+                line.push_str(word);
+            }
+            _ => lines.push(word.to_owned()),
+        }
+    }
+    lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_are_wrapped_between_words() {
+        assert_eq!(wrap("one two three", 7), ["one two", "three"]);
+        assert_eq!(wrap("unbreakable", 3), ["unbreakable"]);
+    }
+}
