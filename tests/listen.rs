@@ -1,5 +1,11 @@
 //! `vxtap listen` on loopback: what is sent arrives in the files, whatever ends the run.
 #![cfg(target_os = "linux")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "a test ends where something is not as expected"
+)]
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read};

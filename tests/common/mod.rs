@@ -1,0 +1,366 @@
+//! What the integration tests share: the program, what it leaves behind, the corpus and the peers.
+#![allow(
+    dead_code,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "every test file uses a part of it, and tests end with a panic"
+)]
+
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use pcap_file::pcapng::blocks::enhanced_packet::EnhancedPacketOption;
+use pcap_file::pcapng::blocks::interface_description::InterfaceDescriptionOption;
+use pcap_file::pcapng::blocks::opt_common::CommonOption;
+use pcap_file::pcapng::{Block, PcapNgReader};
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// The program under test.
+pub const VXTAP: &str = env!("CARGO_BIN_EXE_vxtap");
+
+/// What a program said when it ended.
+#[derive(Debug)]
+pub struct Run {
+    /// Exit code; `None` when a signal ended it.
+    pub code: Option<i32>,
+    /// Standard output.
+    pub stdout: Vec<u8>,
+    /// Standard error.
+    pub stderr: String,
+}
+
+/// Runs `command` to its end with nothing on standard input.
+pub fn run(command: &mut Command) -> Run {
+    let output = command.stdin(Stdio::null()).output().unwrap();
+    Run {
+        code: output.status.code(),
+        stdout: output.stdout,
+        stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+    }
+}
+
+/// The program with `args`, not yet started. What the surroundings say about logging is left out.
+pub fn vxtap_command<S: AsRef<OsStr>>(args: impl IntoIterator<Item = S>) -> Command {
+    let mut command = Command::new(VXTAP);
+    command
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .env_remove("VXTAP_LOG")
+        .env_remove("RUST_BACKTRACE")
+        .args(args);
+    command
+}
+
+/// Runs the program with `args`.
+pub fn vxtap<S: AsRef<OsStr>>(args: impl IntoIterator<Item = S>) -> Run {
+    run(&mut vxtap_command(args))
+}
+
+/// Runs the program with `args` and `input` on standard input.
+pub fn vxtap_fed<S: AsRef<OsStr>>(args: impl IntoIterator<Item = S>, input: &[u8]) -> Run {
+    let mut child = vxtap_command(args)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    let input = input.to_vec();
+    // A program that gives up early closes the pipe; the test looks at what it said.
+    let writer = std::thread::spawn(move || _ = stdin.write_all(&input));
+    let output = child.wait_with_output().unwrap();
+    writer.join().unwrap();
+    Run {
+        code: output.status.code(),
+        stdout: output.stdout,
+        stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+    }
+}
+
+/// A replay with all its outputs.
+#[derive(Debug)]
+pub struct Replayed {
+    /// Holds `out.pcapng`, `out.jsonl` and `out.json`.
+    pub dir: TempDir,
+    /// What it said.
+    pub run: Run,
+    /// The JSON summary; null when none was written.
+    pub summary: Value,
+    /// The flow records.
+    pub flows: Vec<Value>,
+}
+
+/// Runs `vxtap replay` with `args`, a capture, flow records and a summary.
+pub fn replay<S: AsRef<OsStr>>(args: impl IntoIterator<Item = S>) -> Replayed {
+    let dir = tempfile::tempdir().unwrap();
+    let mut command = vxtap_command(["replay"]);
+    let outputs = [
+        ("-w", "out.pcapng"),
+        ("--flows", "out.jsonl"),
+        ("--summary", "out.json"),
+    ];
+    for (flag, name) in outputs {
+        command.arg(flag).arg(dir.path().join(name));
+    }
+    let run = run(command.args(args));
+    let summary = std::fs::read(dir.path().join("out.json"))
+        .map_or(Value::Null, |json| serde_json::from_slice(&json).unwrap());
+    let flows = std::fs::read_to_string(dir.path().join("out.jsonl"))
+        .map_or_else(|_| Vec::new(), |lines| json_lines(&lines));
+    Replayed {
+        dir,
+        run,
+        summary,
+        flows,
+    }
+}
+
+/// Replays a capture of `testdata/` and expects nothing to go wrong.
+pub fn replay_testdata(name: &str, args: &[&str]) -> Replayed {
+    let mut all = vec![testdata(name).into_os_string()];
+    all.extend(args.iter().map(Into::into));
+    let replayed = replay(all);
+    assert_eq!(
+        replayed.run.code,
+        Some(0),
+        "{name}: {}",
+        replayed.run.stderr
+    );
+    assert_closes(&replayed.summary);
+    replayed
+}
+
+impl Replayed {
+    /// Path of the capture written.
+    pub fn capture(&self) -> PathBuf {
+        self.dir.path().join("out.pcapng")
+    }
+
+    /// The frames in it.
+    pub fn frames(&self) -> Vec<Frame> {
+        frames(&std::fs::read(self.capture()).unwrap())
+    }
+
+    /// A number of the summary.
+    pub fn count(&self, name: &str) -> u64 {
+        self.summary[name].as_u64().unwrap()
+    }
+
+    /// Counters by reason of the summary.
+    pub fn reasons(&self, name: &str) -> BTreeMap<String, u64> {
+        reasons(&self.summary, name)
+    }
+
+    /// The mirror sessions of the summary.
+    pub fn sessions(&self) -> &[Value] {
+        self.summary["sessions"].as_array().unwrap()
+    }
+
+    /// The mirror session of `source` and `vni`.
+    pub fn session(&self, vni: u64, source: &str) -> &Value {
+        let mut of_name = self
+            .sessions()
+            .iter()
+            .filter(|session| session["vni"] == vni && session["source"] == source);
+        let session = of_name.next().unwrap_or_else(|| {
+            panic!("no session of VNI {vni} and {source}: {}", self.summary);
+        });
+        assert!(of_name.next().is_none(), "two sessions of one name");
+        session
+    }
+
+    /// Packets in all flow records.
+    pub fn packets_in_flows(&self) -> u64 {
+        self.flows.iter().map(flow_packets).sum()
+    }
+}
+
+/// Packets of a flow record, both ways.
+pub fn flow_packets(flow: &Value) -> u64 {
+    flow["pkts_o"].as_u64().unwrap() + flow["pkts_r"].as_u64().unwrap()
+}
+
+/// Counters by reason of a summary.
+pub fn reasons(summary: &Value, name: &str) -> BTreeMap<String, u64> {
+    let counters = summary[name].as_object();
+    let counters = counters.unwrap_or_else(|| panic!("no {name} in {summary}"));
+    counters
+        .iter()
+        .map(|(reason, packets)| (reason.clone(), packets.as_u64().unwrap()))
+        .collect()
+}
+
+/// `[("probe", 1)]` as the map [`reasons`] returns.
+pub fn expected<const N: usize>(counts: [(&str, u64); N]) -> BTreeMap<String, u64> {
+    counts.map(|(name, n)| (name.to_owned(), n)).into()
+}
+
+/// received = delivered + malformed + filtered + duplicate + dropped.
+#[track_caller]
+pub fn assert_closes(summary: &Value) {
+    let number = |name: &str| summary[name].as_u64().unwrap();
+    let sum = |name: &str| reasons(summary, name).values().sum::<u64>();
+    let ended = number("delivered")
+        + number("duplicate")
+        + sum("malformed")
+        + sum("filtered")
+        + sum("dropped");
+    assert_eq!(number("received"), ended, "the ledger is open: {summary}");
+}
+
+/// The objects of a JSON lines text.
+pub fn json_lines(text: &str) -> Vec<Value> {
+    text.lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect()
+}
+
+/// A packet of a pcapng file, as the pcap-file crate reads it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Frame {
+    /// Name of its interface.
+    pub interface: String,
+    /// Nanoseconds since 1970.
+    pub ts_ns: u128,
+    /// Length on the wire.
+    pub orig_len: u32,
+    /// The bytes stored.
+    pub bytes: Vec<u8>,
+    /// Its comment.
+    pub comment: Option<String>,
+    /// `epb_flags`, 0 without.
+    pub flags: u32,
+}
+
+/// The packets of a pcapng file.
+pub fn frames(pcapng: &[u8]) -> Vec<Frame> {
+    let mut reader = PcapNgReader::new(pcapng).unwrap();
+    let mut frames = Vec::new();
+    while let Some(block) = reader.next_block() {
+        let (block, state) = block.unwrap();
+        let Block::EnhancedPacket(packet) = block else {
+            continue;
+        };
+        let interface = &state.interfaces()[packet.interface_id as usize];
+        let name = interface.options.iter().find_map(|option| match option {
+            InterfaceDescriptionOption::IfName(name) => Some(name.to_string()),
+            _ => None,
+        });
+        let mut comment = None;
+        let mut flags = 0;
+        for option in &packet.options {
+            match option {
+                EnhancedPacketOption::Common(CommonOption::Comment(text)) => {
+                    comment = Some(text.to_string());
+                }
+                EnhancedPacketOption::Flags(value) => flags = *value,
+                _ => {}
+            }
+        }
+        frames.push(Frame {
+            interface: name.unwrap_or_default(),
+            ts_ns: packet.timestamp.as_nanos(),
+            orig_len: packet.original_len,
+            bytes: packet.data.to_vec(),
+            comment,
+            flags,
+        });
+    }
+    frames
+}
+
+/// A capture of `testdata/`.
+pub fn testdata(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("testdata")
+        .join(name)
+}
+
+/// The names of the captures in `testdata/`, without its folders.
+pub fn testdata_names() -> Vec<String> {
+    let mut names: Vec<String> = std::fs::read_dir(testdata(""))
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .filter(|name| {
+            [".pcap", ".pcapng", ".gz"]
+                .iter()
+                .any(|end| name.ends_with(end))
+        })
+        .collect();
+    names.sort();
+    assert!(names.len() > 40, "testdata is not complete: {names:?}");
+    names
+}
+
+/// The flags a capture of `testdata/` wants.
+pub fn flags_for(name: &str) -> &'static [&'static str] {
+    if name.starts_with("plain") {
+        &["--plain"]
+    } else {
+        &[]
+    }
+}
+
+/// The folder with real captures; says so when it is not there.
+pub fn corpus() -> Option<PathBuf> {
+    let beside = || Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/corpus");
+    let dir = std::env::var_os("VXTAP_CORPUS").map_or_else(beside, PathBuf::from);
+    if dir.join("expected").is_dir() {
+        return Some(dir);
+    }
+    eprintln!("skipped: no corpus (set VXTAP_CORPUS)");
+    None
+}
+
+/// Whether a program is installed; says so when it is not.
+pub fn tool(name: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    if std::env::split_paths(&path).any(|dir| dir.join(name).is_file()) {
+        return true;
+    }
+    eprintln!("skipped: {name} is not installed");
+    false
+}
+
+/// Standard error of a peer without the lines it always prints.
+pub fn complaints(stderr: &str) -> String {
+    let usual = |line: &str| {
+        line.is_empty()
+            || line.starts_with("reading from file ")
+            || line.starts_with("Running as user ")
+    };
+    let lines: Vec<&str> = stderr.lines().filter(|line| !usual(line)).collect();
+    lines.join("\n")
+}
+
+/// What tshark makes of a capture: the first value of each field, one row a frame. Reassembly is off,
+/// so that each frame stands alone; complaints fail the test.
+pub fn tshark(capture: &Path, fields: &[&str], options: &[&str]) -> Vec<Vec<String>> {
+    let mut command = Command::new("tshark");
+    command.arg("-r").arg(capture).arg("-n");
+    for preference in [
+        "ip.defragment:FALSE",
+        "ipv6.defragment:FALSE",
+        "tcp.desegment_tcp_streams:FALSE",
+    ] {
+        command.args(["-o", preference]);
+    }
+    command.args(options);
+    command.args(["-T", "fields", "-E", "separator=/t", "-E", "occurrence=f"]);
+    for field in fields {
+        command.args(["-e", field]);
+    }
+    let run = run(&mut command);
+    let name = capture.display();
+    assert_eq!(run.code, Some(0), "tshark on {name}: {}", run.stderr);
+    assert_eq!(complaints(&run.stderr), "", "tshark on {name}");
+    let text = String::from_utf8(run.stdout).unwrap();
+    text.lines()
+        .map(|line| line.split('\t').map(str::to_owned).collect())
+        .collect()
+}
