@@ -52,6 +52,14 @@ impl OutFile {
             path: name.clone(),
             source,
         };
+        // A name for what this process has open already: its content is not ours to replace.
+        if let Some(open) = open_descriptor(path) {
+            let writer: Box<dyn Write + Send> = match open.as_str() {
+                "1" => Box::new(io::stdout()),
+                _ => Box::new(OpenOptions::new().append(true).open(path).map_err(error)?),
+            };
+            return Ok(Self::direct(name, writer));
+        }
         match path.metadata() {
             Ok(meta) if meta.is_dir() => return Err(OutError::Directory { path: name }),
             // A device or a pipe: it has no content to keep whole.
@@ -63,12 +71,7 @@ impl OutFile {
             Ok(_) => _ = OpenOptions::new().append(true).open(path).map_err(error)?,
             Err(_) => {}
         }
-        // Behind a link the file it leads to is replaced, not the link.
-        let path = &if path.is_symlink() {
-            path.canonicalize().map_err(error)?
-        } else {
-            path.to_owned()
-        };
+        let path = &end_of_links(path).map_err(error)?;
         let Some(file_name) = path.file_name() else {
             return Err(error(io::Error::new(
                 io::ErrorKind::InvalidInput,
@@ -186,6 +189,34 @@ impl OutFile {
     }
 }
 
+/// Where a path leads through links; the last file need not be there.
+fn end_of_links(path: &Path) -> io::Result<PathBuf> {
+    let mut path = path.to_owned();
+    // As many as Linux follows.
+    for _ in 0..40 {
+        match path.read_link() {
+            Ok(target) => path = path.parent().unwrap_or(Path::new("")).join(target),
+            Err(_) => return Ok(path),
+        }
+    }
+    Err(io::Error::other("too many links"))
+}
+
+/// The number of a descriptor of this process that `path` is a name for: /dev/stdout, /dev/fd/3.
+fn open_descriptor(path: &Path) -> Option<String> {
+    let mut path = path.to_owned();
+    for _ in 0..40 {
+        let folder = path.parent().unwrap_or(Path::new("")).to_owned();
+        if [Path::new("/proc/self/fd"), Path::new("/dev/fd")].contains(&folder.as_path()) {
+            return path
+                .file_name()
+                .map(|number| number.to_string_lossy().into_owned());
+        }
+        path = folder.join(path.read_link().ok()?);
+    }
+    None
+}
+
 /// Renames a left-over `.part` to the first free number behind it.
 fn set_aside(part: &Path) -> io::Result<PathBuf> {
     for number in 1..10_000 {
@@ -232,6 +263,38 @@ mod tests {
             b"half"
         );
         assert_eq!(std::fs::read(dir.path().join("out")).unwrap(), b"whole");
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn links_are_followed_even_to_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let link = dir.path().join("link");
+        std::os::unix::fs::symlink("target", &link).unwrap();
+        for text in [b"one", b"two"] {
+            let mut out = OutFile::create(&link).unwrap();
+            out.write(text).unwrap();
+            out.finish().unwrap();
+            assert_eq!(std::fs::read(dir.path().join("target")).unwrap(), text);
+            assert!(link.is_symlink());
+        }
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn what_is_open_already_is_added_to() {
+        use std::os::fd::AsRawFd;
+
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("log");
+        std::fs::write(&path, b"before ").unwrap();
+        let open = File::open(&path).unwrap();
+        let link = dir.path().join("link");
+        std::os::unix::fs::symlink(format!("/proc/self/fd/{}", open.as_raw_fd()), &link).unwrap();
+        let mut out = OutFile::create(&link).unwrap();
+        out.write(b"after").unwrap();
+        out.finish().unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), b"before after");
     }
 
     #[test]

@@ -585,11 +585,7 @@ proptest! {
 /// Every shorter copy of a capture gives the packets that are whole in it, then says what is missing.
 #[test]
 fn every_prefix_of_a_capture_is_read() {
-    for name in [
-        "pcapng-le.pcapng",
-        "pcapng-mixed.pcapng",
-        "ns-big-endian.pcap",
-    ] {
+    for name in ["pcapng-mixed.pcapng", "ns-big-endian.pcap"] {
         let path = Path::new(env!("CARGO_MANIFEST_DIR"))
             .join("testdata")
             .join(name);

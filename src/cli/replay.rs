@@ -66,6 +66,16 @@ pub fn run(args: &ReplayArgs) -> Result<(), Failure> {
             "Nothing was written. -w FILE.pcapng keeps the frames, --flows FILE.jsonl the flow records."
         );
     }
+    for other in outcome
+        .other_ports
+        .iter()
+        .filter(|other| other.like_vxlan > 0)
+    {
+        let OtherPort {
+            port, like_vxlan, ..
+        } = other;
+        eprintln!("{like_vxlan} datagrams to port {port} look like VXLAN: try --port {port}.");
+    }
     for (path, packets) in without {
         eprintln!(
             "{}",
@@ -161,14 +171,10 @@ fn nothing_found(
         "{name}: none of its {packets} packets is VXLAN on UDP port {}.",
         ports.join(", ")
     );
-    let mut others = others.to_vec();
-    others.sort_by_key(|other| std::cmp::Reverse((other.like_vxlan, other.packets)));
-    if let Some(other) = others.iter().find(|other| other.like_vxlan > 0) {
-        text.push_str(&format!(
-            " {} datagrams to port {} look like VXLAN: try --port {}.",
-            other.like_vxlan, other.port, other.port
-        ));
-    } else if !others.is_empty() {
+    let like_vxlan = others.iter().any(|other| other.like_vxlan > 0);
+    if !like_vxlan && !others.is_empty() {
+        let mut others = others.to_vec();
+        others.sort_by_key(|other| std::cmp::Reverse(other.packets));
         let seen: Vec<_> = others
             .iter()
             .take(4)

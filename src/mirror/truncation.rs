@@ -85,6 +85,8 @@ pub struct Truncation {
     pub largest_inner_ip: u32,
     /// Truncated packets of which the tunnel carried more than the replayed capture holds.
     pub cut_in_capture: u64,
+    /// Bytes cut off those.
+    missing_in_capture: u64,
     unknown: SizeCounts,
     /// Sizes that truncated packets were left with, those cut in the capture apart.
     cut: SizeCounts,
@@ -110,6 +112,7 @@ impl Truncation {
                 self.missing_bytes += u64::from(lengths.missing());
                 if evidence.carried_len > evidence.captured_len {
                     self.cut_in_capture += 1;
+                    self.missing_in_capture += u64::from(lengths.missing());
                 } else {
                     self.cut.add(lengths.captured, 1);
                 }
@@ -126,6 +129,7 @@ impl Truncation {
         self.oversize += other.oversize;
         self.missing_bytes += other.missing_bytes;
         self.cut_in_capture += other.cut_in_capture;
+        self.missing_in_capture += other.missing_in_capture;
         self.largest_inner_ip = self.largest_inner_ip.max(other.largest_inner_ip);
         self.outer_ipv6 |= other.outer_ipv6;
         self.unknown.merge(&other.unknown);
@@ -173,36 +177,39 @@ impl Truncation {
     /// is whole and within the rule. `overhead` is what the cloud wants kept free below the MTU.
     pub fn advice(&self, packets: u64, mtu: u32, overhead: u32) -> Option<String> {
         let mut sentences = Vec::new();
-        if let Some(cause) = self.cause(mtu) {
-            let Self {
-                truncated,
-                missing_bytes,
-                ..
-            } = self;
-            let share = percent(*truncated, packets);
-            let cut = format!(
-                "{truncated} of {packets} packets ({share}) arrived cut, {missing_bytes} bytes missing"
-            );
-            sentences.push(match cause {
-                Cause::SessionPacketLength(size) => format!(
-                    "{cut}: cut packets keep exactly {size} bytes, so the mirror session's packet length is set to \
-                     {size}. Raise it in the cloud console to get whole packets."
-                ),
-                Cause::Mtu(outer) => format!(
-                    "{cut}: their outer packets are exactly {outer} bytes long, so an MTU of {outer} cuts them. \
-                     Raise the MTU between mirror source and target by {overhead}, or lower the mirrored \
-                     interface's MTU to {}.",
-                    outer.saturating_sub(overhead)
-                ),
-                Cause::SnapLength => format!(
-                    "{cut}: the tunnel carried more, so the capture that was replayed cut them itself. \
-                     Record it with a larger snap length (tcpdump -s 0)."
-                ),
-                Cause::Unclear => format!(
-                    "{cut}, at varying sizes: several packet lengths or MTUs on the way, or a capture cut \
-                     more than once."
-                ),
-            });
+        let arrived_cut = |truncated: u64, missing: u64| {
+            let share = percent(truncated, packets);
+            format!(
+                "{truncated} of {packets} packets ({share}) arrived cut, {missing} bytes missing"
+            )
+        };
+        let by_mirror = arrived_cut(
+            self.truncated - self.cut_in_capture,
+            self.missing_bytes - self.missing_in_capture,
+        );
+        match self.cause(mtu) {
+            Some(Cause::SessionPacketLength(size)) => sentences.push(format!(
+                "{by_mirror}: cut packets keep exactly {size} bytes, so the mirror session's packet length is \
+                 set to {size}. Raise it in the cloud console to get whole packets."
+            )),
+            Some(Cause::Mtu(outer)) => sentences.push(format!(
+                "{by_mirror}: their outer packets are exactly {outer} bytes long, so an MTU of {outer} cuts \
+                 them. Raise the MTU between mirror source and target by {overhead}, or lower the mirrored \
+                 interface's MTU to {}.",
+                outer.saturating_sub(overhead)
+            )),
+            Some(Cause::Unclear) => sentences.push(format!(
+                "{by_mirror}, at varying sizes: several packet lengths or MTUs on the way, or a capture cut \
+                 more than once."
+            )),
+            Some(Cause::SnapLength) | None => {}
+        }
+        if self.cut_in_capture > 0 {
+            let in_capture = arrived_cut(self.cut_in_capture, self.missing_in_capture);
+            sentences.push(format!(
+                "{in_capture}: the tunnel carried more, so the capture that was replayed cut them itself. \
+                 Record it with a larger snap length (tcpdump -s 0)."
+            ));
         }
         if self.oversize > 0 {
             let limit = mtu.saturating_sub(overhead);

@@ -287,14 +287,14 @@ impl Worker {
             Ok(link) => (record.bytes.len() - link.payload.len(), link),
             Err(refusal) => return self.ledger.refuse(refusal, 1),
         };
+        let carried_len = record.orig_len.saturating_sub(saturate(header_len));
         // Linux gives frames with an 802.3 length a number of its own, below any EtherType; the frame
         // had the length there.
         let ether_type = match link.ether_type {
-            0..0x0600 => u16::try_from(link.payload.len().min(1500)).unwrap_or_default(),
+            0..0x0600 => u16::try_from(carried_len.min(1500)).unwrap_or_default(),
             ether_type => ether_type,
         };
         let session = self.sessions.find(SessionKey::Plain, None, None);
-        let carried_len = record.orig_len.saturating_sub(saturate(header_len));
         let frame = Frame {
             bytes: link.payload,
             carried_len,

@@ -1,6 +1,8 @@
 //! A window of bounded size over an input that is read once, unpacked on the way where it is packed.
 
-use std::io::{self, Read};
+use std::io::{self, BufRead, BufReader, Read};
+
+use lz4_flex::frame::FrameDecoder;
 
 /// Bytes asked for at a time.
 const READ_LEN: usize = 256 << 10;
@@ -47,6 +49,8 @@ impl Window {
             [0x1f, 0x8b, ..] => "gzip",
             [0x28, 0xb5, 0x2f, 0xfd, ..] => "zstd",
             [0x04, 0x22, 0x4d, 0x18, ..] => "lz4",
+            // A skippable frame in front, as some packers leave one.
+            [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => "zstd",
             _ => return Ok(()),
         };
         let rest = std::mem::replace(&mut self.input, Box::new(io::empty()));
@@ -54,7 +58,7 @@ impl Window {
         self.input = match packed {
             "gzip" => Box::new(flate2::read::MultiGzDecoder::new(whole)),
             "zstd" => Box::new(zstd::Decoder::new(whole)?),
-            _ => Box::new(Lz4Frames(lz4_flex::frame::FrameDecoder::new(whole))),
+            _ => Box::new(Lz4Frames(FrameDecoder::new(BufReader::new(whole)))),
         };
         self.packed = Some(packed);
         (self.start, self.end, self.at_end) = (0, 0, false);
@@ -127,14 +131,16 @@ impl Window {
 }
 
 /// Several lz4 frames, one behind the other, as one input.
-struct Lz4Frames<R: Read>(lz4_flex::frame::FrameDecoder<R>);
+struct Lz4Frames<R: BufRead>(FrameDecoder<R>);
 
-impl<R: Read> Read for Lz4Frames<R> {
+impl<R: BufRead> Read for Lz4Frames<R> {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        match self.0.read(buf)? {
+        loop {
+            let read = self.0.read(buf)?;
             // The decoder pauses behind each frame; asked again, it begins the next if there is one.
-            0 => self.0.read(buf),
-            read => Ok(read),
+            if read > 0 || buf.is_empty() || self.0.get_mut().fill_buf()?.is_empty() {
+                return Ok(read);
+            }
         }
     }
 }

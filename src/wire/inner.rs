@@ -174,9 +174,9 @@ const fn is_vlan(ether_type: u16) -> bool {
 /// Offset behind an MPLS label stack (RFC 3032 §2.1) that starts at `offset`, and the IP version there,
 /// if IP follows it.
 ///
-/// The stack does not name what it carries, so the version nibble has to serve. An IPv4 header is
-/// believed only with a right checksum: an Ethernet pseudowire may begin with any MAC address, and a
-/// length read out of one would call a whole packet truncated.
+/// The stack does not name what it carries, so the version nibble has to serve. But an Ethernet
+/// pseudowire may begin with any MAC address, and a length read out of one would call a whole packet
+/// truncated: an IPv4 header that declares more than is here is believed only with a right checksum.
 fn behind_mpls(frame: &[u8], mut offset: usize) -> Option<(usize, u8)> {
     loop {
         let [_, _, label_end, _] = frame.get(offset..)?.first_chunk::<4>()?;
@@ -189,8 +189,11 @@ fn behind_mpls(frame: &[u8], mut offset: usize) -> Option<(usize, u8)> {
     match packet.first()? >> 4 {
         4 => {
             let header_len = usize::from(packet.first()? & 0x0f) * 4;
-            let header = packet.get(..header_len)?;
-            (checksum(header) == 0).then_some((offset, 4))
+            let header = packet
+                .get(..header_len)
+                .filter(|header| header.len() >= 20)?;
+            let fits = usize::from(be16(header, 2)?) <= packet.len();
+            (fits || checksum(header) == 0).then_some((offset, 4))
         }
         6 => Some((offset, 6)),
         _ => None,
@@ -277,10 +280,15 @@ mod tests {
         frame.extend([0x88, 0x47, 0, 1, 0, 64, 0, 2, 1, 64]); // two labels
         let ip_at = frame.len();
         frame.extend(&QINQ_SYN[22..]);
+        assert!(
+            Inner::read(&frame).ip.is_some(),
+            "a wrong checksum may be the offload's"
+        );
+        frame[ip_at + 3] = 41;
         assert_eq!(
             Inner::read(&frame).ip,
             None,
-            "a wrong IPv4 checksum is not believed"
+            "but not where it would make a truncated packet"
         );
         let sum = checksum(&frame[ip_at..ip_at + 20]);
         frame[ip_at + 10..ip_at + 12].copy_from_slice(&sum.to_be_bytes());
