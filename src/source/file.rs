@@ -72,6 +72,8 @@ pub struct CaptureFile {
     window: Window,
     format: Format,
     packets: u64,
+    /// Records of files read before this one.
+    before: u64,
     last_ts_ns: u64,
     /// Input that trickles: what is here is handed on before more is waited for.
     trickles: bool,
@@ -155,11 +157,17 @@ impl CaptureFile {
             window,
             format: Format::PcapNg(Section::default()),
             packets: 0,
+            before: 0,
             last_ts_ns: 0,
             trickles: false,
         };
         file.read_header()?;
         Ok(file)
+    }
+
+    /// Counts the places of its records from `before` on: so many were read from other files.
+    pub const fn number_from(&mut self, before: u64) {
+        self.before = before;
     }
 
     /// The file's name in messages.
@@ -198,6 +206,7 @@ impl CaptureFile {
         else {
             return Ok(None);
         };
+        let order = self.before + self.packets;
         self.packets += 1;
         self.last_ts_ns = ts_ns;
         let bytes = self
@@ -211,6 +220,7 @@ impl CaptureFile {
             link,
             bytes,
             orig_len,
+            order,
         }))
     }
 

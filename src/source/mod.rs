@@ -5,6 +5,7 @@
 
 pub mod file;
 pub mod pcapng;
+pub mod steer;
 #[cfg(target_os = "linux")]
 pub mod sys;
 #[cfg(target_os = "linux")]
@@ -24,6 +25,17 @@ pub enum Arrival<'a> {
     Datagram(Datagram<'a>),
 }
 
+impl Arrival<'_> {
+    /// Its place among the packets of all workers: captures are written in this order. Records keep the
+    /// order of their file, datagrams have that of their arrival.
+    pub const fn order(&self) -> u64 {
+        match self {
+            Self::Record(record) => record.order,
+            Self::Datagram(datagram) => datagram.ts_ns,
+        }
+    }
+}
+
 /// A record of a capture file.
 #[derive(Clone, Copy, Debug)]
 pub struct Record<'a> {
@@ -35,6 +47,8 @@ pub struct Record<'a> {
     pub bytes: &'a [u8],
     /// Bytes the packet had on the wire; never below `bytes.len()`.
     pub orig_len: u32,
+    /// Its place among all records that are read.
+    pub order: u64,
 }
 
 /// A UDP datagram.
@@ -57,6 +71,8 @@ pub struct Datagram<'a> {
 pub enum Progress {
     /// Packets were handed over; more may follow at once.
     Batch,
+    /// Packets were handed over, or belong to others: none up to this place will follow.
+    UpTo(u64),
     /// Nothing arrived for a while.
     Idle,
     /// There is nothing more.

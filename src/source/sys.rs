@@ -11,6 +11,8 @@ use std::mem::{size_of, zeroed};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::os::fd::{AsRawFd, BorrowedFd};
 
+use super::steer::Instruction;
+
 /// Room for a timestamp, a drop counter and a destination address, with their headers.
 const CONTROL_LEN: usize = 256;
 
@@ -270,6 +272,87 @@ fn set_number(
             std::ptr::from_ref(&value).cast(),
             size_of::<libc::c_int>() as libc::socklen_t,
         )
+    };
+    if outcome == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
+/// Gives a group of SO_REUSEPORT sockets the program that chooses among them. One socket of the group
+/// speaks for all; its numbers are the order of binding.
+///
+/// # Errors
+///
+/// As setsockopt(2).
+pub fn attach_reuseport_program(socket: BorrowedFd<'_>, program: &[Instruction]) -> io::Result<()> {
+    let mut filter: Vec<libc::sock_filter> = program
+        .iter()
+        .map(|instruction| libc::sock_filter {
+            code: instruction.code,
+            jt: instruction.jump_true,
+            jf: instruction.jump_false,
+            k: instruction.operand,
+        })
+        .collect();
+    let len = libc::c_ushort::try_from(filter.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
+    let filter = libc::sock_fprog {
+        len,
+        filter: filter.as_mut_ptr(),
+    };
+    // SAFETY: the program points at `filter.len()` live instructions, which the kernel copies during the
+    // call; its own size is passed along.
+    let outcome = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_ATTACH_REUSEPORT_CBPF,
+            std::ptr::from_ref(&filter).cast(),
+            size_of::<libc::sock_fprog>() as libc::socklen_t,
+        )
+    };
+    if outcome == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
+/// The cores this process may use.
+pub fn allowed_cores() -> Vec<usize> {
+    // SAFETY: an all-zero set is valid, and the kernel writes at most the size that is passed along.
+    let (outcome, set) = unsafe {
+        let mut set: libc::cpu_set_t = zeroed();
+        (
+            libc::sched_getaffinity(0, size_of::<libc::cpu_set_t>(), &raw mut set),
+            set,
+        )
+    };
+    if outcome != 0 {
+        return Vec::new();
+    }
+    let most = libc::CPU_SETSIZE as usize;
+    // SAFETY: only numbers below the set's size are asked for.
+    (0..most)
+        .filter(|core| unsafe { libc::CPU_ISSET(*core, &set) })
+        .collect()
+}
+
+/// Keeps the calling thread on one core.
+///
+/// # Errors
+///
+/// As sched_setaffinity(2); `InvalidInput` for a core number that no machine has.
+pub fn pin_to_core(core: usize) -> io::Result<()> {
+    if core >= libc::CPU_SETSIZE as usize {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    // SAFETY: an all-zero set is valid, the number is below the set's size, and the size is passed along.
+    let outcome = unsafe {
+        let mut set: libc::cpu_set_t = zeroed();
+        libc::CPU_SET(core, &mut set);
+        libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &raw const set)
     };
     if outcome == 0 {
         Ok(())

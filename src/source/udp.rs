@@ -9,6 +9,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use socket2::{Domain, Protocol, Socket, Type};
 
+use super::steer::Instruction;
 use super::sys::{self, Flag, MessageBatch};
 use super::{Arrival, Datagram, Progress, Source};
 
@@ -69,25 +70,55 @@ pub struct UdpSource {
 }
 
 impl UdpSource {
-    /// Binds `addresses`. A port of 0 lets the system choose one.
+    /// Binds `addresses` for one worker. A port of 0 lets the system choose one.
     ///
     /// # Errors
     ///
     /// [`UdpError::Bind`] with the address at fault.
     pub fn bind(addresses: &[SocketAddr]) -> Result<Self, UdpError> {
-        let mut sockets = Vec::new();
+        let bound = addresses
+            .iter()
+            .map(|address| bind(*address, false).map_err(bind_error(*address)));
+        bound.collect::<Result<Vec<_>, _>>().map(Self::of)
+    }
+
+    /// Binds `addresses` for several workers: one source each. The kernel gives every datagram to the
+    /// worker that `program_of` the port chooses.
+    ///
+    /// # Errors
+    ///
+    /// [`UdpError::Bind`] with the address at fault.
+    pub fn bind_group(
+        addresses: &[SocketAddr],
+        workers: u32,
+        program_of: impl Fn(u16) -> Vec<Instruction>,
+    ) -> Result<Vec<Self>, UdpError> {
+        let mut groups: Vec<Vec<Bound>> = (0..workers).map(|_| Vec::new()).collect();
         for address in addresses {
-            sockets.push(bind(*address).map_err(|source| UdpError::Bind {
-                address: *address,
-                source,
-            })?);
+            // Who shares a port cannot tell that somebody else holds it; a socket that does not share can.
+            let mut address = bind(*address, false).map_err(bind_error(*address))?.address;
+            for group in &mut groups {
+                let bound = bind(address, true).map_err(bind_error(address))?;
+                address = bound.address;
+                group.push(bound);
+            }
+            // The program counts sockets in the order they were bound: all first, then the program.
+            if let Some(bound) = groups.first().and_then(|group| group.last()) {
+                let program = program_of(address.port());
+                sys::attach_reuseport_program(bound.socket.as_fd(), &program)
+                    .map_err(bind_error(address))?;
+            }
         }
-        Ok(Self {
+        Ok(groups.into_iter().map(Self::of).collect())
+    }
+
+    fn of(sockets: Vec<Bound>) -> Self {
+        Self {
             sockets,
             batch: MessageBatch::new(BATCH, SLOT_LEN),
             ready: Vec::new(),
             next: 0,
-        })
+        }
     }
 
     /// The addresses bound, with the ports the system chose.
@@ -120,7 +151,11 @@ impl UdpSource {
     }
 }
 
-fn bind(address: SocketAddr) -> io::Result<Bound> {
+fn bind_error(address: SocketAddr) -> impl Fn(io::Error) -> UdpError {
+    move |source| UdpError::Bind { address, source }
+}
+
+fn bind(address: SocketAddr, shared: bool) -> io::Result<Bound> {
     let socket = Socket::new(
         Domain::for_address(address),
         Type::DGRAM,
@@ -145,6 +180,9 @@ fn bind(address: SocketAddr) -> io::Result<Bound> {
                 Flag::DestinationV4
             },
         )?;
+    }
+    if shared {
+        socket.set_reuse_port(true)?;
     }
     socket.bind(&address.into())?;
     let address = socket.local_addr()?.as_socket().unwrap_or(address);

@@ -56,6 +56,7 @@ impl Held {
             link: self.link,
             bytes: &self.bytes,
             orig_len: self.orig_len,
+            order: 0,
         }
     }
 }

@@ -1,0 +1,573 @@
+//! Steering: which worker a mirrored packet goes to, decided in the kernel by its inner flow.
+//!
+//! The kernel's own hash sees only the outer header: it puts the two directions of a conversation on
+//! different workers, or everything on one when the outer port is constant. This module builds a
+//! classic BPF program that hashes the *inner* packet so that both directions, and copies from two
+//! mirror sources, meet on one worker. It also computes the same hash itself, for replay and to test the
+//! program. Pure: what comes out is a list of instructions.
+//!
+//! The hash leaves out the outer address and the VNI. It is symmetric: addresses and ports enter by
+//! sums. A random odd multiplier, new at every start, keeps anyone from aiming at one worker.
+
+use crate::wire::be16;
+
+/// One instruction of classic BPF, as in linux/filter.h `struct sock_filter`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Instruction {
+    /// Operation.
+    pub code: u16,
+    /// Instructions to skip when a comparison holds.
+    pub jump_true: u8,
+    /// Instructions to skip when it does not.
+    pub jump_false: u8,
+    /// Operand.
+    pub operand: u32,
+}
+
+/// Where offset 0 of the program is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Start {
+    /// The UDP payload: SO_ATTACH_REUSEPORT_CBPF (net/core/sock_reuseport.c pulls the UDP header).
+    UdpPayload,
+    /// The outer IP header: PACKET_FANOUT_DATA (net/packet/af_packet.c).
+    OuterIp,
+}
+
+/// How packets are spread.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Steering {
+    /// Workers to choose from, at least 1.
+    pub workers: u32,
+    /// Odd multiplier of the hash.
+    pub multiplier: u32,
+}
+
+/// Mixes the sum of ports before it meets the addresses; 2^32 divided by the golden ratio.
+const PORTS_MULTIPLIER: u32 = 0x9e37_79b1;
+const VLAN_TYPES: [u32; 4] = [0x8100, 0x88a8, 0x9100, 0x9200];
+/// Tags looked behind; the same number in both the program and [`Steering::worker_of`].
+const MAX_TAGS: usize = 2;
+
+/// Offsets from the VXLAN header, without VLAN tags.
+mod at {
+    pub const DST_MAC_LOW: u32 = 10;
+    pub const SRC_MAC_LOW: u32 = 16;
+    pub const ETHER_TYPE: u32 = 20;
+    pub const IP: u32 = 22;
+}
+
+// linux/bpf_common.h and linux/filter.h.
+const LD_W_X: u16 = 0x40;
+const LD_H_X: u16 = 0x48;
+const LD_B_X: u16 = 0x50;
+const LD_B_ABS: u16 = 0x30;
+const LD_H_ABS: u16 = 0x28;
+const LD_IMM: u16 = 0x00;
+const LDX_IMM: u16 = 0x01;
+const LD_MEM: u16 = 0x60;
+const LDX_MEM: u16 = 0x61;
+const ST: u16 = 0x02;
+const STX: u16 = 0x03;
+const ADD_K: u16 = 0x04;
+const ADD_X: u16 = 0x0c;
+const MUL_K: u16 = 0x24;
+const AND_K: u16 = 0x54;
+const LSH_K: u16 = 0x64;
+const RSH_K: u16 = 0x74;
+const MOD_K: u16 = 0x94;
+const XOR_X: u16 = 0xac;
+const JA: u16 = 0x05;
+const JEQ_K: u16 = 0x15;
+const JSET_K: u16 = 0x45;
+const TAX: u16 = 0x07;
+const TXA: u16 = 0x87;
+const RET_A: u16 = 0x16;
+
+/// Scratch cells of the program.
+const M_HASH: u32 = 0;
+const M_SAVED: u32 = 1;
+const M_START: u32 = 2;
+
+/// A place to jump to.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Label(usize);
+
+/// An instruction whose jumps are labels; `None` falls through.
+struct Line {
+    code: u16,
+    operand: u32,
+    on_true: Option<Label>,
+    on_false: Option<Label>,
+}
+
+#[derive(Default)]
+struct Assembler {
+    lines: Vec<Line>,
+    /// For each label, the line it stands before.
+    labels: Vec<Option<usize>>,
+}
+
+impl Assembler {
+    fn label(&mut self) -> Label {
+        self.labels.push(None);
+        Label(self.labels.len() - 1)
+    }
+
+    fn place(&mut self, label: Label) {
+        let here = self.lines.len();
+        if let Some(place) = self.labels.get_mut(label.0) {
+            *place = Some(here);
+        }
+    }
+
+    fn op(&mut self, code: u16, operand: u32) {
+        self.lines.push(Line {
+            code,
+            operand,
+            on_true: None,
+            on_false: None,
+        });
+    }
+
+    fn jump_if(&mut self, code: u16, operand: u32, to: Label) {
+        self.lines.push(Line {
+            code,
+            operand,
+            on_true: Some(to),
+            on_false: None,
+        });
+    }
+
+    fn jump_unless(&mut self, code: u16, operand: u32, to: Label) {
+        self.lines.push(Line {
+            code,
+            operand,
+            on_true: None,
+            on_false: Some(to),
+        });
+    }
+
+    fn jump(&mut self, to: Label) {
+        self.jump_if(JA, 0, to);
+    }
+
+    fn distance(&self, from: usize, to: Option<Label>) -> u32 {
+        let target = to.and_then(|label| self.labels.get(label.0).copied().flatten());
+        target.map_or(0, |target| {
+            u32::try_from(target.saturating_sub(from + 1)).unwrap_or(u32::MAX)
+        })
+    }
+
+    fn assemble(&self) -> Vec<Instruction> {
+        let instruction = |(from, line): (usize, &Line)| {
+            let (jump_true, jump_false) = (
+                self.distance(from, line.on_true),
+                self.distance(from, line.on_false),
+            );
+            if line.code == JA {
+                return Instruction {
+                    code: JA,
+                    jump_true: 0,
+                    jump_false: 0,
+                    operand: jump_true,
+                };
+            }
+            // Every conditional jump of this program is short; a test assembles all of them.
+            let short = |distance: u32| u8::try_from(distance).unwrap_or(u8::MAX);
+            Instruction {
+                code: line.code,
+                jump_true: short(jump_true),
+                jump_false: short(jump_false),
+                operand: line.operand,
+            }
+        };
+        self.lines.iter().enumerate().map(instruction).collect()
+    }
+}
+
+impl Steering {
+    /// The program. It returns a number below `workers`; a packet too short for a load ends it with 0,
+    /// so that is where cut and broken packets go.
+    pub fn program(self, start: Start) -> Vec<Instruction> {
+        let mut asm = Assembler::default();
+        let (finish, hardware) = (asm.label(), asm.label());
+        asm.op(LD_IMM, 0);
+        asm.op(ST, M_HASH);
+        match start {
+            Start::UdpPayload => asm.op(LDX_IMM, 0),
+            Start::OuterIp => outer_ip(&mut asm, finish),
+        }
+        asm.op(STX, M_START);
+        // X points at the VXLAN header, less the tags skipped.
+        for _ in 0..MAX_TAGS {
+            let (tagged, untagged) = (asm.label(), asm.label());
+            asm.op(LD_H_X, at::ETHER_TYPE);
+            for ether_type in VLAN_TYPES {
+                asm.jump_if(JEQ_K, ether_type, tagged);
+            }
+            asm.jump(untagged);
+            asm.place(tagged);
+            asm.op(TXA, 0);
+            asm.op(ADD_K, 4);
+            asm.op(TAX, 0);
+            asm.place(untagged);
+        }
+        let (ipv4, ipv6) = (asm.label(), asm.label());
+        asm.op(LD_H_X, at::ETHER_TYPE);
+        asm.jump_if(JEQ_K, 0x0800, ipv4);
+        asm.jump_if(JEQ_K, 0x86dd, ipv6);
+        asm.jump(hardware);
+
+        asm.place(ipv4);
+        add_words(&mut asm, &[at::IP + 12, at::IP + 16]);
+        asm.op(LD_H_X, at::IP + 6);
+        asm.jump_if(JSET_K, 0x3fff, finish);
+        asm.op(LD_B_X, at::IP);
+        asm.op(AND_K, 0x0f);
+        asm.op(LSH_K, 2);
+        asm.op(ST, M_SAVED);
+        let ports = asm.label();
+        asm.op(LD_B_X, at::IP + 9);
+        jump_if_ports(&mut asm, ports, finish);
+        asm.place(ports);
+        asm.op(LD_MEM, M_SAVED);
+        asm.op(ADD_X, 0);
+        asm.op(TAX, 0);
+        add_ports(&mut asm);
+        asm.jump(finish);
+
+        asm.place(ipv6);
+        let words: Vec<u32> = (0..8).map(|word| at::IP + 8 + 4 * word).collect();
+        add_words(&mut asm, &words);
+        let ports = asm.label();
+        asm.op(LD_B_X, at::IP + 6);
+        jump_if_ports(&mut asm, ports, finish);
+        asm.place(ports);
+        asm.op(TXA, 0);
+        asm.op(ADD_K, 40);
+        asm.op(TAX, 0);
+        add_ports(&mut asm);
+        asm.jump(finish);
+
+        asm.place(hardware);
+        asm.op(LDX_MEM, M_START);
+        add_words(&mut asm, &[at::DST_MAC_LOW, at::SRC_MAC_LOW]);
+
+        asm.place(finish);
+        asm.op(LD_MEM, M_HASH);
+        asm.op(MUL_K, self.multiplier);
+        asm.op(RSH_K, 16);
+        asm.op(MOD_K, self.workers.max(1));
+        asm.op(RET_A, 0);
+        asm.assemble()
+    }
+
+    /// What the program returns for `udp_payload`, which starts with the VXLAN header.
+    pub fn worker_of(self, udp_payload: &[u8]) -> u32 {
+        udp_payload
+            .get(8..)
+            .map_or(0, |frame| self.worker_of_frame(frame))
+    }
+}
+
+impl Steering {
+    /// What the program returns for a VXLAN datagram that carries `frame`.
+    pub fn worker_of_frame(self, frame: &[u8]) -> u32 {
+        self.choose(hash_of_frame(frame))
+    }
+
+    /// The worker of an IP packet that has no frame around it.
+    pub fn worker_of_packet(self, ether_type: u16, packet: &[u8]) -> u32 {
+        self.choose(hash_of_packet(u32::from(ether_type), packet, || Err(())))
+    }
+
+    fn choose(self, hash: Result<u32, ()>) -> u32 {
+        hash.map_or(0, |hash| {
+            (hash.wrapping_mul(self.multiplier) >> 16) % self.workers.max(1)
+        })
+    }
+}
+
+/// Leaves X at the VXLAN header behind an outer IP header at offset 0. Fragments go to `finish`: their
+/// pieces must meet, and only the first holds the inner packet.
+fn outer_ip(asm: &mut Assembler, finish: Label) {
+    let (ipv6, done) = (asm.label(), asm.label());
+    asm.op(LD_B_ABS, 0);
+    asm.op(RSH_K, 4);
+    asm.jump_if(JEQ_K, 6, ipv6);
+    asm.op(LD_H_ABS, 6);
+    asm.jump_if(JSET_K, 0x3fff, finish);
+    asm.op(LD_B_ABS, 0);
+    asm.op(AND_K, 0x0f);
+    asm.op(LSH_K, 2);
+    asm.op(ADD_K, 8);
+    asm.op(TAX, 0);
+    asm.jump(done);
+    asm.place(ipv6);
+    asm.op(LD_B_ABS, 6);
+    // Extension headers, fragments among them.
+    asm.jump_unless(JEQ_K, 17, finish);
+    asm.op(LDX_IMM, 48);
+    asm.place(done);
+}
+
+/// Adds 32-bit words at these offsets from X to the hash.
+fn add_words(asm: &mut Assembler, offsets: &[u32]) {
+    for offset in offsets {
+        asm.op(STX, M_SAVED);
+        asm.op(LD_W_X, *offset);
+        asm.op(LDX_MEM, M_HASH);
+        asm.op(ADD_X, 0);
+        asm.op(ST, M_HASH);
+        asm.op(LDX_MEM, M_SAVED);
+    }
+}
+
+/// Jumps to `ports` when A is a protocol with ports, else to `finish`.
+fn jump_if_ports(asm: &mut Assembler, ports: Label, finish: Label) {
+    for protocol in [6, 17, 132] {
+        asm.jump_if(JEQ_K, protocol, ports);
+    }
+    asm.jump(finish);
+}
+
+/// Mixes the ports into the hash; X is the IP header's length past the VXLAN header's start.
+fn add_ports(asm: &mut Assembler) {
+    asm.op(LD_H_X, at::IP);
+    asm.op(ST, M_SAVED);
+    asm.op(LD_H_X, at::IP + 2);
+    asm.op(LDX_MEM, M_SAVED);
+    asm.op(ADD_X, 0);
+    asm.op(MUL_K, PORTS_MULTIPLIER);
+    asm.op(LDX_MEM, M_HASH);
+    asm.op(XOR_X, 0);
+    asm.op(ST, M_HASH);
+}
+
+/// The hash of a frame before the multiplier. `Err` where the program would read past the end.
+fn hash_of_frame(frame: &[u8]) -> Result<u32, ()> {
+    let ether_type = |at: usize| be16(frame, at).map(u32::from).ok_or(());
+    let mut at = 12;
+    for _ in 0..MAX_TAGS {
+        if VLAN_TYPES.contains(&ether_type(at)?) {
+            at += 4;
+        }
+    }
+    let packet = frame.get(at + 2..).unwrap_or_default();
+    // Without IP the low words of both hardware addresses have to do.
+    hash_of_packet(ether_type(at)?, packet, || {
+        Ok(word(frame, 2)?.wrapping_add(word(frame, 8)?))
+    })
+}
+
+fn hash_of_packet(
+    ether_type: u32,
+    packet: &[u8],
+    otherwise: impl FnOnce() -> Result<u32, ()>,
+) -> Result<u32, ()> {
+    let half = |at: usize| be16(packet, at).map(u32::from).ok_or(());
+    let byte = |at: usize| packet.get(at).copied().map(u32::from).ok_or(());
+    let sum = |words: &[usize]| {
+        words
+            .iter()
+            .try_fold(0u32, |sum, at| Ok(sum.wrapping_add(word(packet, *at)?)))
+    };
+    let (addresses, protocol, transport) = match ether_type {
+        0x0800 => {
+            let addresses = sum(&[12, 16])?;
+            if half(6)? & 0x3fff != 0 {
+                return Ok(addresses);
+            }
+            (addresses, byte(9)?, (byte(0)? & 0x0f) as usize * 4)
+        }
+        0x86dd => (sum(&[8, 12, 16, 20, 24, 28, 32, 36])?, byte(6)?, 40),
+        _ => return otherwise(),
+    };
+    if !matches!(protocol, 6 | 17 | 132) {
+        return Ok(addresses);
+    }
+    let ports = half(transport)?.wrapping_add(half(transport + 2)?);
+    Ok(addresses ^ ports.wrapping_mul(PORTS_MULTIPLIER))
+}
+
+fn word(bytes: &[u8], at: usize) -> Result<u32, ()> {
+    let bytes = bytes.get(at..).and_then(<[u8]>::first_chunk::<4>);
+    bytes.map(|bytes| u32::from_be_bytes(*bytes)).ok_or(())
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const TWO: Steering = Steering {
+        workers: 2,
+        multiplier: 0x85eb_ca6b,
+    };
+
+    /// Runs a program over a packet as the kernel does (net/core/filter.c): a load past the end returns 0.
+    fn interpret(program: &[Instruction], packet: &[u8]) -> u32 {
+        let (mut a, mut x, mut memory, mut at) = (0u32, 0u32, [0u32; 16], 0usize);
+        let load = |at: u32, len: usize| -> Option<u32> {
+            let bytes = packet.get(at as usize..)?.get(..len)?;
+            Some(
+                bytes
+                    .iter()
+                    .fold(0, |value, byte| (value << 8) | u32::from(*byte)),
+            )
+        };
+        loop {
+            let Instruction {
+                code,
+                jump_true,
+                jump_false,
+                operand: k,
+            } = program[at];
+            at += 1;
+            let loaded = match code {
+                LD_B_ABS => load(k, 1),
+                LD_H_ABS => load(k, 2),
+                LD_B_X => load(x.wrapping_add(k), 1),
+                LD_H_X => load(x.wrapping_add(k), 2),
+                LD_W_X => load(x.wrapping_add(k), 4),
+                _ => Some(a),
+            };
+            let Some(loaded) = loaded else { return 0 };
+            a = loaded;
+            match code {
+                LD_IMM => a = k,
+                LDX_IMM => x = k,
+                LD_MEM => a = memory[k as usize],
+                LDX_MEM => x = memory[k as usize],
+                ST => memory[k as usize] = a,
+                STX => memory[k as usize] = x,
+                ADD_K => a = a.wrapping_add(k),
+                ADD_X => a = a.wrapping_add(x),
+                MUL_K => a = a.wrapping_mul(k),
+                AND_K => a &= k,
+                LSH_K => a <<= k,
+                RSH_K => a >>= k,
+                MOD_K => a %= k,
+                XOR_X => a ^= x,
+                JA => at += k as usize,
+                JEQ_K => at += usize::from(if a == k { jump_true } else { jump_false }),
+                JSET_K => at += usize::from(if a & k != 0 { jump_true } else { jump_false }),
+                TAX => x = a,
+                TXA => a = x,
+                RET_A => return a,
+                LD_B_ABS | LD_H_ABS | LD_B_X | LD_H_X | LD_W_X => {}
+                _ => panic!("unknown operation {code:#x}"),
+            }
+        }
+    }
+
+    /// A VXLAN datagram with the inner flow given, one way or the other.
+    fn datagram(
+        v6: bool,
+        tags: usize,
+        protocol: u8,
+        ends: [(u8, u16); 2],
+        extra: &[u8],
+    ) -> Vec<u8> {
+        let [(src, sport), (dst, dport)] = ends;
+        let mut packet = vec![8, 0, 0, 0, 0, 0, 7, 0];
+        packet.extend([2, 0, 0, 0, 0, dst, 2, 0, 0, 0, 0, src]);
+        for _ in 0..tags {
+            packet.extend([0x81, 0, 0, 5]);
+        }
+        if v6 {
+            packet.extend([0x86, 0xdd, 0x60, 0, 0, 0, 0, 8, protocol, 64]);
+            packet.extend([[0xfd; 15].as_slice(), &[src], &[0xfd; 15], &[dst]].concat());
+        } else {
+            packet.extend([0x08, 0, 0x45, 0, 0, 28, 0, 1, 0, 0, 64, protocol, 0, 0]);
+            packet.extend([10, 0, 0, src, 10, 0, 0, dst]);
+        }
+        packet.extend(sport.to_be_bytes());
+        packet.extend(dport.to_be_bytes());
+        packet.extend(extra);
+        packet
+    }
+
+    #[test]
+    fn both_directions_meet_and_load_is_spread() {
+        for (start, outer) in [(Start::UdpPayload, 0), (Start::OuterIp, 28)] {
+            let program = TWO.program(start);
+            assert!(program.len() <= 4096, "the kernel's limit");
+            let mut counts = [0u32; 2];
+            for flow in 0..10_000u32 {
+                let (v6, tags) = (
+                    flow % 10 < 3,
+                    usize::from(flow % 7 < 2) + usize::from(flow % 21 == 0),
+                );
+                let ends = [(flow as u8, (flow / 256) as u16 + 1024), (200, 443)];
+                let [a, b] = ends;
+                let mut forth = vec![0; outer];
+                if outer > 0 {
+                    forth[0] = 0x45;
+                }
+                let mut back = forth.clone();
+                forth.extend(datagram(
+                    v6,
+                    tags,
+                    if flow % 2 == 0 { 6 } else { 17 },
+                    [a, b],
+                    &[0; 4],
+                ));
+                back.extend(datagram(
+                    v6,
+                    tags,
+                    if flow % 2 == 0 { 6 } else { 17 },
+                    [b, a],
+                    &[1; 40],
+                ));
+                let worker = interpret(&program, &forth);
+                assert_eq!(worker, interpret(&program, &back), "flow {flow}");
+                assert_eq!(worker, TWO.worker_of(&forth[outer..]), "flow {flow}");
+                counts[worker as usize] += 1;
+            }
+            assert!(
+                counts.iter().all(|count| (4700..=5300).contains(count)),
+                "{counts:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn fragments_of_an_outer_packet_meet() {
+        let program = TWO.program(Start::OuterIp);
+        let mut first = vec![0x45, 0, 0, 0, 0, 1, 0x20, 0];
+        first.resize(28, 0);
+        first.extend(datagram(false, 0, 6, [(1, 2), (3, 4)], &[]));
+        let mut second = vec![0x45, 0, 0, 0, 0, 1, 0, 9];
+        second.resize(60, 0xaa);
+        assert_eq!(interpret(&program, &first), interpret(&program, &second));
+        let mut v6 = vec![0x60, 0, 0, 0, 0, 0, 44];
+        v6.resize(100, 0x55);
+        assert_eq!(interpret(&program, &v6), 0);
+    }
+
+    proptest! {
+        /// The program and the function agree on whatever arrives.
+        #[test]
+        fn program_and_function_agree(
+            mut packet in proptest::collection::vec(any::<u8>(), 0..90),
+            kind in 0..5usize,
+            workers in 1u32..9,
+            multiplier in any::<u32>(),
+            protocol in prop_oneof![Just(6u8), Just(17), Just(132), any::<u8>()],
+        ) {
+            let steering = Steering { workers, multiplier: multiplier | 1 };
+            if packet.len() > 60 {
+                let ether_type = [0x0800u16, 0x86dd, 0x8100, 0x88a8, 0x0806][kind];
+                packet[20..22].copy_from_slice(&ether_type.to_be_bytes());
+                if kind >= 2 { packet[24..26].copy_from_slice(&[0x08, 0]); }
+                packet[31] = protocol;
+                packet[28] = protocol;
+            }
+            let expected = interpret(&steering.program(Start::UdpPayload), &packet);
+            prop_assert_eq!(steering.worker_of(&packet), expected);
+            prop_assert!(expected < workers);
+        }
+    }
+}
