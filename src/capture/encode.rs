@@ -40,6 +40,8 @@ pub enum CutBy {
 pub struct CaptureRecord<'a> {
     /// Its mirror session.
     pub session: SessionId,
+    /// Its place in time: files are in this order.
+    pub order: u64,
     /// Arrival, nanoseconds since 1970.
     pub ts_ns: u64,
     /// The frame from its destination MAC on.
@@ -70,6 +72,10 @@ pub struct Batch {
     pub bytes: Vec<u8>,
     /// How many.
     pub records: u64,
+    /// For each record its place in time and its bytes.
+    pub orders: Vec<(u64, u32)>,
+    /// The worker promises that nothing below this place will follow.
+    pub watermark: u64,
     /// Sessions that appear in this batch for the first time.
     pub new_sessions: Vec<NewSession>,
 }
@@ -79,15 +85,16 @@ impl Batch {
     pub fn with_room() -> Self {
         Self {
             bytes: Vec::with_capacity(BATCH_LEN),
-            records: 0,
-            new_sessions: Vec::new(),
+            orders: Vec::with_capacity(BATCH_LEN / 256),
+            ..Self::default()
         }
     }
 
     /// Empties it for its next round.
     pub fn clear(&mut self) {
         self.bytes.clear();
-        self.records = 0;
+        self.orders.clear();
+        (self.records, self.watermark) = (0, 0);
         self.new_sessions.clear();
         // One giant record must not keep its memory for ever.
         if self.bytes.capacity() > 2 * BATCH_LEN {
@@ -115,10 +122,14 @@ pub const fn room_for(captured_len: usize) -> usize {
 impl Format {
     /// Appends `record` to `batch`.
     pub fn encode(self, record: &CaptureRecord<'_>, batch: &mut Batch) {
+        let start = batch.bytes.len();
         match self {
             Self::PcapNg => encode_epb(record, &mut batch.bytes),
             Self::Pcap => encode_pcap(record, &mut batch.bytes),
         }
+        let len = u32::try_from(batch.bytes.len() - start).unwrap_or(u32::MAX);
+        batch.orders.push((record.order, len));
+        batch.watermark = record.order;
         batch.records += 1;
     }
 }
@@ -266,6 +277,7 @@ mod tests {
         };
         CaptureRecord {
             session: SessionId(0),
+            order: ts_ns,
             ts_ns,
             frame,
             lengths,

@@ -21,9 +21,12 @@ use pcap_file::pcapng::blocks::opt_common::CommonOption;
 use pcap_file::pcapng::blocks::section_header::{SectionHeaderBlock, SectionHeaderOption};
 use pcap_file::pcapng::{PcapNgBlock, PcapNgWriteError, PcapNgWriter};
 
-use super::encode::{Batch, EPB, EPB_INTERFACE_AT, Format, SNAPLEN};
+use super::encode::{BATCH_LEN, EPB_INTERFACE_AT, Format, NewSession, SNAPLEN};
 use crate::mirror::session::SessionKey;
 use crate::outfile::{OutError, OutFile};
+
+/// Pieces from this size on are written at once, smaller ones are put together first.
+const WRITE_AT_ONCE: usize = 32 << 10;
 
 /// Why the capture cannot be written.
 #[derive(Debug, thiserror::Error)]
@@ -71,13 +74,21 @@ pub struct CaptureSet {
     blocks: Option<PcapNgWriter<Vec<u8>>>,
     interfaces: Vec<SessionKey>,
     by_key: HashMap<SessionKey, u32, foldhash::fast::RandomState>,
-    /// For each worker, the file's number of each of its sessions.
-    workers: Vec<Vec<u32>>,
+    /// For each worker, its sessions by its own numbers.
+    workers: Vec<Vec<SessionKey>>,
+    /// Packets of each interface.
     written: Vec<u64>,
+    /// Small pieces on their way to the file.
+    buffer: Vec<u8>,
+    /// Bytes and packets that are in the file for good; packets given since.
+    whole: u64,
     packets: u64,
+    unwritten: u64,
     mtu: u32,
-    /// A write failed: counts of interfaces are no longer those of the file.
-    has_lost: bool,
+    error: Option<CaptureOutError>,
+    /// There was an error, taken or not.
+    has_failed: bool,
+    lost: u64,
 }
 
 impl CaptureSet {
@@ -101,12 +112,20 @@ impl CaptureSet {
             by_key: HashMap::default(),
             workers: Vec::new(),
             written: Vec::new(),
+            buffer: Vec::with_capacity(2 * BATCH_LEN),
+            whole: 0,
             packets: 0,
+            unwritten: 0,
             mtu,
-            has_lost: false,
+            error: None,
+            has_failed: false,
+            lost: 0,
         };
         match set.write_header(about) {
-            Ok(()) => Ok(set),
+            Ok(()) => {
+                set.whole = set.out.bytes();
+                Ok(set)
+            }
             Err(error) => {
                 set.out.discard();
                 Err(error)
@@ -133,7 +152,8 @@ impl CaptureSet {
                     Vec::new(),
                     section.into_owned(),
                 )?);
-                self.write_blocks()
+                self.write_blocks();
+                self.write_buffer()
             }
             Format::Pcap => {
                 let header = PcapHeader {
@@ -150,79 +170,165 @@ impl CaptureSet {
         }
     }
 
-    /// Moves what the block encoder holds to the file.
-    fn write_blocks(&mut self) -> Result<(), CaptureOutError> {
+    /// Moves what the block encoder holds to the buffer.
+    fn write_blocks(&mut self) {
         if let Some(blocks) = &mut self.blocks {
-            self.out.write(blocks.get_ref())?;
+            self.buffer.extend_from_slice(blocks.get_ref());
             blocks.get_mut().clear();
         }
-        Ok(())
     }
 
     fn write_block<'a>(&mut self, block: impl PcapNgBlock<'a>) -> Result<(), CaptureOutError> {
         if let Some(blocks) = &mut self.blocks {
             blocks.write_pcapng_block(block)?;
         }
-        self.write_blocks()
+        self.write_blocks();
+        Ok(())
     }
 
-    /// Writes the records of `batch`, which `worker` made. Interface numbers in it are replaced.
-    ///
-    /// # Errors
-    ///
-    /// When writing fails. The file is cut back to its last whole record where that is possible; the
-    /// batch's records count as lost.
-    pub fn write(&mut self, worker: usize, batch: &mut Batch) -> Result<(), CaptureOutError> {
-        let whole = self.out.bytes();
-        let outcome = self.try_write(worker, batch);
-        if outcome.is_err() {
-            // Interfaces described in what is cut off are gone with it, and so are their statistics.
-            self.has_lost = true;
-            let _ = self.out.cut_to(whole);
-        }
-        outcome
-    }
-
-    fn try_write(&mut self, worker: usize, batch: &mut Batch) -> Result<(), CaptureOutError> {
-        if self.format == Format::Pcap {
-            self.out.write(&batch.bytes)?;
-            self.packets += batch.records;
-            return Ok(());
-        }
+    /// Takes the sessions that `worker` tells of.
+    pub fn introduce(&mut self, worker: usize, new_sessions: &[NewSession]) {
         while self.workers.len() <= worker {
             self.workers.push(Vec::new());
         }
-        for new in std::mem::take(&mut batch.new_sessions) {
-            let interface = self.interface(new.key)?;
-            if let Some(numbers) = self.workers.get_mut(worker) {
-                numbers.resize(numbers.len().max(new.id.0 as usize + 1), 0);
-                if let Some(number) = numbers.get_mut(new.id.0 as usize) {
-                    *number = interface;
+        if let Some(known) = self.workers.get_mut(worker) {
+            for new in new_sessions {
+                known.resize(known.len().max(new.id.0 as usize + 1), SessionKey::Other);
+                if let Some(key) = known.get_mut(new.id.0 as usize) {
+                    *key = new.key;
                 }
             }
         }
-        let numbers = self
-            .workers
-            .get(worker)
-            .map(Vec::as_slice)
-            .unwrap_or_default();
-        each_record(&mut batch.bytes, |record| {
-            if let Some(field) = record
-                .get_mut(EPB_INTERFACE_AT..)
-                .and_then(<[u8]>::first_chunk_mut::<4>)
-            {
-                let number = numbers
-                    .get(u32::from_le_bytes(*field) as usize)
-                    .copied()
-                    .unwrap_or_default();
-                *field = number.to_le_bytes();
+    }
+
+    /// Writes `records`, whole records that `worker` made, of the given lengths. Interface numbers in
+    /// them are replaced.
+    ///
+    /// A failure is kept for [`Self::error`]; the file is cut back to its last whole record, and what
+    /// is given from then on is counted in [`Self::lost`].
+    pub fn append(
+        &mut self,
+        worker: usize,
+        records: &mut [u8],
+        lens: impl ExactSizeIterator<Item = u32>,
+    ) {
+        let count = lens.len() as u64;
+        if self.has_failed {
+            self.lost += count;
+            return;
+        }
+        self.unwritten += count;
+        let outcome = match self.format {
+            Format::Pcap => self.gather(records),
+            Format::PcapNg => self.append_blocks(worker, records, lens),
+        };
+        self.note(outcome);
+    }
+
+    /// Writes what is gathered, so that it can be read.
+    pub fn flush(&mut self) {
+        if !self.has_failed && !self.buffer.is_empty() {
+            let outcome = self.write_buffer();
+            self.note(outcome);
+        }
+    }
+
+    /// What went wrong, if something did.
+    pub const fn error(&self) -> Option<&CaptureOutError> {
+        self.error.as_ref()
+    }
+
+    /// What went wrong, if something did. The set still knows that it did.
+    pub fn take_error(&mut self) -> Option<CaptureOutError> {
+        self.has_failed |= self.error.is_some();
+        self.error.take()
+    }
+
+    /// Packets that could not be written.
+    pub const fn lost(&self) -> u64 {
+        self.lost
+    }
+
+    /// Settles what was written, or cuts the file back to what was settled before.
+    fn note(&mut self, outcome: Result<(), CaptureOutError>) {
+        match outcome {
+            Ok(()) if self.buffer.is_empty() => {
+                self.whole = self.out.bytes();
+                self.packets += std::mem::take(&mut self.unwritten);
+            }
+            Ok(()) => {}
+            Err(error) => {
+                self.lost += std::mem::take(&mut self.unwritten);
+                self.buffer.clear();
+                let _ = self.out.cut_to(self.whole);
+                (self.error, self.has_failed) = (Some(error), true);
+            }
+        }
+    }
+
+    fn append_blocks(
+        &mut self,
+        worker: usize,
+        records: &mut [u8],
+        lens: impl Iterator<Item = u32>,
+    ) -> Result<(), CaptureOutError> {
+        let (mut from, mut at) = (0, 0);
+        for len in lens {
+            let field = records
+                .get_mut(at + EPB_INTERFACE_AT..)
+                .and_then(<[u8]>::first_chunk_mut::<4>);
+            if let Some(field) = field {
+                let session = u32::from_le_bytes(*field) as usize;
+                let key = self
+                    .workers
+                    .get(worker)
+                    .and_then(|known| known.get(session))
+                    .copied();
+                let key = key.unwrap_or(SessionKey::Other);
+                let number = match self.by_key.get(&key) {
+                    Some(number) => *number,
+                    None => {
+                        // It is described right before its first packet, wherever that comes from, so
+                        // that the file does not depend on how batches were cut.
+                        self.gather(records.get(from..at).unwrap_or_default())?;
+                        from = at;
+                        self.interface(key)?
+                    }
+                };
+                if let Some(field) = records
+                    .get_mut(at + EPB_INTERFACE_AT..)
+                    .and_then(<[u8]>::first_chunk_mut::<4>)
+                {
+                    *field = number.to_le_bytes();
+                }
                 if let Some(written) = self.written.get_mut(number as usize) {
                     *written += 1;
                 }
             }
-        });
-        self.out.write(&batch.bytes)?;
-        self.packets += batch.records;
+            at += len as usize;
+        }
+        self.gather(records.get(from..).unwrap_or_default())
+    }
+
+    /// Puts small pieces together and writes large ones at once.
+    fn gather(&mut self, bytes: &[u8]) -> Result<(), CaptureOutError> {
+        if bytes.len() < WRITE_AT_ONCE {
+            self.buffer.extend_from_slice(bytes);
+            return if self.buffer.len() >= BATCH_LEN {
+                self.write_buffer()
+            } else {
+                Ok(())
+            };
+        }
+        self.write_buffer()?;
+        Ok(self.out.write(bytes)?)
+    }
+
+    fn write_buffer(&mut self) -> Result<(), CaptureOutError> {
+        if !self.buffer.is_empty() {
+            self.out.write(&self.buffer)?;
+            self.buffer.clear();
+        }
         Ok(())
     }
 
@@ -268,17 +374,22 @@ impl CaptureSet {
         mut self,
         statistics: impl Fn(SessionKey) -> Option<InterfaceStatistics>,
     ) -> Result<Written, CaptureOutError> {
-        if self.format == Format::PcapNg && self.interfaces.is_empty() && !self.has_lost {
-            // libpcap refuses a file that describes no interface, even one without packets.
-            self.describe("none", "no mirrored packet arrived")?;
-        }
-        let whole = self.out.bytes();
-        if self.has_lost {
-            tracing::warn!("no interface statistics in a capture that could not be written whole");
-        } else if let Err(error) = self.write_statistics(statistics) {
-            // The packets are worth more than their statistics: a full disk takes the latter only.
-            tracing::warn!(%error, "no interface statistics");
-            self.out.cut_to(whole)?;
+        self.flush();
+        // In a file that could not be written whole the interfaces' counts are wrong, and some may be
+        // described in what was cut off.
+        if !self.has_failed && self.format == Format::PcapNg {
+            if self.interfaces.is_empty() {
+                // libpcap refuses a file that describes no interface, even one without packets.
+                self.describe("none", "no mirrored packet arrived")?;
+            }
+            let statistics = self
+                .write_statistics(statistics)
+                .and_then(|()| self.write_buffer());
+            if let Err(error) = statistics {
+                // The packets are worth more than their statistics: a full disk takes the latter only.
+                tracing::warn!(%error, "no interface statistics");
+                self.out.cut_to(self.whole)?;
+            }
         }
         let written = Written {
             path: self.out.path().to_owned(),
@@ -324,20 +435,5 @@ impl CaptureSet {
             })?;
         }
         Ok(())
-    }
-}
-
-/// Calls `each` with every block in `bytes`, which hold whole enhanced packet blocks.
-fn each_record(mut bytes: &mut [u8], mut each: impl FnMut(&mut [u8])) {
-    while let Some([kind @ .., l0, l1, l2, l3]) = bytes.first_chunk::<8>().copied() {
-        let len = u32::from_le_bytes([l0, l1, l2, l3]) as usize;
-        if kind != EPB.to_le_bytes() || len < 12 {
-            return;
-        }
-        let Some((record, rest)) = bytes.split_at_mut_checked(len) else {
-            return;
-        };
-        each(record);
-        bytes = rest;
     }
 }

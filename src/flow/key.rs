@@ -9,7 +9,7 @@ use crate::wire::inner::{Inner, InnerIp, Transport};
 use crate::wire::ip::protocol;
 
 /// What the two port fields of a key mean.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Ports {
     /// Nothing: a protocol without ports, or a packet cut before them.
     None,
@@ -25,7 +25,7 @@ pub enum Ports {
 
 /// Session and 5-tuple; the lower (address, port) pair stands first, so that both directions are equal.
 /// One-way ICMP keeps its direction.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct FlowKey {
     session: u32,
     vni: u32,
@@ -106,6 +106,14 @@ impl FlowKey {
     /// The mirror session.
     pub const fn session(&self) -> SessionId {
         SessionId(self.session)
+    }
+
+    /// The same flow in a session of another number: workers number theirs for themselves.
+    pub const fn in_session(self, session: SessionId) -> Self {
+        Self {
+            session: session.0,
+            ..self
+        }
     }
 
     /// The network identifier; `None` for traffic that was never encapsulated.

@@ -72,6 +72,44 @@ impl Flow {
     }
 }
 
+impl Counts {
+    fn absorb(&mut self, other: &Self) {
+        self.packets += other.packets;
+        self.ip_bytes += other.ip_bytes;
+        self.l2_bytes += other.l2_bytes;
+        self.captured_bytes += other.captured_bytes;
+        self.truncated += other.truncated;
+        self.missing_bytes += other.missing_bytes;
+        self.max_ip_len = self.max_ip_len.max(other.max_ip_len);
+        self.tcp_flags |= other.tcp_flags;
+    }
+}
+
+impl Flow {
+    /// Adds what another worker saw of the same flow. What only a first packet tells is that of the
+    /// earlier one.
+    pub fn absorb(&mut self, mut other: Self) {
+        let earlier =
+            (other.first_ns, other.originator_sure) < (self.first_ns, self.originator_sure);
+        if earlier {
+            std::mem::swap(self, &mut other);
+        }
+        for (counts, others) in self.counts.iter_mut().zip(&other.counts) {
+            counts.absorb(others);
+        }
+        if other.originator_sure && !self.originator_sure {
+            if self.originator != other.originator {
+                self.macs = self.macs.map(|(src, dst)| (dst, src));
+            }
+            (self.originator, self.originator_sure) = (other.originator, true);
+        }
+        self.last_ns = self.last_ns.max(other.last_ns);
+        self.ttl_min = self.ttl_min.min(other.ttl_min);
+        self.ttl_max = self.ttl_max.max(other.ttl_max);
+        self.fragments += other.fragments;
+    }
+}
+
 /// A packet as the table sees it.
 #[derive(Clone, Copy, Debug)]
 pub struct FlowPacket<'a> {

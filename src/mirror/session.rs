@@ -125,6 +125,23 @@ impl Session {
     }
 }
 
+impl Session {
+    /// Adds what another worker saw of the same session.
+    pub fn merge(&mut self, other: &Self) {
+        if other.first_ns < self.first_ns {
+            (self.target, self.tunnel) = (other.target, other.tunnel);
+        }
+        self.packets += other.packets;
+        self.bytes += other.bytes;
+        self.inbound += other.inbound;
+        self.outbound += other.outbound;
+        self.first_ns = self.first_ns.min(other.first_ns);
+        self.last_ns = self.last_ns.max(other.last_ns);
+        self.capture_dropped += other.capture_dropped;
+        self.truncation.merge(&other.truncation);
+    }
+}
+
 /// The sessions one worker has seen.
 #[derive(Default)]
 pub struct Sessions {
