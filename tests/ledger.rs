@@ -20,6 +20,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use vxtap::capture::encode::{Batch, EPB, Format, SNAPLEN};
 use vxtap::flow::record::FlowRecord;
+use vxtap::pipeline::total::Total;
 use vxtap::pipeline::worker::{Outlet, Worker, WorkerSettings};
 use vxtap::source::file::CaptureFile;
 use vxtap::source::{Arrival, Datagram, Record};
@@ -169,6 +170,7 @@ impl Packet {
                 link: kept.link,
                 bytes: &kept.bytes,
                 orig_len: kept.orig_len.max(kept.bytes.len() as u32),
+                order: 0,
             }),
             Self::Datagram {
                 ts_ns,
@@ -436,23 +438,25 @@ fn check(
     for packet in packets {
         packet.feed(&mut worker, &mut memory);
     }
-    worker.finish(&mut memory);
+    let sessions = worker.sessions().list().to_vec();
+    // Counts of fragments that wait for others settle at the end.
+    let total = Total::of([worker]);
+    memory.flows.extend(total.records());
 
-    let ledger = worker.ledger();
+    let ledger = &total.ledger;
     prop_assert!(ledger.closes(), "{:?}", ledger);
     prop_assert_eq!(ledger.received, packets.len() as u64);
     let queue_full = ledger.dropped().get("capture_queue").copied().unwrap_or(0);
     let taken = ledger.delivered + queue_full;
 
     // Sessions: every packet taken is in one, and so are those that found no room.
-    let sessions = worker.sessions().list();
     prop_assert_eq!(
         sessions.iter().map(|session| session.packets).sum::<u64>(),
         taken
     );
     let no_room: u64 = sessions.iter().map(|session| session.capture_dropped).sum();
     prop_assert_eq!(no_room, queue_full);
-    for session in sessions {
+    for session in &sessions {
         let lengths = &session.truncation;
         prop_assert!(lengths.truncated + lengths.oversize + lengths.unknown() <= session.packets);
         prop_assert!(session.inbound + session.outbound <= session.packets);
@@ -680,8 +684,8 @@ fn a_flood_of_networks() {
     for packet in &packets {
         packet.feed(&mut worker, &mut memory);
     }
-    worker.finish(&mut memory);
     assert_eq!(worker.sessions().list().len(), 4097);
+    memory.flows.extend(Total::of([worker]).records());
     assert_eq!(memory.flows.len(), 5000);
     let mut vnis: Vec<u32> = memory.flows.iter().map(|flow| flow.vni.unwrap()).collect();
     vnis.sort_unstable();

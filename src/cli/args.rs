@@ -72,6 +72,12 @@ pub struct PipelineArgs {
     /// Bytes below the MTU that the cloud wants kept free: larger inner packets are called oversize
     #[arg(long, value_name = "BYTES", default_value_t = 64, value_parser = clap::value_parser!(u32).range(0..=1000), help_heading = "Truncation")]
     pub mtu_overhead: u32,
+    /// Threads that work on packets, or `auto`: one core is left to the writer, the rest work
+    #[arg(long, value_name = "N|auto", default_value = "auto", value_parser = workers, help_heading = "Limits")]
+    pub workers: Workers,
+    /// Longest wait for a worker that keeps silent, so that captures are in time order: 100ms, 1s
+    #[arg(long, value_name = "TIME", default_value = "100ms", value_parser = duration, help_heading = "Limits")]
+    pub max_reorder: Duration,
     /// Most flows kept at a time; the one seen longest ago makes room for a new one
     #[arg(long, value_name = "N", default_value_t = 1 << 20, value_parser = clap::value_parser!(u32).range(1..=268_435_456), help_heading = "Limits")]
     pub max_flows: u32,
@@ -111,6 +117,10 @@ pub struct ListenArgs {
     /// Stop after this time: 90, 30s, 5m, 2h
     #[arg(long, value_name = "TIME", value_parser = duration)]
     pub duration: Option<Duration>,
+    /// Cores to pin the workers to, in their order: 2, 0,2 or 4-7. Without it several workers take the
+    /// cores this process may use, one each
+    #[arg(long, value_name = "LIST", value_parser = cpus)]
+    pub cpus: Option<CpuList>,
     /// Stop after this many mirrored frames
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub count: Option<u64>,
@@ -180,6 +190,44 @@ pub struct HostPort {
     /// Never 0.
     pub port: u16,
 }
+
+/// How many workers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Workers {
+    /// As many as the machine has cores, less one.
+    Auto,
+    /// So many.
+    Number(u32),
+}
+
+fn workers(text: &str) -> Result<Workers, String> {
+    match (text, text.parse::<u32>()) {
+        ("auto", _) => Ok(Workers::Auto),
+        (_, Ok(number @ 1..=256)) => Ok(Workers::Number(number)),
+        _ => Err("a number from 1 to 256, or 'auto', is needed".to_owned()),
+    }
+}
+
+/// A list of cores: "2", "0,2,4", "4-7".
+fn cpus(text: &str) -> Result<CpuList, String> {
+    let mut list = Vec::new();
+    for part in text.split(',') {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        match (first.trim().parse::<usize>(), last.trim().parse::<usize>()) {
+            (Ok(first), Ok(last)) if first <= last && last < 1024 => list.extend(first..=last),
+            _ => {
+                return Err(format!(
+                    "'{part}' is no core; use for example 2, 0,2 or 4-7"
+                ));
+            }
+        }
+    }
+    Ok(CpuList(list))
+}
+
+/// Cores by number.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CpuList(pub Vec<usize>);
 
 /// Kinds of capture file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

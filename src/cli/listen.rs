@@ -31,8 +31,11 @@ mod linux {
     use super::{Failure, ListenArgs};
     use crate::cli::settings::Settings;
     use crate::cli::summary::{Summary, bytes};
-    use crate::pipeline::threads::{Pipeline, SinkError, WhenFull};
+    use crate::pipeline::threads::{Pipeline, SinkError};
+    use crate::source::steer::{Start, Steering};
+    use crate::source::sys;
     use crate::source::udp::{self, RECEIVE_BUFFER, UdpError, UdpSource};
+    use crate::wire::decapsulate::Tunnel;
 
     /// Runs the command.
     ///
@@ -42,32 +45,39 @@ mod linux {
     /// kept.
     pub fn run(args: &ListenArgs) -> Result<(), Failure> {
         let mut settings = Settings::of_listen(args)?;
-        let mut source = UdpSource::bind(&args.bind).map_err(explain)?;
+        let mut sources = bind(args, &settings).map_err(explain)?;
+        let addresses = sources
+            .first()
+            .map(UdpSource::addresses)
+            .unwrap_or_default();
         // Ports the system chose are VXLAN.
         let chosen = args
             .bind
             .iter()
-            .zip(source.addresses())
+            .zip(&addresses)
             .filter(|(asked, _)| asked.port() == 0);
         settings
             .worker
             .tunnels
             .vxlan_ports
             .extend(chosen.map(|(_, bound)| bound.port()));
-        let addresses = source
-            .addresses()
+        let addresses = addresses
             .iter()
             .map(SocketAddr::to_string)
             .collect::<Vec<_>>()
             .join(", ");
         let about = format!("mirrored traffic received on {addresses}");
         let sinks = settings.outputs.open(&about, settings.worker.mtu)?;
-        let mut pipeline = Pipeline::start(settings.worker.clone(), sinks, WhenFull::Drop);
+        let mut pipeline = Pipeline::start(settings.worker.clone(), sinks, settings.sharing);
         let stop = Arc::new(AtomicBool::new(false));
         watch(Arc::clone(&stop), args.duration)?;
 
-        let granted = source.receive_buffer();
-        let memory = settings.memory_bytes(WhenFull::Drop, UdpSource::memory_bytes());
+        let granted = sources
+            .iter()
+            .map(UdpSource::receive_buffer)
+            .min()
+            .unwrap_or_default();
+        let memory = settings.memory_bytes(UdpSource::memory_bytes());
         eprintln!(
             "vxtap {}: listening on {addresses}; receive buffer {}, at most {} of memory. Ctrl-C ends.",
             env!("CARGO_PKG_VERSION"),
@@ -80,8 +90,9 @@ mod linux {
                  As root: sysctl -w net.core.rmem_max={RECEIVE_BUFFER}"
             );
         }
-        let received = pipeline.feed(&mut source, &stop, args.count);
-        let socket_overflow = source.kernel_dropped();
+        let pin = pins(args, sources.len());
+        let received = pipeline.feed(&mut sources, &stop, args.count, pin);
+        let socket_overflow = sources.iter_mut().map(UdpSource::kernel_dropped).sum();
         let outcome = pipeline.finish(socket_overflow);
         let mut errors: Vec<String> = received
             .err()
@@ -112,6 +123,42 @@ mod linux {
             Ok(())
         } else {
             Err(Failure::running(errors.join("\nvxtap: error: ")))
+        }
+    }
+
+    /// The sockets: one group a worker.
+    fn bind(args: &ListenArgs, settings: &Settings) -> Result<Vec<UdpSource>, UdpError> {
+        let steering = settings.sharing.steering;
+        if steering.workers == 1 {
+            return UdpSource::bind(&args.bind).map(|source| vec![source]);
+        }
+        let program = |port| match settings.worker.tunnels.at_port(port) {
+            // The inner packet is not where VXLAN has it: one worker takes them all.
+            Some(Tunnel::Geneve) => Steering {
+                workers: 1,
+                ..steering
+            }
+            .program(Start::UdpPayload),
+            _ => steering.program(Start::UdpPayload),
+        };
+        UdpSource::bind_group(&args.bind, steering.workers, program)
+    }
+
+    /// What keeps each worker on its core: those named by --cpus, or with several workers those this
+    /// process may use.
+    fn pins(args: &ListenArgs, workers: usize) -> impl Fn(usize) + Sync + use<> {
+        let cores = match &args.cpus {
+            Some(list) => list.0.clone(),
+            None if workers > 1 => sys::allowed_cores(),
+            None => Vec::new(),
+        };
+        move |worker| {
+            let Some(core) = worker.checked_rem(cores.len()).and_then(|at| cores.get(at)) else {
+                return;
+            };
+            if let Err(error) = sys::pin_to_core(*core) {
+                tracing::warn!(worker, core, %error, "cannot pin a worker to its core");
+            }
         }
     }
 

@@ -14,7 +14,7 @@ use super::args::ReplayArgs;
 use super::settings::Settings;
 use super::summary::Summary;
 use crate::pipeline::ledger::Ledger;
-use crate::pipeline::threads::{Pipeline, SinkError, WhenFull};
+use crate::pipeline::threads::{Pipeline, SinkError};
 use crate::pipeline::worker::{OtherPort, WorkerSettings};
 use crate::source::file::{CaptureError, CaptureFile};
 
@@ -31,16 +31,15 @@ pub fn run(args: &ReplayArgs) -> Result<(), Failure> {
     check_inputs(&args.files)?;
     let about = format!("replay of {}", names(&args.files));
     let sinks = settings.outputs.open(&about, settings.worker.mtu)?;
-    let mut pipeline = Pipeline::start(settings.worker.clone(), sinks, WhenFull::Wait);
+    let mut pipeline = Pipeline::start(settings.worker.clone(), sinks, settings.sharing);
     let bytes_read = Arc::new(AtomicU64::new(0));
     let progress = Progress::start(&args.files, Arc::clone(&bytes_read));
-    let never = AtomicBool::new(false);
     let mut errors = Vec::new();
     let mut without = Vec::new();
     for path in &args.files {
-        let before = pipeline.ledger().clone();
+        let before = pipeline.ledger();
         let read = CaptureFile::open(path, Arc::clone(&bytes_read))
-            .and_then(|mut file| pipeline.feed(&mut file, &never, None));
+            .and_then(|mut file| pipeline.replay(&mut file));
         let failed = read.is_err();
         errors.extend(read.err().map(|error: CaptureError| error.to_string()));
         if !failed && !pipeline.has_failed() && pipeline.ledger().delivered == before.delivered {

@@ -1,17 +1,19 @@
 //! What the flags mean, checked together before a file or socket is opened for writing.
 
+use std::hash::BuildHasher;
 use std::path::{Path, PathBuf};
 
 use super::Failure;
-use super::args::{FormatArg, ListenArgs, PipelineArgs, ReplayArgs};
+use super::args::{FormatArg, ListenArgs, PipelineArgs, ReplayArgs, Workers};
 use crate::capture::encode::Format;
 use crate::capture::set::CaptureSet;
 use crate::export::jsonl::JsonLines;
 use crate::flow::table;
 use crate::outfile::OutFile;
-use crate::pipeline::threads::{Sinks, WhenFull, capture_queue_bytes};
+use crate::pipeline::threads::{Sharing, Sinks, WhenFull, capture_queue_bytes};
 use crate::pipeline::worker::WorkerSettings;
 use crate::source::file::same_file;
+use crate::source::steer::Steering;
 use crate::wire::decapsulate::Tunnels;
 use crate::wire::{geneve, vxlan};
 
@@ -19,6 +21,8 @@ use crate::wire::{geneve, vxlan};
 pub struct Settings {
     /// For the worker.
     pub worker: WorkerSettings,
+    /// How work is shared out.
+    pub sharing: Sharing,
     /// Where results go.
     pub outputs: Outputs,
 }
@@ -39,7 +43,8 @@ impl Settings {
     /// [`Failure::Usage`] when flags contradict each other.
     pub fn of_replay(args: &ReplayArgs) -> Result<Self, Failure> {
         let tunnels = tunnels(&args.port, &args.pipeline)?;
-        let settings = Self::of(&args.pipeline, tunnels, args.plain)?;
+        let sharing = sharing(&args.pipeline, REPLAY_MULTIPLIER, WhenFull::Wait);
+        let settings = Self::of(&args.pipeline, tunnels, sharing, args.plain)?;
         settings.outputs.check(&args.files)?;
         Ok(settings)
     }
@@ -57,12 +62,20 @@ impl Settings {
                 tunnels.vxlan_ports.push(port);
             }
         }
-        let settings = Self::of(&args.pipeline, tunnels, false)?;
+        // New at every start: nobody outside can aim at one worker.
+        let multiplier = foldhash::fast::RandomState::default().hash_one(0) as u32 | 1;
+        let sharing = sharing(&args.pipeline, multiplier, WhenFull::Drop);
+        let settings = Self::of(&args.pipeline, tunnels, sharing, false)?;
         settings.outputs.check(&[])?;
         Ok(settings)
     }
 
-    fn of(args: &PipelineArgs, tunnels: Tunnels, plain: bool) -> Result<Self, Failure> {
+    fn of(
+        args: &PipelineArgs,
+        tunnels: Tunnels,
+        sharing: Sharing,
+        plain: bool,
+    ) -> Result<Self, Failure> {
         if args.mtu_overhead >= args.mtu {
             return Err(Failure::usage(format!(
                 "--mtu-overhead {} leaves nothing of --mtu {}",
@@ -88,11 +101,17 @@ impl Settings {
             flows: args.flows.clone(),
             summary: args.summary.clone(),
         };
-        Ok(Self { worker, outputs })
+        Ok(Self {
+            worker,
+            sharing,
+            outputs,
+        })
     }
 
     /// Most bytes the run may hold in buffers and tables; `source` is what its input needs.
-    pub fn memory_bytes(&self, when_full: WhenFull, source: usize) -> u64 {
+    pub fn memory_bytes(&self, source: usize) -> u64 {
+        let when_full = self.sharing.when_full;
+        let source = source * self.sharing.steering.workers as usize;
         let queue = if self.worker.capture.is_some() {
             capture_queue_bytes(when_full)
         } else {
@@ -191,6 +210,28 @@ impl Outputs {
     /// Where the JSON summary goes.
     pub fn summary(&self) -> Option<&Path> {
         self.summary.as_deref()
+    }
+}
+
+/// Multiplier of the hash in replay: the same in every run.
+const REPLAY_MULTIPLIER: u32 = 0x85eb_ca6b;
+
+fn sharing(args: &PipelineArgs, multiplier: u32, when_full: WhenFull) -> Sharing {
+    let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get());
+    let workers = match args.workers {
+        Workers::Auto => u32::try_from(cores.saturating_sub(1))
+            .unwrap_or(1)
+            .clamp(1, 256),
+        Workers::Number(number) => number,
+    };
+    let steering = Steering {
+        workers,
+        multiplier,
+    };
+    Sharing {
+        steering,
+        max_reorder: args.max_reorder,
+        when_full,
     }
 }
 

@@ -45,6 +45,10 @@ pub struct Summary {
     pub flows: u64,
     /// Flow records that found no room in their queue or could not be written.
     pub flows_dropped: u64,
+    /// Packets each worker received.
+    pub workers: Vec<u64>,
+    /// Flows that several workers had a part of; their records are whole all the same.
+    pub flows_joined: u64,
     /// Files written.
     pub files: Vec<FileSummary>,
     /// What went wrong.
@@ -160,6 +164,8 @@ impl Summary {
                 .collect(),
             flows: *flow_records,
             flows_dropped: *flow_records_dropped,
+            workers: outcome.received.clone(),
+            flows_joined: outcome.flows_joined,
             files: capture.chain(flow_files).collect(),
             errors,
         }

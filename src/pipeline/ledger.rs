@@ -34,6 +34,8 @@ reasons! {
         EthernetAdded => "ethernet_added",
         /// The frame was longer than the capture's snap length and was cut by us.
         SnapLength => "snap_length",
+        /// Written behind later packets: its worker was not heard of for longer than --max-reorder.
+        Late => "late",
     }
 }
 
@@ -118,6 +120,11 @@ impl Ledger {
     /// Notes something about a packet.
     pub fn note(&mut self, note: Noted) {
         add_at(&mut self.noted, note as usize, 1);
+    }
+
+    /// Notes `n` packets written out of order.
+    pub fn note_late(&mut self, n: u64) {
+        add_at(&mut self.noted, Noted::Late as usize, n);
     }
 
     /// Moves `n` packets from delivered to dropped: the writer could not keep them.

@@ -2,5 +2,9 @@
 //! ledger in which every packet ends up once.
 
 pub mod ledger;
+pub mod outlet;
+pub mod spread;
 pub mod threads;
+pub mod total;
 pub mod worker;
+pub mod writers;

@@ -1,45 +1,47 @@
-//! Threads and queues: a worker on the thread that receives, one writer for the capture, one for flow
-//! records, bounded queues between them.
+//! Threads and queues: workers with nothing shared between them, one writer for the capture, one for
+//! flow records, bounded queues in between.
 //!
 //! Live, a full queue is a counted drop and receiving goes on; in replay the reader waits.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender, bounded};
+use crossbeam_channel::bounded;
 use hashbrown::HashMap;
 
-use crate::capture::encode::{BATCH_LEN, Batch};
+use super::ledger::Ledger;
+use super::outlet::QueueOutlet;
+pub use super::outlet::WhenFull;
+use super::spread::{Chunk, ChunkSource, worker_for};
+use super::total::Total;
+use super::worker::{OtherPort, Outlet, Worker, WorkerSettings};
+use super::writers::{CaptureEnd, FlowEnd, write_capture, write_flows};
+use crate::capture::encode::BATCH_LEN;
+use crate::capture::merge::Merge;
 use crate::capture::set::{CaptureOutError, CaptureSet, InterfaceStatistics, Written};
 use crate::export::jsonl::{FlowFile, JsonLines};
-use crate::flow::record::FlowRecord;
 use crate::mirror::session::{Session, SessionKey};
 use crate::outfile::OutError;
-use crate::pipeline::ledger::Ledger;
-use crate::pipeline::worker::{OtherPort, Outlet, Worker, WorkerSettings};
+use crate::source::file::{CaptureError, CaptureFile};
+use crate::source::steer::Steering;
 use crate::source::{Progress, Source};
 
-/// Flow records handed over at a time.
-const FLOW_CHUNK: usize = 128;
 /// Chunks of flow records that may wait.
 const FLOW_QUEUE: usize = 64;
-/// A batch is handed over when it is this old, so that a quiet link reaches the file.
-const MAX_BATCH_AGE: Duration = Duration::from_millis(20);
 /// How long a stopped run goes on emptying its source.
 const MAX_DRAIN: Duration = Duration::from_secs(1);
+/// Packets a worker asks for at a time when only so many are wanted.
+const SHARE: u64 = 64;
+/// How often a worker asks again when others have taken on the last frames wanted.
+const OTHERS_TURN: Duration = Duration::from_millis(1);
+/// Chunks of a file on their way to the workers.
+const CHUNKS: usize = 4;
+/// Datagrams may reach a socket a little after the time the kernel stamped them with.
+const STAMP_TO_SOCKET_NS: u64 = 1_000_000;
 
-/// What a full queue means.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum WhenFull {
-    /// Wait: a file can be read later.
-    Wait,
-    /// Drop and count: the network does not wait.
-    Drop,
-}
-
-/// Buffers between a worker and the capture writer.
+/// Buffers between the workers and the capture writer.
 pub const fn capture_queue_batches(when_full: WhenFull) -> usize {
     match when_full {
         WhenFull::Wait => 8,
@@ -77,6 +79,10 @@ pub struct Outcome {
     pub flow_records: u64,
     /// Flow records that found no room in their queue or could not be written.
     pub flow_records_dropped: u64,
+    /// Packets each worker received.
+    pub received: Vec<u64>,
+    /// Flows that several workers had a part of.
+    pub flows_joined: u64,
     /// What went wrong while writing.
     pub errors: Vec<SinkError>,
 }
@@ -102,162 +108,277 @@ impl SinkError {
     }
 }
 
-/// A worker with its writers, ready to be fed.
+/// How the work is shared out.
+#[derive(Clone, Copy, Debug)]
+pub struct Sharing {
+    /// How packets find their worker.
+    pub steering: Steering,
+    /// How long a worker that keeps silent is waited for.
+    pub max_reorder: Duration,
+    /// What a full queue means.
+    pub when_full: WhenFull,
+}
+
+/// Workers with their writers, ready to be fed.
 pub struct Pipeline {
-    worker: Worker,
-    outlet: QueueOutlet,
+    lanes: Vec<Lane>,
+    settings: WorkerSettings,
+    steering: Steering,
     capture: Option<JoinHandle<CaptureEnd>>,
     flows: Option<JoinHandle<FlowEnd>>,
-    failed: Arc<AtomicBool>,
+    shared: Arc<Shared>,
+    /// Records read from files that are done.
+    records: u64,
+}
+
+/// What the threads tell each other.
+struct Shared {
+    /// An output failed.
+    failed: AtomicBool,
+    /// Frames that are still wanted and that no worker has taken on; the largest number for all.
+    wanted: AtomicU64,
+    /// Frames that workers have taken on.
+    taken: AtomicU64,
+}
+
+/// One worker and its way out.
+struct Lane {
+    worker: Worker,
+    outlet: QueueOutlet,
     /// Sessions the log has heard of.
     logged_sessions: usize,
 }
 
-struct CaptureEnd {
-    set: CaptureSet,
-    lost: u64,
-    error: Option<CaptureOutError>,
-}
-
-struct FlowEnd {
-    files: Vec<JsonLines>,
-    error: Option<OutError>,
-}
-
 impl Pipeline {
-    /// Starts the writers.
-    pub fn start(settings: WorkerSettings, sinks: Sinks, when_full: WhenFull) -> Self {
-        let failed = Arc::new(AtomicBool::new(false));
-        let most = capture_queue_batches(when_full);
-        let (full_tx, full_rx) = bounded(most);
-        let (empty_tx, empty_rx) = bounded(most);
+    /// Starts the writers. The flow table is shared out among the workers.
+    pub fn start(settings: WorkerSettings, sinks: Sinks, sharing: Sharing) -> Self {
+        let Sharing {
+            steering,
+            max_reorder,
+            when_full,
+        } = sharing;
+        let workers = steering.workers.max(1) as usize;
+        let shared = Arc::new(Shared {
+            failed: AtomicBool::new(false),
+            wanted: AtomicU64::new(u64::MAX),
+            taken: AtomicU64::new(0),
+        });
+        let most = (capture_queue_batches(when_full) / workers).max(4);
+        // Room for every batch that exists, and for promises.
+        let (full_tx, full_rx) = bounded(workers * (most + 4));
         let (flow_tx, flow_rx) = bounded(FLOW_QUEUE);
+        let (empty_txs, empty_rxs): (Vec<_>, Vec<_>) = (0..workers).map(|_| bounded(most)).unzip();
         let capture = sinks.capture.map(|set| {
-            let failed = Arc::clone(&failed);
-            std::thread::spawn(move || write_capture(set, &full_rx, &empty_tx, &failed))
+            let shared = Arc::clone(&shared);
+            let merge = Merge::new(workers, max_reorder);
+            std::thread::spawn(move || {
+                write_capture(set, merge, &full_rx, &empty_txs, &shared.failed)
+            })
         });
         let flows = (!sinks.flows.is_empty()).then(|| {
-            let failed = Arc::clone(&failed);
-            std::thread::spawn(move || write_flows(sinks.flows, &flow_rx, &failed))
+            let shared = Arc::clone(&shared);
+            std::thread::spawn(move || write_flows(sinks.flows, &flow_rx, &shared.failed))
         });
-        let outlet = QueueOutlet {
-            current: if capture.is_some() {
-                Batch::with_room()
-            } else {
-                Batch::default()
-            },
-            begun: None,
-            allocated: 1,
-            most,
-            full: full_tx,
-            empty: empty_rx,
-            when_full,
-            flow_chunk: Vec::new(),
-            flows: flow_tx,
-            flow_records: 0,
-            flow_records_dropped: 0,
+        let per_worker = WorkerSettings {
+            max_flows: settings.max_flows.div_ceil(steering.workers.max(1)),
+            ..settings.clone()
         };
+        let lane = |(number, empty)| Lane {
+            worker: Worker::new(per_worker.clone()),
+            outlet: QueueOutlet::new(
+                number,
+                most,
+                when_full,
+                full_tx.clone(),
+                empty,
+                flow_tx.clone(),
+            ),
+            logged_sessions: 0,
+        };
+        let lanes = empty_rxs.into_iter().enumerate().map(lane).collect();
         Self {
-            worker: Worker::new(settings),
-            outlet,
+            lanes,
+            settings,
+            steering,
             capture,
             flows,
-            failed,
-            logged_sessions: 0,
+            shared,
+            records: 0,
         }
     }
 
-    /// Feeds the worker from `source` until it ends, `stop` is set, `count` frames are delivered or an
-    /// output fails. A stopped source is emptied first.
+    /// Feeds each worker from a source of its own, on a thread of its own, until all end, `stop` is set,
+    /// `count` frames are delivered or an output fails. Stopped sources are emptied first. `pin` is
+    /// called on each thread with the worker's number.
     ///
     /// # Errors
     ///
-    /// The source's. What came before the error is kept.
-    #[allow(
-        clippy::disallowed_methods,
-        reason = "one clock call a batch, to hand over batches that grow old"
-    )]
-    pub fn feed<S: Source>(
+    /// The first source's that failed. What came before the error is kept.
+    pub fn feed<S: Source<Error: Send> + Send>(
         &mut self,
-        source: &mut S,
+        sources: &mut [S],
         stop: &AtomicBool,
         count: Option<u64>,
+        pin: impl Fn(usize) + Sync,
     ) -> Result<(), S::Error> {
+        let Self { lanes, shared, .. } = self;
+        shared
+            .wanted
+            .store(count.unwrap_or(u64::MAX), Ordering::Relaxed);
+        let pin = &pin;
+        std::thread::scope(|scope| {
+            let mut pairs = lanes.iter_mut().zip(sources).enumerate();
+            // The first worker stays on this thread.
+            let first = pairs.next();
+            let others: Vec<_> = pairs
+                .map(|(number, (lane, source))| {
+                    let shared: &Shared = shared;
+                    scope.spawn(move || {
+                        pin(number);
+                        lane.run(source, stop, shared)
+                    })
+                })
+                .collect();
+            let mut outcome = match first {
+                Some((number, (lane, source))) => {
+                    pin(number);
+                    lane.run(source, stop, shared)
+                }
+                None => Ok(()),
+            };
+            for other in others {
+                let ended = other.join().unwrap_or(Ok(()));
+                outcome = outcome.and(ended);
+            }
+            outcome
+        })
+    }
+
+    /// Feeds the workers from a capture file.
+    ///
+    /// # Errors
+    ///
+    /// The file's. What came before the error is kept.
+    pub fn replay(&mut self, file: &mut CaptureFile) -> Result<(), CaptureError> {
+        file.number_from(self.records);
+        let never = AtomicBool::new(false);
+        let outcome = if self.lanes.len() == 1 {
+            self.feed(std::slice::from_mut(file), &never, None, |_| {})
+        } else {
+            self.spread(file, &never)
+        };
+        self.records += file.packets();
+        outcome
+    }
+
+    /// Reads a file on this thread and lets the workers, each on its own, do the rest.
+    fn spread(&mut self, file: &mut CaptureFile, never: &AtomicBool) -> Result<(), CaptureError> {
         let Self {
-            worker,
-            outlet,
-            failed,
-            logged_sessions,
+            lanes,
+            settings,
+            steering,
+            shared,
             ..
         } = self;
-        let mut stopped_at = None;
-        loop {
-            let wanted = count.map_or(u64::MAX, |count| {
-                count.saturating_sub(worker.ledger().delivered)
-            });
-            if wanted == 0 || failed.load(Ordering::Relaxed) {
-                return Ok(());
+        shared.wanted.store(u64::MAX, Ordering::Relaxed);
+        let (empty_tx, empty_rx) = bounded(CHUNKS);
+        std::thread::scope(|scope| {
+            let mut queues = Vec::new();
+            for (number, lane) in lanes.iter_mut().enumerate() {
+                let (chunk_tx, chunk_rx) = bounded(CHUNKS);
+                queues.push(chunk_tx);
+                let number = u32::try_from(number).unwrap_or(u32::MAX);
+                let mut source = ChunkSource::new(number, chunk_rx, empty_tx.clone());
+                let shared: &Shared = shared;
+                scope.spawn(move || lane.run(&mut source, never, shared));
             }
-            let most = usize::try_from(wanted).unwrap_or(usize::MAX);
-            let progress = source.next_batch(most, |arrival| worker.take(&arrival, outlet))?;
-            let now = Instant::now();
-            log_new_sessions(worker, logged_sessions);
-            match progress {
-                Progress::Batch => outlet.hand_over_if_old(now),
-                Progress::Idle | Progress::End => outlet.hand_over_now(),
-            }
-            if stop.load(Ordering::Relaxed) {
-                let since = now - *stopped_at.get_or_insert(now);
-                if progress == Progress::Idle
-                    || since >= MAX_DRAIN
-                    || outlet.when_full == WhenFull::Wait
-                {
-                    return Ok(());
+            let pass_on = |chunk: Chunk| {
+                let chunk = Arc::new(chunk);
+                queues
+                    .iter()
+                    .all(|queue| queue.send(Arc::clone(&chunk)).is_ok())
+            };
+            let mut chunk = Chunk::default();
+            let outcome = loop {
+                let record = match file.next_record() {
+                    Ok(Some(record)) => record,
+                    Ok(None) => break Ok(()),
+                    Err(error) => break Err(error),
+                };
+                chunk.add(
+                    worker_for(*steering, &settings.tunnels, settings.plain, &record),
+                    &record,
+                );
+                if chunk.is_full() {
+                    let mut next = empty_rx.try_recv().unwrap_or_default();
+                    next.clear();
+                    if !pass_on(std::mem::replace(&mut chunk, next)) {
+                        break Ok(());
+                    }
                 }
+            };
+            if !chunk.is_empty() {
+                pass_on(chunk);
             }
-            if progress == Progress::End {
-                return Ok(());
-            }
-        }
+            outcome
+        })
     }
 
     /// The accounting so far.
-    pub const fn ledger(&self) -> &Ledger {
-        self.worker.ledger()
+    pub fn ledger(&self) -> Ledger {
+        let mut ledger = Ledger::default();
+        for lane in &self.lanes {
+            ledger.merge(lane.worker.ledger());
+        }
+        ledger
     }
 
     /// Whether an output has failed.
     pub fn has_failed(&self) -> bool {
-        self.failed.load(Ordering::Relaxed)
+        self.shared.failed.load(Ordering::Relaxed)
     }
 
     /// Ends the run: flows are handed out, queues emptied, files finished. `kernel_dropped` datagrams
     /// were lost before they could be received.
     pub fn finish(self, kernel_dropped: u64) -> Outcome {
         let Self {
-            mut worker,
-            mut outlet,
+            lanes,
             capture,
             flows,
             ..
         } = self;
-        outlet.when_full = WhenFull::Wait;
-        worker.finish(&mut outlet);
-        outlet.hand_over_now();
-        outlet.hand_over_flows();
-        let (mut flow_records, mut flow_records_dropped) =
-            (outlet.flow_records, outlet.flow_records_dropped);
+        let (workers, mut outlets): (Vec<_>, Vec<_>) = lanes
+            .into_iter()
+            .map(|lane| (lane.worker, lane.outlet))
+            .unzip();
+        for outlet in &mut outlets {
+            outlet.wait_from_now_on();
+            outlet.hand_over_now();
+        }
+        let total = Total::of(workers);
+        let mut ledger = total.ledger.clone();
+        if let Some(outlet) = outlets.first_mut().filter(|_| flows.is_some()) {
+            for record in total.records() {
+                outlet.flow(record);
+            }
+        }
+        let (mut flow_records, mut flow_records_dropped) = (0, 0);
+        for outlet in &mut outlets {
+            outlet.hand_over_flows();
+            let (handed_over, dropped) = outlet.flow_records();
+            flow_records += handed_over;
+            flow_records_dropped += dropped;
+        }
         // The writers end when nobody can send to them any more.
-        drop(outlet);
-        let mut ledger = worker.ledger().clone();
+        drop(outlets);
         let mut errors = Vec::new();
         let mut written = None;
-        let sessions = worker.sessions().list();
-        let by_key: HashMap<SessionKey, &Session, foldhash::fast::RandomState> = sessions
+        let by_key: HashMap<SessionKey, &Session, foldhash::fast::RandomState> = total
+            .sessions
             .iter()
             .map(|session| (session.key, session))
             .collect();
-        let statistics = |key| {
+        let statistics = |key: SessionKey| {
             by_key.get(&key).map(|session| InterfaceStatistics {
                 received: session.packets,
                 kernel_dropped,
@@ -266,10 +387,12 @@ impl Pipeline {
                 last_ns: session.last_ns,
             })
         };
-        if let Some(end) = capture.and_then(|thread| thread.join().ok()) {
-            ledger.lose_written(end.lost);
-            errors.extend(end.error.map(SinkError::from));
-            match end.set.finish(statistics) {
+        if let Some(CaptureEnd { mut set, late }) = capture.and_then(|thread| thread.join().ok()) {
+            set.flush();
+            ledger.lose_written(set.lost());
+            ledger.note_late(late);
+            errors.extend(set.take_error().map(SinkError::from));
+            match set.finish(statistics) {
                 Ok(file) => written = Some(file),
                 Err(error) if errors.is_empty() => errors.push(error.into()),
                 Err(_) => {}
@@ -295,19 +418,136 @@ impl Pipeline {
             // A record is written when every file has it.
             flow_records_dropped += handed_over - flow_records;
         }
-        let mut sessions = sessions.to_vec();
-        sessions.sort_by_key(|session| session.key);
+        drop(by_key);
         Outcome {
             ledger,
-            sessions,
-            other_ports: worker.other_ports().to_vec(),
+            sessions: total.sessions,
+            other_ports: total.other_ports,
             capture: written,
             flow_files,
             flow_records,
             flow_records_dropped,
+            received: total.received,
+            flows_joined: total.flows_joined,
             errors,
         }
     }
+}
+
+impl Shared {
+    /// Takes a share of the frames that are wanted. `None` when all have been delivered; 0 when others
+    /// have taken the rest and may yet give some back.
+    fn take(&self) -> Option<u64> {
+        if self.wanted.load(Ordering::Relaxed) == u64::MAX {
+            return Some(u64::MAX);
+        }
+        // Claimed before it is taken, so that nobody sees neither.
+        self.taken.fetch_add(SHARE, Ordering::SeqCst);
+        let left = |wanted: u64| Some(wanted.saturating_sub(SHARE));
+        let before = self
+            .wanted
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, left);
+        let share = before.unwrap_or(0).min(SHARE);
+        let taken = self.taken.fetch_sub(SHARE - share, Ordering::SeqCst) - (SHARE - share);
+        if share == 0 && taken == 0 {
+            None
+        } else {
+            Some(share)
+        }
+    }
+
+    /// Settles a share of which `delivered` were delivered.
+    fn settle(&self, share: u64, delivered: u64) {
+        if share != u64::MAX {
+            self.wanted
+                .fetch_add(share.saturating_sub(delivered), Ordering::SeqCst);
+            self.taken.fetch_sub(share, Ordering::SeqCst);
+        }
+    }
+}
+
+impl Lane {
+    /// Feeds the worker until its source ends, `stop` is set, no more frames are wanted or an output
+    /// fails.
+    #[allow(
+        clippy::disallowed_methods,
+        reason = "one clock call a batch, to hand over batches that grow old"
+    )]
+    fn run<S: Source>(
+        &mut self,
+        source: &mut S,
+        stop: &AtomicBool,
+        shared: &Shared,
+    ) -> Result<(), S::Error> {
+        let Self {
+            worker,
+            outlet,
+            logged_sessions,
+        } = self;
+        let mut stopped_at = None;
+        loop {
+            let Some(share) = shared
+                .take()
+                .filter(|_| !shared.failed.load(Ordering::Relaxed))
+            else {
+                return Ok(());
+            };
+            if share == 0 {
+                if stop.load(Ordering::Relaxed) {
+                    return Ok(());
+                }
+                std::thread::sleep(OTHERS_TURN);
+                continue;
+            }
+            let before = worker.ledger().delivered;
+            let most = usize::try_from(share).unwrap_or(usize::MAX);
+            let outcome = source.next_batch(most, |arrival| worker.take(&arrival, outlet));
+            let delivered = worker.ledger().delivered - before;
+            shared.settle(share, delivered);
+            if share != u64::MAX && delivered == 0 {
+                // Nothing came for this worker: the last frames wanted may be waiting for another, which
+                // can only take them on while nobody else holds them.
+                std::thread::sleep(2 * OTHERS_TURN);
+            }
+            let progress = outcome?;
+            let now = Instant::now();
+            log_new_sessions(worker, logged_sessions);
+            match progress {
+                Progress::Batch => outlet.hand_over_if_old(now),
+                Progress::End => outlet.hand_over_now(),
+                Progress::UpTo(order) => {
+                    outlet.hand_over_now();
+                    outlet.promise(order);
+                }
+                Progress::Idle => {
+                    outlet.hand_over_now();
+                    if outlet.when_full() == WhenFull::Drop {
+                        outlet.promise(wall_clock_ns().saturating_sub(STAMP_TO_SOCKET_NS));
+                    }
+                }
+            }
+            if stop.load(Ordering::Relaxed) {
+                let since = now - *stopped_at.get_or_insert(now);
+                let waits = outlet.when_full() == WhenFull::Wait;
+                if progress == Progress::Idle || since >= MAX_DRAIN || waits {
+                    return Ok(());
+                }
+            }
+            if progress == Progress::End {
+                return Ok(());
+            }
+        }
+    }
+}
+
+/// Nanoseconds since 1970, as the kernel stamps datagrams.
+#[allow(
+    clippy::disallowed_methods,
+    reason = "once where nothing arrives, to let the writer go on"
+)]
+fn wall_clock_ns() -> u64 {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    u64::try_from(now.unwrap_or_default().as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// Tells of sessions that are new since the last batch; their table is bounded, and so is this.
@@ -317,133 +557,4 @@ fn log_new_sessions(worker: &Worker, logged: &mut usize) {
         tracing::debug!(session = %session.key.interface_name(), "mirror session first seen");
     }
     *logged = sessions.len();
-}
-
-fn write_capture(
-    mut set: CaptureSet,
-    full: &Receiver<Batch>,
-    empty: &Sender<Batch>,
-    failed: &AtomicBool,
-) -> CaptureEnd {
-    let (mut lost, mut error) = (0, None);
-    for mut batch in full {
-        if error.is_some() {
-            lost += batch.records;
-        } else if let Err(first) = set.write(0, &mut batch) {
-            lost += batch.records;
-            error = Some(first);
-            failed.store(true, Ordering::Relaxed);
-        }
-        batch.clear();
-        // There is room for every buffer that exists; when the worker is gone nobody needs it.
-        let _ = empty.try_send(batch);
-    }
-    CaptureEnd { set, lost, error }
-}
-
-fn write_flows(
-    mut files: Vec<JsonLines>,
-    chunks: &Receiver<Vec<FlowRecord>>,
-    failed: &AtomicBool,
-) -> FlowEnd {
-    let mut error = None;
-    for chunk in chunks {
-        if error.is_some() {
-            continue;
-        }
-        let written = files
-            .iter_mut()
-            .try_for_each(|file| chunk.iter().try_for_each(|record| file.write(record)));
-        if let Err(first) = written {
-            error = Some(first);
-            failed.store(true, Ordering::Relaxed);
-        }
-    }
-    FlowEnd { files, error }
-}
-
-/// Hands a worker's output to the writers.
-struct QueueOutlet {
-    current: Batch,
-    /// When the current batch got its first record, as far as batches tell.
-    begun: Option<Instant>,
-    allocated: usize,
-    most: usize,
-    full: Sender<Batch>,
-    empty: Receiver<Batch>,
-    when_full: WhenFull,
-    flow_chunk: Vec<FlowRecord>,
-    flows: Sender<Vec<FlowRecord>>,
-    flow_records: u64,
-    flow_records_dropped: u64,
-}
-
-impl Outlet for QueueOutlet {
-    fn room(&mut self, len: usize) -> Option<&mut Batch> {
-        let used = self.current.bytes.len();
-        if used > 0 && used + len > BATCH_LEN && !self.hand_over() {
-            return None;
-        }
-        Some(&mut self.current)
-    }
-
-    fn flow(&mut self, record: FlowRecord) {
-        self.flow_chunk.push(record);
-        if self.flow_chunk.len() >= FLOW_CHUNK {
-            self.hand_over_flows();
-        }
-    }
-}
-
-impl QueueOutlet {
-    /// Swaps the current batch for an empty one; `false` when there is none to be had.
-    fn hand_over(&mut self) -> bool {
-        let next = match self.empty.try_recv() {
-            Ok(batch) => batch,
-            Err(_) if self.allocated < self.most => {
-                self.allocated += 1;
-                Batch::with_room()
-            }
-            Err(_) if self.when_full == WhenFull::Drop => return false,
-            Err(_) => match self.empty.recv() {
-                Ok(batch) => batch,
-                Err(_) => return false,
-            },
-        };
-        let full = std::mem::replace(&mut self.current, next);
-        self.begun = None;
-        // As many batches exist as the queue has places: this finds one.
-        self.full.send(full).is_ok()
-    }
-
-    fn hand_over_now(&mut self) {
-        if self.current.records > 0 {
-            self.hand_over();
-        }
-    }
-
-    fn hand_over_if_old(&mut self, now: Instant) {
-        if self.current.records == 0 {
-            return;
-        }
-        match self.begun {
-            None => self.begun = Some(now),
-            Some(begun) if now - begun >= MAX_BATCH_AGE => self.hand_over_now(),
-            Some(_) => {}
-        }
-    }
-
-    fn hand_over_flows(&mut self) {
-        let chunk = std::mem::take(&mut self.flow_chunk);
-        let len = chunk.len() as u64;
-        let sent = match self.when_full {
-            WhenFull::Wait => self.flows.send(chunk).is_ok(),
-            WhenFull::Drop => self.flows.try_send(chunk).is_ok(),
-        };
-        if sent {
-            self.flow_records += len;
-        } else {
-            self.flow_records_dropped += len;
-        }
-    }
 }

@@ -82,6 +82,18 @@ pub struct OtherPort {
     pub like_vxlan: u64,
 }
 
+/// What one worker counted.
+pub struct Part {
+    /// The accounting.
+    pub ledger: Ledger,
+    /// Mirror sessions.
+    pub sessions: Sessions,
+    /// Flows that live.
+    pub flows: Vec<Flow>,
+    /// UDP traffic that went to other ports.
+    pub other_ports: Vec<OtherPort>,
+}
+
 /// The state of one core's share of the traffic.
 pub struct Worker {
     settings: WorkerSettings,
@@ -94,6 +106,8 @@ pub struct Worker {
     other_ports: Vec<OtherPort>,
     /// Room to put an Ethernet header in front of a bare IP packet.
     scratch: Vec<u8>,
+    /// Place of the packet being taken.
+    order: u64,
 }
 
 /// A frame with what the outside of it told.
@@ -117,12 +131,14 @@ impl Worker {
             reassembly: Reassembly::default(),
             other_ports: Vec::new(),
             scratch: Vec::new(),
+            order: 0,
         }
     }
 
     /// Takes one packet all the way.
     pub fn take(&mut self, arrival: &Arrival<'_>, outlet: &mut impl Outlet) {
         self.ledger.received += 1;
+        self.order = arrival.order();
         match arrival {
             Arrival::Record(record) if self.settings.plain => self.plain(record, outlet),
             Arrival::Record(record) => self.record(record, outlet),
@@ -130,12 +146,15 @@ impl Worker {
         }
     }
 
-    /// Ends the input: gives up what waits for more and hands out every flow.
-    pub fn finish(&mut self, outlet: &mut impl Outlet) {
+    /// Ends the input: gives up what waits for more and hands out what was counted.
+    pub fn end(mut self) -> Part {
         self.reassembly.finish();
         self.count_lost_fragments();
-        for flow in self.flows.drain() {
-            self.hand_out(&flow, EndReason::Forced, outlet);
+        Part {
+            ledger: self.ledger,
+            flows: self.flows.drain(),
+            sessions: self.sessions,
+            other_ports: self.other_ports,
         }
     }
 
@@ -147,11 +166,6 @@ impl Worker {
     /// The mirror sessions seen so far.
     pub const fn sessions(&self) -> &Sessions {
         &self.sessions
-    }
-
-    /// Ports that UDP traffic went to without being asked for.
-    pub fn other_ports(&self) -> &[OtherPort] {
-        &self.other_ports
     }
 
     fn record(&mut self, record: &Record<'_>, outlet: &mut impl Outlet) {
@@ -372,7 +386,7 @@ impl Worker {
                     inner: &inner,
                 };
                 if let Some(evicted) = self.flows.update(&key, way, &packet) {
-                    self.hand_out(&evicted, EndReason::LackOfResources, outlet);
+                    self.hand_out(&evicted, outlet);
                 }
             }
             Some(_) => {}
@@ -408,6 +422,7 @@ impl Worker {
         let ts_ns = frame.ts_ns;
         let record = CaptureRecord {
             session: session_id,
+            order: self.order,
             ts_ns,
             frame: frame.bytes,
             lengths,
@@ -419,9 +434,10 @@ impl Worker {
         self.ledger.delivered += 1;
     }
 
-    fn hand_out(&self, flow: &Flow, reason: EndReason, outlet: &mut impl Outlet) {
+    /// Hands out a flow that had to make room.
+    fn hand_out(&self, flow: &Flow, outlet: &mut impl Outlet) {
         if let Some(session) = self.sessions.session(flow.key.session()) {
-            outlet.flow(FlowRecord::new(flow, session, reason));
+            outlet.flow(FlowRecord::new(flow, session, EndReason::LackOfResources));
         }
     }
 

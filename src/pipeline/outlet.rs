@@ -1,0 +1,169 @@
+//! The way out of a worker: batches of records and chunks of flow records, through bounded queues.
+
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, Sender};
+
+use super::worker::Outlet;
+use crate::capture::encode::{BATCH_LEN, Batch};
+use crate::flow::record::FlowRecord;
+
+/// Flow records handed over at a time.
+const FLOW_CHUNK: usize = 128;
+/// A batch is handed over when it is this old, so that a quiet link reaches the file.
+const MAX_BATCH_AGE: Duration = Duration::from_millis(20);
+
+/// What a full queue means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WhenFull {
+    /// Wait: a file can be read later.
+    Wait,
+    /// Drop and count: the network does not wait.
+    Drop,
+}
+
+/// A batch and the number of the worker that made it.
+pub type FromWorker = (usize, Batch);
+
+/// Hands a worker's output to the writers.
+pub struct QueueOutlet {
+    worker: usize,
+    current: Batch,
+    /// When the current batch got its first record, as far as batches tell.
+    begun: Option<Instant>,
+    allocated: usize,
+    most: usize,
+    full: Sender<FromWorker>,
+    empty: Receiver<Batch>,
+    when_full: WhenFull,
+    flow_chunk: Vec<FlowRecord>,
+    flows: Sender<Vec<FlowRecord>>,
+    flow_records: u64,
+    flow_records_dropped: u64,
+}
+
+impl QueueOutlet {
+    /// For worker number `worker`, with `most` batches.
+    pub fn new(
+        worker: usize,
+        most: usize,
+        when_full: WhenFull,
+        full: Sender<FromWorker>,
+        empty: Receiver<Batch>,
+        flows: Sender<Vec<FlowRecord>>,
+    ) -> Self {
+        Self {
+            worker,
+            current: Batch::default(),
+            begun: None,
+            allocated: 0,
+            most,
+            full,
+            empty,
+            when_full,
+            flow_chunk: Vec::new(),
+            flows,
+            flow_records: 0,
+            flow_records_dropped: 0,
+        }
+    }
+
+    /// What a full queue means to it.
+    pub const fn when_full(&self) -> WhenFull {
+        self.when_full
+    }
+
+    /// Flow records handed over, and those that found no room.
+    pub const fn flow_records(&self) -> (u64, u64) {
+        (self.flow_records, self.flow_records_dropped)
+    }
+
+    /// From now on a full queue is waited for: nothing arrives any more.
+    pub const fn wait_from_now_on(&mut self) {
+        self.when_full = WhenFull::Wait;
+    }
+
+    /// Swaps the current batch for an empty one; `false` when there is none to be had.
+    fn hand_over(&mut self) -> bool {
+        let next = match self.empty.try_recv() {
+            Ok(batch) => batch,
+            Err(_) if self.allocated < self.most => {
+                self.allocated += 1;
+                Batch::with_room()
+            }
+            Err(_) if self.when_full == WhenFull::Drop => return false,
+            Err(_) => match self.empty.recv() {
+                Ok(batch) => batch,
+                Err(_) => return false,
+            },
+        };
+        let full = std::mem::replace(&mut self.current, next);
+        self.begun = None;
+        // The queue has a place for every batch that exists: this finds one.
+        full.records == 0 || self.full.send((self.worker, full)).is_ok()
+    }
+
+    /// Hands over what there is.
+    pub fn hand_over_now(&mut self) {
+        if self.current.records > 0 {
+            self.hand_over();
+        }
+    }
+
+    /// Hands over what there is once it has waited long enough.
+    pub fn hand_over_if_old(&mut self, now: Instant) {
+        if self.current.records == 0 {
+            return;
+        }
+        match self.begun {
+            None => self.begun = Some(now),
+            Some(begun) if now - begun >= MAX_BATCH_AGE => self.hand_over_now(),
+            Some(_) => {}
+        }
+    }
+
+    /// Promises the writer that nothing below `watermark` will follow. Where the queue is full the
+    /// promise is not needed: there is plenty to write.
+    pub fn promise(&self, watermark: u64) {
+        let _ = self.full.try_send((
+            self.worker,
+            Batch {
+                watermark,
+                ..Batch::default()
+            },
+        ));
+    }
+
+    /// Hands over the flow records that are waiting.
+    pub fn hand_over_flows(&mut self) {
+        let chunk = std::mem::take(&mut self.flow_chunk);
+        let len = chunk.len() as u64;
+        let sent = match self.when_full {
+            WhenFull::Wait => self.flows.send(chunk).is_ok(),
+            WhenFull::Drop => self.flows.try_send(chunk).is_ok(),
+        };
+        if sent {
+            self.flow_records += len;
+        } else {
+            self.flow_records_dropped += len;
+        }
+    }
+}
+
+impl Outlet for QueueOutlet {
+    fn room(&mut self, len: usize) -> Option<&mut Batch> {
+        let used = self.current.bytes.len();
+        let first = self.allocated == 0;
+        if (first || (used > 0 && used + len > BATCH_LEN)) && !self.hand_over() {
+            return None;
+        }
+        Some(&mut self.current)
+    }
+
+    fn flow(&mut self, record: FlowRecord) {
+        self.flow_chunk.push(record);
+        if self.flow_chunk.len() >= FLOW_CHUNK {
+            self.hand_over_flows();
+        }
+    }
+}

@@ -1,0 +1,158 @@
+//! Replay on several workers: the thread that reads a file frames its records and tells by a hash which
+//! worker each is for; the workers do the rest.
+//!
+//! Every worker sees every chunk and takes its own records out of it, so the bytes are copied once. The
+//! hash is that of [`crate::source::steer`], which live traffic is steered by.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
+
+use crate::source::steer::Steering;
+use crate::source::{Arrival, Progress, Record, Source};
+use crate::wire::decapsulate::{Tunnel, Tunnels, decapsulate};
+use crate::wire::outer::{self, LinkType, Outer};
+use crate::wire::vxlan::Payload;
+
+/// Bytes of a chunk.
+const CHUNK_LEN: usize = 256 << 10;
+/// Records of a chunk, at most.
+const CHUNK_RECORDS: usize = 4096;
+
+/// Records on their way to the workers.
+#[derive(Default)]
+pub struct Chunk {
+    bytes: Vec<u8>,
+    pieces: Vec<Piece>,
+}
+
+struct Piece {
+    worker: u32,
+    ts_ns: u64,
+    link: LinkType,
+    at: usize,
+    len: usize,
+    orig_len: u32,
+    order: u64,
+}
+
+impl Chunk {
+    /// Whether it is time to pass it on.
+    pub fn is_full(&self) -> bool {
+        self.bytes.len() >= CHUNK_LEN || self.pieces.len() >= CHUNK_RECORDS
+    }
+
+    /// Whether nothing is in it.
+    pub fn is_empty(&self) -> bool {
+        self.pieces.is_empty()
+    }
+
+    /// Empties it for its next round.
+    pub fn clear(&mut self) {
+        self.bytes.clear();
+        self.pieces.clear();
+    }
+
+    /// Adds a record for `worker`.
+    pub fn add(&mut self, worker: u32, record: &Record<'_>) {
+        let at = self.bytes.len();
+        self.bytes.extend_from_slice(record.bytes);
+        self.pieces.push(Piece {
+            worker,
+            ts_ns: record.ts_ns,
+            link: record.link,
+            at,
+            len: record.bytes.len(),
+            orig_len: record.orig_len,
+            order: record.order,
+        });
+    }
+}
+
+/// Which worker a record is for.
+pub fn worker_for(steering: Steering, tunnels: &Tunnels, plain: bool, record: &Record<'_>) -> u32 {
+    if plain {
+        return match record.link {
+            LinkType::Ethernet => steering.worker_of_frame(record.bytes),
+            link => link.strip(record.bytes).map_or(0, |link| {
+                steering.worker_of_packet(link.ether_type, link.payload)
+            }),
+        };
+    }
+    let cut = record.orig_len as usize > record.bytes.len();
+    // Fragments go to one worker, where their pieces meet; what is refused can be counted anywhere.
+    let Ok(Outer::Udp(udp)) = outer::read(record.link, record.bytes, cut) else {
+        return 0;
+    };
+    if tunnels.depth == 1 && tunnels.at_port(udp.dst_port) == Some(Tunnel::Vxlan) {
+        return steering.worker_of(udp.payload);
+    }
+    match decapsulate(tunnels, &udp) {
+        Ok(mirrored) => match mirrored.payload {
+            Payload::Ethernet => steering.worker_of_frame(mirrored.bytes),
+            Payload::Ipv4 => steering.worker_of_packet(0x0800, mirrored.bytes),
+            Payload::Ipv6 => steering.worker_of_packet(0x86dd, mirrored.bytes),
+        },
+        Err(_) => 0,
+    }
+}
+
+/// One worker's view of the chunks.
+pub struct ChunkSource {
+    worker: u32,
+    chunks: Receiver<Arc<Chunk>>,
+    /// Takes back a chunk that every worker is done with.
+    empty: Sender<Chunk>,
+}
+
+impl ChunkSource {
+    /// For worker number `worker`.
+    pub const fn new(worker: u32, chunks: Receiver<Arc<Chunk>>, empty: Sender<Chunk>) -> Self {
+        Self {
+            worker,
+            chunks,
+            empty,
+        }
+    }
+}
+
+impl Source for ChunkSource {
+    type Error = Infallible;
+
+    fn next_batch(
+        &mut self,
+        _most: usize,
+        mut each: impl FnMut(Arrival<'_>),
+    ) -> Result<Progress, Infallible> {
+        let chunk = match self
+            .chunks
+            .recv_timeout(std::time::Duration::from_millis(10))
+        {
+            Ok(chunk) => chunk,
+            Err(RecvTimeoutError::Timeout) => return Ok(Progress::Idle),
+            Err(RecvTimeoutError::Disconnected) => return Ok(Progress::End),
+        };
+        for piece in chunk
+            .pieces
+            .iter()
+            .filter(|piece| piece.worker == self.worker)
+        {
+            each(Arrival::Record(Record {
+                ts_ns: piece.ts_ns,
+                link: piece.link,
+                bytes: chunk
+                    .bytes
+                    .get(piece.at..piece.at + piece.len)
+                    .unwrap_or_default(),
+                orig_len: piece.orig_len,
+                order: piece.order,
+            }));
+        }
+        let last = chunk.pieces.last().map_or(0, |piece| piece.order);
+        if let Some(chunk) = Arc::into_inner(chunk) {
+            let _ = self.empty.try_send(chunk);
+        }
+        Ok(Progress::UpTo(last))
+    }
+}

@@ -1,0 +1,132 @@
+//! What all workers together came to: one ledger, one list of sessions, one list of flows.
+//!
+//! A flow lives on one worker, but not every packet shows the kernel where it belongs: a fragment hides
+//! its ports, an extension header hides the protocol. Such strays are put together with their flow here,
+//! so that records do not depend on how many workers there were.
+
+use hashbrown::HashMap;
+
+use super::ledger::Ledger;
+use super::worker::{OtherPort, Worker};
+use crate::flow::key::FlowKey;
+use crate::flow::record::{EndReason, FlowRecord};
+use crate::flow::table::Flow;
+use crate::mirror::session::{Session, SessionId, SessionKey, Sessions};
+
+/// The sum over all workers.
+pub struct Total {
+    /// The accounting.
+    pub ledger: Ledger,
+    /// Mirror sessions, by source and VNI.
+    pub sessions: Vec<Session>,
+    /// UDP traffic that went to other ports.
+    pub other_ports: Vec<OtherPort>,
+    /// Packets each worker received.
+    pub received: Vec<u64>,
+    /// Flows that several workers had a part of, and that were put together here.
+    pub flows_joined: u64,
+    /// Flows that live to the end, by their first packets; their sessions are places in `sessions`.
+    flows: Vec<Flow>,
+}
+
+impl Total {
+    /// Ends the workers and adds them up.
+    pub fn of(workers: impl IntoIterator<Item = Worker>) -> Self {
+        let mut ledger = Ledger::default();
+        let mut sessions: Vec<Session> = Vec::new();
+        let mut places: HashMap<SessionKey, usize, foldhash::fast::RandomState> =
+            HashMap::default();
+        let mut other_ports: Vec<OtherPort> = Vec::new();
+        let mut parts = Vec::new();
+        let mut received = Vec::new();
+        for worker in workers {
+            let part = worker.end();
+            ledger.merge(&part.ledger);
+            received.push(part.ledger.received);
+            for session in part.sessions.list() {
+                match places
+                    .get(&session.key)
+                    .and_then(|place| sessions.get_mut(*place))
+                {
+                    Some(known) => known.merge(session),
+                    None => {
+                        places.insert(session.key, sessions.len());
+                        sessions.push(session.clone());
+                    }
+                }
+            }
+            for other in part.other_ports {
+                match other_ports
+                    .iter_mut()
+                    .find(|known| known.port == other.port)
+                {
+                    Some(known) => {
+                        known.packets += other.packets;
+                        known.like_vxlan += other.like_vxlan;
+                    }
+                    None => other_ports.push(other),
+                }
+            }
+            parts.push((part.sessions, part.flows));
+        }
+        sessions.sort_by_key(|session| session.key);
+        let places = sessions
+            .iter()
+            .enumerate()
+            .map(|(place, session)| (session.key, place));
+        let places: HashMap<SessionKey, usize, foldhash::fast::RandomState> = places.collect();
+        let (flows, flows_joined) = gather(parts, &places);
+        Self {
+            ledger,
+            sessions,
+            other_ports,
+            received,
+            flows_joined,
+            flows,
+        }
+    }
+
+    /// The records of the flows that lived to the end, in the order of their first packets.
+    pub fn records(&self) -> impl Iterator<Item = FlowRecord> {
+        self.flows.iter().filter_map(|flow| {
+            let session = self.sessions.get(flow.key.session().0 as usize)?;
+            Some(FlowRecord::new(flow, session, EndReason::Forced))
+        })
+    }
+}
+
+/// Puts the flows of all workers into one list, those of one key together, and counts the latter.
+fn gather(
+    parts: Vec<(Sessions, Vec<Flow>)>,
+    places: &HashMap<SessionKey, usize, foldhash::fast::RandomState>,
+) -> (Vec<Flow>, u64) {
+    let mut joined = 0;
+    let several = parts.len() > 1;
+    let mut flows: Vec<Flow> = Vec::new();
+    let mut known: HashMap<FlowKey, usize, foldhash::fast::RandomState> = HashMap::default();
+    for (sessions, part) in parts {
+        for mut flow in part {
+            let session = sessions
+                .session(flow.key.session())
+                .map(|session| session.key);
+            let place = session
+                .and_then(|key| places.get(&key))
+                .copied()
+                .unwrap_or_default();
+            flow.key = flow
+                .key
+                .in_session(SessionId(u32::try_from(place).unwrap_or(u32::MAX)));
+            if several {
+                let at = *known.entry(flow.key).or_insert(flows.len());
+                if let Some(first) = flows.get_mut(at) {
+                    first.absorb(flow);
+                    joined += 1;
+                    continue;
+                }
+            }
+            flows.push(flow);
+        }
+    }
+    flows.sort_unstable_by_key(|flow| (flow.first_ns, flow.key));
+    (flows, joined)
+}

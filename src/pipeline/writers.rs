@@ -1,0 +1,118 @@
+//! The writers: one thread puts the batches of all workers in order and into the capture, another
+//! writes flow records.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
+
+use super::outlet::FromWorker;
+use crate::capture::encode::Batch;
+use crate::capture::merge::Merge;
+use crate::capture::set::CaptureSet;
+use crate::export::jsonl::JsonLines;
+use crate::flow::record::FlowRecord;
+use crate::outfile::OutError;
+
+/// How often batches that wait for a silent worker are looked at.
+const TICK: Duration = Duration::from_millis(5);
+
+/// What the capture writer leaves.
+pub struct CaptureEnd {
+    /// The file, not finished yet.
+    pub set: CaptureSet,
+    /// Records written behind later ones.
+    pub late: u64,
+}
+
+/// What the flow writer leaves.
+pub struct FlowEnd {
+    /// The files, not finished yet.
+    pub files: Vec<JsonLines>,
+    /// What went wrong.
+    pub error: Option<OutError>,
+}
+
+/// Writes batches until nobody can send any more. Emptied ones go back to their workers.
+#[allow(
+    clippy::disallowed_methods,
+    reason = "one clock call a batch, to bound the wait for a silent worker"
+)]
+pub fn write_capture(
+    mut set: CaptureSet,
+    mut merge: Merge,
+    full: &Receiver<FromWorker>,
+    empty: &[Sender<Batch>],
+    failed: &AtomicBool,
+) -> CaptureEnd {
+    let start = Instant::now();
+    let give_back = |worker: usize, mut batch: Batch| {
+        // A promise had no buffer to begin with.
+        if batch.bytes.capacity() > 0 {
+            batch.clear();
+            // There is room for every batch that exists; when its worker is gone nobody needs it.
+            let _ = empty.get(worker).map(|empty| empty.try_send(batch));
+        }
+    };
+    let mut open = true;
+    while open {
+        let next = if merge.is_empty() {
+            full.recv().map_err(|_| RecvTimeoutError::Disconnected)
+        } else {
+            full.recv_timeout(TICK)
+        };
+        match next {
+            Ok((worker, batch)) => {
+                set.introduce(worker, &batch.new_sessions);
+                if let Some(batch) = merge.push(worker, batch, start.elapsed()) {
+                    give_back(worker, batch);
+                }
+            }
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => {
+                merge.end();
+                open = false;
+            }
+        }
+        let now = start.elapsed();
+        while let Some(run) = merge.next_run(now) {
+            if let Some(batch) = merge.batch(&run) {
+                let records = batch.bytes.get_mut(run.bytes.clone()).unwrap_or_default();
+                let orders = batch.orders.get(run.records.clone()).unwrap_or_default();
+                set.append(run.worker, records, orders.iter().map(|(_, len)| *len));
+            }
+            if let Some(batch) = merge.take_emptied(&run) {
+                give_back(run.worker, batch);
+            }
+        }
+        if full.is_empty() {
+            set.flush();
+        }
+        if set.error().is_some() {
+            failed.store(true, Ordering::Relaxed);
+        }
+    }
+    CaptureEnd {
+        set,
+        late: merge.late(),
+    }
+}
+
+/// Writes flow records until nobody can send any more.
+pub fn write_flows(
+    mut files: Vec<JsonLines>,
+    chunks: &Receiver<Vec<FlowRecord>>,
+    failed: &AtomicBool,
+) -> FlowEnd {
+    let mut error = None;
+    for chunk in chunks {
+        for file in &mut files {
+            let written = chunk.iter().try_for_each(|record| file.write(record));
+            if let Err(first) = written {
+                failed.store(true, Ordering::Relaxed);
+                error.get_or_insert(first);
+            }
+        }
+    }
+    FlowEnd { files, error }
+}

@@ -1,0 +1,228 @@
+//! Several workers: the same results as one, whatever the input, and no flow on two of them.
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "a test ends where something is not as expected"
+)]
+
+mod common;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use common::{assert_closes, corpus, testdata, testdata_names, vxtap};
+use serde_json::Value;
+
+/// Capture, flow records, summary and exit code of a replay with so many workers.
+fn outputs(
+    dir: &Path,
+    workers: &str,
+    flags: &[&str],
+    input: &Path,
+) -> (Vec<u8>, String, Value, Option<i32>) {
+    let path = |name: &str| dir.join(name).to_str().unwrap().to_owned();
+    let (capture, flows, summary) = (path("out.pcapng"), path("out.jsonl"), path("out.json"));
+    for old in [&capture, &flows, &summary] {
+        let _ = fs::remove_file(old);
+    }
+    let input = input.to_str().unwrap();
+    let args = [
+        "replay",
+        input,
+        "-w",
+        &capture,
+        "--flows",
+        &flows,
+        "--summary",
+        &summary,
+    ];
+    let run = vxtap([&args[..], &["--workers", workers], flags].concat());
+    assert!(!run.stderr.contains("panicked"), "{input}: {}", run.stderr);
+    let read = |path: &str| fs::read(path).unwrap_or_default();
+    let mut summary: Value = serde_json::from_slice(&read(&summary)).unwrap_or_default();
+    if let Some(summary) = summary.as_object_mut() {
+        // How the work was shared out, which is all that may differ.
+        let shares = summary.remove("workers").unwrap();
+        let shares = shares
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|share| share.as_u64().unwrap());
+        assert_eq!(summary["received"], shares.sum::<u64>(), "{input}");
+        summary.remove("flows_joined").unwrap();
+    }
+    if !summary.is_null() {
+        assert_closes(&summary);
+    }
+    (
+        read(&capture),
+        String::from_utf8(read(&flows)).unwrap(),
+        summary,
+        run.code,
+    )
+}
+
+fn same_with_any_number(input: &Path, flags: &[&str]) {
+    let dir = tempfile::tempdir().unwrap();
+    let one = outputs(dir.path(), "1", flags, input);
+    for workers in ["2", "3"] {
+        let several = outputs(dir.path(), workers, flags, input);
+        let input = input.display();
+        assert!(
+            one.0 == several.0,
+            "{input} {flags:?}: another capture with {workers} workers"
+        );
+        assert_eq!(
+            one.1, several.1,
+            "{input} {flags:?}: other flow records with {workers} workers"
+        );
+        assert_eq!(
+            one.2, several.2,
+            "{input} {flags:?}: another summary with {workers} workers"
+        );
+        assert_eq!(
+            one.3, several.3,
+            "{input} {flags:?}: another exit code with {workers} workers"
+        );
+    }
+}
+
+#[test]
+fn bundled_captures_give_the_same() {
+    for name in testdata_names() {
+        let path = testdata(&name);
+        same_with_any_number(&path, &[]);
+        same_with_any_number(&path, &["--plain"]);
+        same_with_any_number(
+            &path,
+            &[
+                "--depth", "3", "--format", "pcap", "--port", "4789", "--port", "8472",
+            ],
+        );
+    }
+}
+
+#[test]
+fn real_captures_give_the_same() {
+    let Some(corpus) = corpus() else { return };
+    for folder in ["vxlan", "plain", "malformed", "pcapng"] {
+        let mut paths: Vec<PathBuf> = corpus
+            .join(folder)
+            .read_dir()
+            .unwrap()
+            .map(|entry| entry.unwrap().path())
+            .collect();
+        paths.sort();
+        assert!(paths.len() > 20);
+        for path in paths {
+            same_with_any_number(&path, &["--plain"]);
+            if folder == "vxlan" {
+                same_with_any_number(
+                    &path,
+                    &["--port", "4789", "--port", "8472", "--port", "65530"],
+                );
+            }
+        }
+    }
+}
+
+/// Conversations over a socket group, from one outer port and from many: each lives on one worker, and
+/// both have work.
+#[cfg(target_os = "linux")]
+#[test]
+fn live_conversations_stay_on_one_worker() {
+    use std::io::{BufRead, BufReader, Read};
+    use std::net::UdpSocket;
+    use std::process::{Command, Stdio};
+
+    /// A VXLAN datagram of flow `number`, forth or back: some IPv6, some tagged, TCP and UDP.
+    fn datagram(number: u16, back: bool) -> Vec<u8> {
+        let [high, low] = number.to_be_bytes();
+        let (a, b) = ([10, 1, high, low], [10, 2, low, 9]);
+        let ((src, src_port), (dst, dst_port)) = if back {
+            ((b, 443u16), (a, number | 1024))
+        } else {
+            ((a, number | 1024), (b, 443))
+        };
+        let mut packet = vec![8, 0, 0, 0, 0, 0, 7, 0];
+        packet.extend([2, 0, 0, 0, 0, 2, 2, 0, 0, 0, 0, 1]);
+        if number % 10 < 3 {
+            packet.extend([0x81, 0, 0, 5]);
+        }
+        let protocol = if number.is_multiple_of(2) { 6 } else { 17 };
+        if number % 7 < 2 {
+            packet.extend([0x86, 0xdd, 0x60, 0, 0, 0, 0, 20, protocol, 64]);
+            packet.extend([[0xfd; 12].as_slice(), &src, &[0xfd; 12], &dst].concat());
+        } else {
+            packet.extend([0x08, 0, 0x45, 0, 0, 40, 0, 1, 0, 0, 64, protocol, 0, 0]);
+            packet.extend([src, dst].concat());
+        }
+        packet.extend([src_port.to_be_bytes(), dst_port.to_be_bytes()].concat());
+        packet.extend([0; 16]);
+        packet
+    }
+
+    for ports in [1usize, 64] {
+        let dir = tempfile::tempdir().unwrap();
+        let summary = dir.path().join("out.json");
+        let flows = dir.path().join("out.jsonl");
+        let count = 4000;
+        let mut listener = Command::new(common::VXTAP)
+            .args([
+                "listen",
+                "--bind",
+                "127.0.0.1:0",
+                "--workers",
+                "2",
+                "--duration",
+                "20s",
+            ])
+            .args(["--count", &(2 * count).to_string(), "--summary"])
+            .arg(&summary)
+            .arg("--flows")
+            .arg(&flows)
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut stderr = BufReader::new(listener.stderr.take().unwrap());
+        let mut line = String::new();
+        stderr.read_line(&mut line).unwrap();
+        let (_, rest) = line
+            .split_once("listening on ")
+            .unwrap_or_else(|| panic!("{line}"));
+        let (address, _) = rest.split_once(';').unwrap();
+        let sockets: Vec<UdpSocket> = (0..ports)
+            .map(|_| UdpSocket::bind("127.0.0.1:0").unwrap())
+            .collect();
+        for number in 0..count {
+            for back in [false, true] {
+                let from = &sockets[(usize::from(number) * 2 + usize::from(back)) % ports];
+                from.send_to(&datagram(number, back), address).unwrap();
+            }
+            // An ordinary user's receive buffer is small.
+            if number % 50 == 0 {
+                std::thread::sleep(std::time::Duration::from_millis(2));
+            }
+        }
+        let mut said = String::new();
+        stderr.read_to_string(&mut said).unwrap();
+        assert!(listener.wait().unwrap().success(), "{said}");
+        let summary: Value = serde_json::from_slice(&fs::read(&summary).unwrap()).unwrap();
+        assert_closes(&summary);
+        assert_eq!(summary["delivered"], 2 * count, "{said}");
+        assert_eq!(summary["flows"], count);
+        assert_eq!(summary["flows_joined"], 0, "no conversation on two workers");
+        let shares: Vec<f64> = summary["workers"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|share| share.as_f64().unwrap())
+            .collect();
+        let most = shares.iter().copied().fold(0.0, f64::max) / f64::from(2 * count);
+        assert!(
+            shares.len() == 2 && most < 0.6,
+            "{shares:?} from {ports} ports"
+        );
+    }
+}
