@@ -4,6 +4,9 @@
 //! The interface number of a block is the worker's own session number until the writer, which knows
 //! what the file holds, puts the file's number in its place.
 
+use pcap_file::pcap::{PcapHeader, PcapTsResolution, PcapWriteError};
+use pcap_file::{DataLink, Endianness};
+
 use crate::mirror::direction::Direction;
 use crate::mirror::session::{SessionId, SessionKey};
 use crate::wire::length::{FrameLen, Verdict};
@@ -117,6 +120,24 @@ const COMMENT_ROOM: usize = 100;
 pub const fn room_for(captured_len: usize) -> usize {
     // Fixed part, padding, flags, comment, end of options, trailing length.
     EPB_FIXED_LEN + captured_len + 3 + 8 + COMMENT_ROOM + 4 + 4
+}
+
+/// The header of a pcap file: nanoseconds, little-endian, Ethernet.
+///
+/// # Errors
+///
+/// Never; the encoder writes to memory.
+pub fn pcap_header() -> Result<Vec<u8>, PcapWriteError> {
+    let header = PcapHeader {
+        snaplen: SNAPLEN,
+        datalink: DataLink::ETHERNET,
+        ts_resolution: PcapTsResolution::NanoSecond,
+        endianness: Endianness::Little,
+        ..PcapHeader::default()
+    };
+    let mut bytes = Vec::new();
+    header.write_to(&mut bytes)?;
+    Ok(bytes)
 }
 
 impl Format {
@@ -252,7 +273,6 @@ fn pad(out: &mut Vec<u8>, len: usize) {
 
 #[cfg(test)]
 mod tests {
-    use pcap_file::DataLink;
     use pcap_file::pcap::PcapReader;
     use pcap_file::pcapng::blocks::enhanced_packet::EnhancedPacketOption;
     use pcap_file::pcapng::blocks::interface_description::{

@@ -10,7 +10,6 @@ use std::time::Duration;
 use hashbrown::HashMap;
 use pcap_file::DataLink;
 use pcap_file::Endianness;
-use pcap_file::pcap::{PcapHeader, PcapTsResolution};
 use pcap_file::pcapng::blocks::interface_description::{
     InterfaceDescriptionBlock, InterfaceDescriptionOption, InterfaceTsResolution,
 };
@@ -21,7 +20,7 @@ use pcap_file::pcapng::blocks::opt_common::CommonOption;
 use pcap_file::pcapng::blocks::section_header::{SectionHeaderBlock, SectionHeaderOption};
 use pcap_file::pcapng::{PcapNgBlock, PcapNgWriteError, PcapNgWriter};
 
-use super::encode::{BATCH_LEN, EPB_INTERFACE_AT, Format, NewSession, SNAPLEN};
+use super::encode::{BATCH_LEN, EPB_INTERFACE_AT, Format, NewSession, SNAPLEN, pcap_header};
 use crate::mirror::session::SessionKey;
 use crate::outfile::{OutError, OutFile};
 
@@ -155,18 +154,7 @@ impl CaptureSet {
                 self.write_blocks();
                 self.write_buffer()
             }
-            Format::Pcap => {
-                let header = PcapHeader {
-                    snaplen: SNAPLEN,
-                    datalink: DataLink::ETHERNET,
-                    ts_resolution: PcapTsResolution::NanoSecond,
-                    endianness: Endianness::Little,
-                    ..PcapHeader::default()
-                };
-                let mut bytes = Vec::new();
-                header.write_to(&mut bytes)?;
-                Ok(self.out.write(&bytes)?)
-            }
+            Format::Pcap => Ok(self.out.write(&pcap_header()?)?),
         }
     }
 

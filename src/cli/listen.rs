@@ -30,8 +30,8 @@ mod linux {
 
     use super::{Failure, ListenArgs};
     use crate::cli::settings::Settings;
-    use crate::cli::summary::{Summary, bytes};
-    use crate::pipeline::threads::{Pipeline, SinkError};
+    use crate::cli::summary::{bytes, conclude};
+    use crate::pipeline::threads::Pipeline;
     use crate::source::steer::{Start, Steering};
     use crate::source::sys;
     use crate::source::udp::{self, RECEIVE_BUFFER, UdpError, UdpSource};
@@ -94,36 +94,16 @@ mod linux {
         let received = pipeline.feed(&mut sources, &stop, args.count, pin);
         let socket_overflow = sources.iter_mut().map(UdpSource::kernel_dropped).sum();
         let outcome = pipeline.finish(socket_overflow);
-        let mut errors: Vec<String> = received
+        let errors = received
             .err()
             .into_iter()
             .map(|error| error.to_string())
             .collect();
-        errors.extend(
-            outcome
-                .errors
-                .iter()
-                .filter(|error| !error.is_closed_pipe())
-                .map(SinkError::to_string),
-        );
-        let kernel_dropped = BTreeMap::from([("socket_overflow", socket_overflow)]);
-        let kernel_dropped = kernel_dropped
-            .into_iter()
-            .filter(|(_, count)| *count > 0)
-            .collect();
-        let summary = Summary::new(&outcome, kernel_dropped, &settings.worker, errors.clone());
-        eprint!("{}", summary.page(&outcome));
-        if outcome.ledger.received == 0 {
-            eprintln!("{}", nothing_arrived(&addresses));
-        }
-        if let Some(path) = settings.outputs.summary() {
-            summary.write(path)?;
-        }
-        if errors.is_empty() {
-            Ok(())
-        } else {
-            Err(Failure::running(errors.join("\nvxtap: error: ")))
-        }
+        let mut kernel_dropped = BTreeMap::from([("socket_overflow", socket_overflow)]);
+        kernel_dropped.retain(|_, count| *count > 0);
+        let nothing = outcome.ledger.received == 0;
+        let remark = nothing.then(|| nothing_arrived(&addresses));
+        conclude(&outcome, kernel_dropped, &settings, errors, remark)
     }
 
     /// The sockets: one group a worker.

@@ -12,9 +12,9 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use super::Failure;
 use super::args::ReplayArgs;
 use super::settings::Settings;
-use super::summary::Summary;
+use super::summary::conclude;
 use crate::pipeline::ledger::Ledger;
-use crate::pipeline::threads::{Pipeline, SinkError};
+use crate::pipeline::threads::{Outcome, Pipeline};
 use crate::pipeline::worker::{OtherPort, WorkerSettings};
 use crate::source::file::{CaptureError, CaptureFile};
 
@@ -51,19 +51,10 @@ pub fn run(args: &ReplayArgs) -> Result<(), Failure> {
     }
     progress.finish();
     let outcome = pipeline.finish(0);
-    errors.extend(
-        outcome
-            .errors
-            .iter()
-            .filter(|error| !error.is_closed_pipe())
-            .map(SinkError::to_string),
-    );
-    let summary = Summary::new(&outcome, BTreeMap::new(), &settings.worker, errors.clone());
-    eprint!("{}", summary.page(&outcome));
+    let mut remarks = Vec::new();
     if settings.outputs.is_empty() {
-        eprintln!(
-            "Nothing was written. -w FILE.pcapng keeps the frames, --flows FILE.jsonl the flow records."
-        );
+        let text = "Nothing was written. -w FILE.pcapng keeps the frames, --flows FILE.jsonl the flow records.";
+        remarks.push(text.to_owned());
     }
     for other in outcome
         .other_ports
@@ -73,28 +64,25 @@ pub fn run(args: &ReplayArgs) -> Result<(), Failure> {
         let OtherPort {
             port, like_vxlan, ..
         } = other;
-        eprintln!("{like_vxlan} datagrams to port {port} look like VXLAN: try --port {port}.");
+        remarks.push(format!(
+            "{like_vxlan} datagrams to port {port} look like VXLAN: try --port {port}."
+        ));
     }
     for (path, packets) in without {
-        eprintln!(
-            "{}",
-            nothing_found(
-                &path,
-                packets,
-                &outcome.ledger,
-                &outcome.other_ports,
-                &settings.worker
-            )
-        );
+        let Outcome {
+            ledger,
+            other_ports,
+            ..
+        } = &outcome;
+        remarks.push(nothing_found(
+            &path,
+            packets,
+            ledger,
+            other_ports,
+            &settings.worker,
+        ));
     }
-    if let Some(path) = settings.outputs.summary() {
-        summary.write(path)?;
-    }
-    if errors.is_empty() {
-        Ok(())
-    } else {
-        Err(Failure::running(errors.join("\nvxtap: error: ")))
-    }
+    conclude(&outcome, BTreeMap::new(), &settings, errors, remarks)
 }
 
 /// Refuses before anything is written when no input can be read. Pipes are left alone: they can be

@@ -8,12 +8,48 @@ use std::path::Path;
 use serde::Serialize;
 
 use super::Failure;
+use super::settings::Settings;
 use crate::flow::record::rfc3339;
 use crate::mirror::session::{Session, SessionKey};
 use crate::mirror::truncation::{Cause, percent};
 use crate::outfile::OutFile;
-use crate::pipeline::threads::Outcome;
+use crate::pipeline::threads::{Outcome, SinkError};
 use crate::pipeline::worker::WorkerSettings;
+
+/// Ends a run: tells people and, where asked for, a file what came of it, and what went wrong.
+///
+/// `kernel_dropped` counts datagrams by reason, `errors` are those of the source, `remarks` follow the
+/// page.
+///
+/// # Errors
+///
+/// [`Failure::Running`] with everything that went wrong.
+pub fn conclude(
+    outcome: &Outcome,
+    kernel_dropped: BTreeMap<&'static str, u64>,
+    settings: &Settings,
+    mut errors: Vec<String>,
+    remarks: impl IntoIterator<Item = String>,
+) -> Result<(), Failure> {
+    let faults = outcome
+        .errors
+        .iter()
+        .filter(|error| !error.is_closed_pipe());
+    errors.extend(faults.map(SinkError::to_string));
+    let summary = Summary::new(outcome, kernel_dropped, &settings.worker, errors.clone());
+    eprint!("{}", summary.page(outcome));
+    for remark in remarks {
+        eprintln!("{remark}");
+    }
+    if let Some(path) = settings.outputs.summary() {
+        summary.write(path)?;
+    }
+    if errors.is_empty() {
+        Ok(())
+    } else {
+        Err(Failure::running(errors.join("\nvxtap: error: ")))
+    }
+}
 
 /// Sessions shown to people; the JSON object has all.
 const SESSIONS_SHOWN: usize = 24;

@@ -2,17 +2,14 @@
 
 use std::path::Path;
 
-use pcap_file::pcap::{PcapHeader, PcapTsResolution};
-use pcap_file::{DataLink, Endianness};
-
 use super::write_fault;
+use crate::capture::encode::{SNAPLEN, pcap_header};
 use crate::cli::Failure;
 use crate::outfile::{OutError, OutFile};
 use crate::wire::encapsulate::OuterHeaders;
 
 /// Time between the copies that --loop writes.
 const BETWEEN_COPIES_NS: u64 = 1_000_000;
-const SNAPLEN: u32 = 262_144;
 /// Bytes handed to a file at a time.
 const WRITE_LEN: usize = 256 << 10;
 
@@ -30,18 +27,9 @@ pub struct PcapOut {
 
 impl PcapOut {
     pub fn create(path: &Path) -> Result<Self, Failure> {
-        let header = PcapHeader {
-            snaplen: SNAPLEN,
-            datalink: DataLink::ETHERNET,
-            ts_resolution: PcapTsResolution::NanoSecond,
-            endianness: Endianness::Little,
-            ..PcapHeader::default()
-        };
-        let mut bytes = Vec::new();
-        header.write_to(&mut bytes)?;
         Ok(Self {
             out: OutFile::create(path)?,
-            bytes,
+            bytes: pcap_header()?,
             packets: 0,
             times_ns: (u64::MAX, 0),
             shift_ns: 0,
