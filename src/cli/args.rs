@@ -110,7 +110,7 @@ pub struct ReplayArgs {
                         signal ends at once."
 )]
 pub struct ListenArgs {
-    /// Address and port to receive on. Repeatable; IPv6 as [::]:4789. Ports given with --gpe-port and
+    /// Address and port to receive on. Repeatable; IPv6 as `[::]:4789`. Ports given with --gpe-port and
     /// --geneve-port are taken for those tunnels, every other for VXLAN
     #[arg(long, value_name = "ADDR:PORT", default_values_t = [SocketAddr::from(([0, 0, 0, 0], 4789))])]
     pub bind: Vec<SocketAddr>,

@@ -55,7 +55,7 @@ pub struct Header<'a> {
 ///
 /// # Errors
 ///
-/// - [`Filtered::Probe`] when the datagram cannot be VXLAN at all, see [`is_probe`];
+/// - [`Filtered::Probe`] when the datagram cannot be VXLAN at all, see `is_probe`;
 /// - [`Malformed::VxlanShort`] when the record was cut inside the header;
 /// - [`Malformed::VniNotValid`] when the I flag is clear.
 pub fn parse(udp_payload: &[u8], cut: bool) -> Result<Header<'_>, Refusal> {
