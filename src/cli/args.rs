@@ -78,7 +78,8 @@ pub struct PipelineArgs {
     /// Longest wait for a worker that keeps silent, so that captures are in time order: 100ms, 1s
     #[arg(long, value_name = "TIME", default_value = "100ms", value_parser = duration, help_heading = "Limits")]
     pub max_reorder: Duration,
-    /// Most flows kept at a time; the one seen longest ago makes room for a new one
+    /// Most flows kept at a time, shared out among the workers; the one seen longest ago makes room for a
+    /// new one
     #[arg(long, value_name = "N", default_value_t = 1 << 20, value_parser = clap::value_parser!(u32).range(1..=268_435_456), help_heading = "Limits")]
     pub max_flows: u32,
 }

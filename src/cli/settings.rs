@@ -216,12 +216,19 @@ impl Outputs {
 /// Multiplier of the hash in replay: the same in every run.
 const REPLAY_MULTIPLIER: u32 = 0x85eb_ca6b;
 
+/// Flows that `--workers auto` gives each worker room for, at least.
+const FLOWS_WORTH_A_WORKER: u32 = 1 << 16;
+
 fn sharing(args: &PipelineArgs, multiplier: u32, when_full: WhenFull) -> Sharing {
     let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get());
     let workers = match args.workers {
-        Workers::Auto => u32::try_from(cores.saturating_sub(1))
-            .unwrap_or(1)
-            .clamp(1, 256),
+        Workers::Auto => {
+            // A small flow table is not worth cutting up: its oldest flow would leave too early.
+            let most = (args.max_flows / FLOWS_WORTH_A_WORKER).clamp(1, 256);
+            u32::try_from(cores.saturating_sub(1))
+                .unwrap_or(1)
+                .clamp(1, most)
+        }
         Workers::Number(number) => number,
     };
     let steering = Steering {

@@ -179,12 +179,17 @@ impl Pipeline {
             let shared = Arc::clone(&shared);
             std::thread::spawn(move || write_flows(sinks.flows, &flow_rx, &shared.failed))
         });
-        let per_worker = WorkerSettings {
-            max_flows: settings.max_flows.div_ceil(steering.workers.max(1)),
-            ..settings.clone()
+        // The shares add up to what was asked for, as long as each worker gets at least one flow.
+        let share = |number: usize| {
+            let workers = steering.workers.max(1);
+            let extra = u32::from((number as u32) < settings.max_flows % workers);
+            WorkerSettings {
+                max_flows: settings.max_flows / workers + extra,
+                ..settings.clone()
+            }
         };
         let lane = |(number, empty)| Lane {
-            worker: Worker::new(per_worker.clone()),
+            worker: Worker::new(share(number)),
             outlet: QueueOutlet::new(
                 number,
                 most,
