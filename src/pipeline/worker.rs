@@ -16,7 +16,7 @@ use crate::wire::inner::Inner;
 use crate::wire::length::{Evidence, Verdict, judge};
 use crate::wire::outer::{self, LinkType, Outer, OuterFragment, OuterUdp};
 use crate::wire::reassembly::{Piece, Reassembly};
-use crate::wire::refusal::{Filtered, Refusal};
+use crate::wire::refusal::{Filtered, Malformed, Refusal};
 use crate::wire::vxlan::Payload;
 
 /// What a worker needs to know.
@@ -203,13 +203,16 @@ impl Worker {
         match piece {
             Piece::Held => {}
             Piece::Cut => self.ledger.drop(Dropped::FragmentIncomplete, 1),
-            Piece::Contradiction => self
-                .ledger
-                .refuse(crate::wire::refusal::Malformed::OuterFragment.into(), 1),
+            Piece::Contradiction => self.ledger.refuse(Malformed::OuterFragment.into(), 1),
             Piece::Completed(joined) => {
                 self.ledger
                     .refuse(Filtered::FragmentJoined.into(), joined.pieces - 1);
-                if joined.ip.protocol != crate::wire::ip::protocol::UDP {
+                let ip = &joined.ip;
+                if ip.fragment.is_some() || ip.options_cut {
+                    // Pieces of pieces, or extension headers that do not end.
+                    return self.ledger.refuse(Malformed::OuterFragment.into(), 1);
+                }
+                if ip.protocol != crate::wire::ip::protocol::UDP {
                     return self.ledger.refuse(Filtered::NotUdp.into(), 1);
                 }
                 match outer::read_udp(&joined.ip, &joined.payload, false) {

@@ -58,7 +58,10 @@ impl Window {
         self.input = match packed {
             "gzip" => Box::new(flate2::read::MultiGzDecoder::new(whole)),
             "zstd" => Box::new(zstd::Decoder::new(whole)?),
-            _ => Box::new(Lz4Frames(FrameDecoder::new(BufReader::new(whole)))),
+            _ => Box::new(Lz4Frames(FrameDecoder::new(Tail {
+                inner: BufReader::new(whole),
+                last: [0xff; 8],
+            }))),
         };
         self.packed = Some(packed);
         (self.start, self.end, self.at_end) = (0, 0, false);
@@ -131,17 +134,49 @@ impl Window {
 }
 
 /// Several lz4 frames, one behind the other, as one input.
-struct Lz4Frames<R: BufRead>(FrameDecoder<R>);
+struct Lz4Frames<R: BufRead>(FrameDecoder<Tail<R>>);
 
 impl<R: BufRead> Read for Lz4Frames<R> {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         loop {
             let read = self.0.read(buf)?;
-            // The decoder pauses behind each frame; asked again, it begins the next if there is one.
-            if read > 0 || buf.is_empty() || self.0.get_mut().fill_buf()?.is_empty() {
+            if read > 0 || buf.is_empty() {
                 return Ok(read);
             }
+            // The decoder pauses behind each frame; asked again, it begins the next if there is one.
+            let input = self.0.get_mut();
+            if input.inner.fill_buf()?.is_empty() {
+                // It also takes an input that ends between two blocks for a good end. A frame ends with
+                // four zeros, and perhaps a checksum of four bytes.
+                let [a, b, c, d, rest @ ..] = input.last;
+                return if rest == [0; 4] || [a, b, c, d] == [0; 4] {
+                    Ok(0)
+                } else {
+                    Err(io::Error::new(
+                        io::ErrorKind::UnexpectedEof,
+                        "the lz4 frame has no end mark",
+                    ))
+                };
+            }
         }
+    }
+}
+
+/// Remembers the last eight bytes that were read.
+struct Tail<R> {
+    inner: R,
+    last: [u8; 8],
+}
+
+impl<R: Read> Read for Tail<R> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        let read = self.inner.read(buf)?;
+        for byte in buf.get(read.saturating_sub(8)..read).unwrap_or_default() {
+            self.last.rotate_left(1);
+            let [.., newest] = &mut self.last;
+            *newest = *byte;
+        }
+        Ok(read)
     }
 }
 
@@ -175,6 +210,28 @@ mod tests {
         assert_eq!(window.take(9), b"defgh");
         assert!(!window.is_done(), "it ended with an error");
         assert_eq!(window.take_error().unwrap().to_string(), "cable pulled");
+    }
+
+    /// An input that ends between two blocks is not whole, whatever the decoder says.
+    #[test]
+    fn an_lz4_frame_without_its_end_is_told() {
+        let mut frame = lz4_flex::frame::FrameEncoder::new(Vec::new());
+        frame.write_all(b"one block").unwrap();
+        frame.flush().unwrap();
+        frame.write_all(b"another").unwrap();
+        let packed = frame.finish().unwrap();
+        let mut cleanly_ended = Vec::new();
+        for len in 4..=packed.len() {
+            let mut window = Window::new(io::Cursor::new(packed[..len].to_vec())).unwrap();
+            while window.fill(1) {
+                let len = window.ahead().len();
+                window.take(len);
+            }
+            if window.is_done() {
+                cleanly_ended.push(len);
+            }
+        }
+        assert_eq!(cleanly_ended, [packed.len()]);
     }
 
     #[test]
