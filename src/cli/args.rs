@@ -30,7 +30,7 @@ pub struct Cli {
 pub enum Command {
     /// Decapsulate capture files: pcap or pcapng, plain or packed with gzip, zstd or lz4
     Replay(ReplayArgs),
-    /// Receive mirrored traffic on UDP sockets (Linux)
+    /// Receive mirrored traffic (Linux)
     Listen(ListenArgs),
     /// Act as a mirror source: encapsulate plain captures and send them, or write them to a file
     Send(SendArgs),
@@ -115,6 +115,18 @@ pub struct ListenArgs {
     /// --geneve-port are taken for those tunnels, every other for VXLAN
     #[arg(long, value_name = "ADDR:PORT", default_values_t = [SocketAddr::from(([0, 0, 0, 0], 4789))])]
     pub bind: Vec<SocketAddr>,
+    /// How packets are taken from the kernel: `udp` sockets need no privilege; a `packet` ring (CAP_NET_RAW)
+    /// loses fewer packets; `auto` takes the ring where it may and the interface is clear
+    #[arg(long, value_enum, default_value_t = BackendArg::Auto)]
+    pub backend: BackendArg,
+    /// Interface of the packet ring; without it that which the addresses belong to
+    #[arg(long, value_name = "IF")]
+    pub interface: Option<String>,
+    /// Take trains of datagrams (UDP_GRO; udp backend, one worker): much faster where senders fill in the
+    /// outer UDP checksum, but one time a train, and a train the kernel drops counts as one. `auto` is
+    /// `off`: exact times and counts come first
+    #[arg(long, value_enum, default_value_t = GroArg::Auto)]
+    pub gro: GroArg,
     /// Stop after this time: 90, 30s, 5m, 2h
     #[arg(long, value_name = "TIME", value_parser = duration)]
     pub duration: Option<Duration>,
@@ -229,6 +241,28 @@ fn cpus(text: &str) -> Result<CpuList, String> {
 /// Cores by number.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CpuList(pub Vec<usize>);
+
+/// Ways to take packets from the kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum BackendArg {
+    /// A packet ring where it is permitted and the interface is clear, else sockets
+    Auto,
+    /// UDP sockets
+    Udp,
+    /// A packet ring
+    Packet,
+}
+
+/// Whether trains of datagrams are taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum GroArg {
+    /// As `off`
+    Auto,
+    /// With one worker and the udp backend
+    On,
+    /// Never
+    Off,
+}
 
 /// Kinds of capture file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

@@ -1,4 +1,4 @@
-//! `vxtap listen`: mirrored traffic from UDP sockets.
+//! `vxtap listen`: mirrored traffic as it arrives.
 
 use super::Failure;
 use super::args::ListenArgs;
@@ -29,13 +29,18 @@ mod linux {
     use tokio::signal::unix::{SignalKind, signal};
 
     use super::{Failure, ListenArgs};
+    use crate::cli::args::{BackendArg, GroArg};
     use crate::cli::settings::Settings;
     use crate::cli::summary::{bytes, conclude};
     use crate::pipeline::threads::Pipeline;
-    use crate::source::steer::{Start, Steering};
+    use crate::source::live::{Backend, Live, LiveError, LiveSource, Plan};
+    use crate::source::packet::PacketError;
     use crate::source::sys;
-    use crate::source::udp::{self, RECEIVE_BUFFER, UdpError, UdpSource};
+    use crate::source::udp::{self, Gro, UdpError};
     use crate::wire::decapsulate::Tunnel;
+
+    /// Shortest slot for a datagram, in bytes: what an Ethernet MTU lets through, and a little more.
+    const SHORTEST_SLOT: usize = 2048;
 
     /// Runs the command.
     ///
@@ -45,22 +50,19 @@ mod linux {
     /// kept.
     pub fn run(args: &ListenArgs) -> Result<(), Failure> {
         let mut settings = Settings::of_listen(args)?;
-        let mut sources = bind(args, &settings).map_err(explain)?;
-        let addresses = sources
-            .first()
-            .map(UdpSource::addresses)
-            .unwrap_or_default();
+        let mut live = Live::open(&plan(args, &settings)).map_err(explain)?;
         // Ports the system chose are VXLAN.
         let chosen = args
             .bind
             .iter()
-            .zip(&addresses)
+            .zip(&live.addresses)
             .filter(|(asked, _)| asked.port() == 0);
         settings
             .worker
             .tunnels
             .vxlan_ports
             .extend(chosen.map(|(_, bound)| bound.port()));
+        let addresses = &live.addresses;
         let addresses = addresses
             .iter()
             .map(SocketAddr::to_string)
@@ -72,56 +74,73 @@ mod linux {
         let stop = Arc::new(AtomicBool::new(false));
         watch(Arc::clone(&stop), args.duration)?;
 
-        let granted = sources
+        let (granted, wanted) = live
+            .sources
             .iter()
-            .map(UdpSource::receive_buffer)
+            .map(LiveSource::buffer_bytes)
             .min()
             .unwrap_or_default();
-        let memory = settings.memory_bytes(UdpSource::memory_bytes());
+        let held = live.sources.iter().map(LiveSource::memory_bytes).sum();
         eprintln!(
-            "vxtap {}: listening on {addresses}; receive buffer {}, at most {} of memory. Ctrl-C ends.",
+            "vxtap {}: listening on {addresses}; {}; receive buffer {} a worker, at most {} of memory. Ctrl-C ends.",
             env!("CARGO_PKG_VERSION"),
+            live.about,
             bytes(granted as u64),
-            bytes(memory)
+            bytes(settings.memory_bytes(held))
         );
-        if granted < RECEIVE_BUFFER {
+        if granted < wanted && matches!(live.sources.first(), Some(LiveSource::Udp(_))) {
             tracing::warn!(
                 "the kernel grants a receive buffer of {granted} bytes only; bursts may be lost. \
-                 As root: sysctl -w net.core.rmem_max={RECEIVE_BUFFER}"
+                 As root: sysctl -w net.core.rmem_max={wanted}"
             );
         }
-        let pin = pins(args, sources.len());
-        let received = pipeline.feed(&mut sources, &stop, args.count, pin);
-        let socket_overflow = sources.iter_mut().map(UdpSource::kernel_dropped).sum();
-        let outcome = pipeline.finish(socket_overflow);
+        let pin = pins(args, live.sources.len());
+        let received = pipeline.feed(&mut live.sources, &stop, args.count, pin);
+        let reason = live
+            .sources
+            .first()
+            .map_or("socket_overflow", LiveSource::drop_reason);
+        let lost = live
+            .sources
+            .iter_mut()
+            .map(LiveSource::kernel_dropped)
+            .sum();
+        live.end();
+        let outcome = pipeline.finish(lost);
         let errors = received
             .err()
             .into_iter()
             .map(|error| error.to_string())
             .collect();
-        let mut kernel_dropped = BTreeMap::from([("socket_overflow", socket_overflow)]);
+        let mut kernel_dropped = BTreeMap::from([(reason, lost)]);
         kernel_dropped.retain(|_, count| *count > 0);
         let nothing = outcome.ledger.received == 0;
         let remark = nothing.then(|| nothing_arrived(&addresses));
         conclude(&outcome, kernel_dropped, &settings, errors, remark)
     }
 
-    /// The sockets: one group a worker.
-    fn bind(args: &ListenArgs, settings: &Settings) -> Result<Vec<UdpSource>, UdpError> {
+    /// What is asked for, as the source room understands it.
+    fn plan(args: &ListenArgs, settings: &Settings) -> Plan {
         let steering = settings.sharing.steering;
-        if steering.workers == 1 {
-            return UdpSource::bind(&args.bind).map(|source| vec![source]);
+        let ports = args.bind.iter().map(SocketAddr::port);
+        let is_geneve = |port: &u16| settings.worker.tunnels.at_port(*port) == Some(Tunnel::Geneve);
+        Plan {
+            addresses: args.bind.clone(),
+            backend: match args.backend {
+                BackendArg::Auto if args.gro == GroArg::On => Backend::Udp,
+                BackendArg::Auto => Backend::Auto,
+                BackendArg::Udp => Backend::Udp,
+                BackendArg::Packet => Backend::Packet,
+            },
+            interface: args.interface.clone(),
+            steering,
+            unsteered: ports.filter(is_geneve).collect(),
+            gro: match args.gro {
+                GroArg::On => Gro::On,
+                GroArg::Auto | GroArg::Off => Gro::Off,
+            },
+            datagram_len: (settings.worker.mtu as usize).max(SHORTEST_SLOT),
         }
-        let program = |port| match settings.worker.tunnels.at_port(port) {
-            // The inner packet is not where VXLAN has it: one worker takes them all.
-            Some(Tunnel::Geneve) => Steering {
-                workers: 1,
-                ..steering
-            }
-            .program(Start::UdpPayload),
-            _ => steering.program(Start::UdpPayload),
-        };
-        UdpSource::bind_group(&args.bind, steering.workers, program)
     }
 
     /// What keeps each worker on its core: those named by --cpus, or with several workers those this
@@ -179,8 +198,28 @@ mod linux {
         Ok(())
     }
 
+    /// Adds to a fault what to do about it.
+    fn explain(error: LiveError) -> Failure {
+        let error = match error {
+            LiveError::Udp(error) => return explain_bind(error),
+            LiveError::Interface(_) => {
+                return Failure::usage(format!("{error}: name it with --interface"));
+            }
+            LiveError::Packet(error @ PacketError::NoInterface { .. }) => {
+                return Failure::usage(error.to_string());
+            }
+            LiveError::Packet(error) => error,
+        };
+        let hint = if error.is_permission() {
+            ": run as root, or 'setcap cap_net_raw,cap_net_admin+ep' the program; --backend udp needs no privilege"
+        } else {
+            ": --backend udp works without"
+        };
+        Failure::running(format!("{error}{hint}"))
+    }
+
     /// Adds to a bind error who holds the port and what to do.
-    fn explain(error: UdpError) -> Failure {
+    fn explain_bind(error: UdpError) -> Failure {
         let Some(address) = error.held_address() else {
             let hint = match &error {
                 UdpError::Bind { address, source }

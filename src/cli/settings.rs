@@ -4,7 +4,7 @@ use std::hash::BuildHasher;
 use std::path::{Path, PathBuf};
 
 use super::Failure;
-use super::args::{FormatArg, ListenArgs, PipelineArgs, ReplayArgs, Workers};
+use super::args::{BackendArg, FormatArg, GroArg, ListenArgs, PipelineArgs, ReplayArgs, Workers};
 use crate::capture::encode::Format;
 use crate::capture::set::CaptureSet;
 use crate::export::jsonl::JsonLines;
@@ -67,6 +67,7 @@ impl Settings {
         let sharing = sharing(&args.pipeline, multiplier, WhenFull::Drop);
         let settings = Self::of(&args.pipeline, tunnels, sharing, false)?;
         settings.outputs.check(&[])?;
+        check_backend(args, settings.sharing.steering.workers)?;
         Ok(settings)
     }
 
@@ -108,10 +109,9 @@ impl Settings {
         })
     }
 
-    /// Most bytes the run may hold in buffers and tables; `source` is what its input needs.
+    /// Most bytes the run may hold in buffers and tables; `source` is what its inputs need.
     pub fn memory_bytes(&self, source: usize) -> u64 {
         let when_full = self.sharing.when_full;
-        let source = source * self.sharing.steering.workers as usize;
         let queue = if self.worker.capture.is_some() {
             capture_queue_bytes(when_full)
         } else {
@@ -211,6 +211,22 @@ impl Outputs {
     pub fn summary(&self) -> Option<&Path> {
         self.summary.as_deref()
     }
+}
+
+/// Refuses flags of one way to receive beside another.
+fn check_backend(args: &ListenArgs, workers: u32) -> Result<(), Failure> {
+    let contradiction = match (args.gro, args.backend, &args.interface) {
+        (GroArg::On, BackendArg::Packet, _) => "--gro on is for --backend udp",
+        (GroArg::On, _, Some(_)) => "--gro on is for sockets, --interface for the packet ring",
+        (GroArg::On, ..) if workers > 1 => {
+            "--gro on needs --workers 1: a train holds packets of several workers"
+        }
+        (_, BackendArg::Udp, Some(_)) => {
+            "--interface is for the packet ring; sockets receive on the addresses of --bind"
+        }
+        _ => return Ok(()),
+    };
+    Err(Failure::usage(contradiction))
 }
 
 /// Multiplier of the hash in replay: the same in every run.

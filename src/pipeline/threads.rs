@@ -527,7 +527,8 @@ impl Lane {
                 Progress::Idle => {
                     outlet.hand_over_now();
                     if outlet.when_full() == WhenFull::Drop {
-                        outlet.promise(wall_clock_ns().saturating_sub(STAMP_TO_SOCKET_NS));
+                        let lag_ns = STAMP_TO_SOCKET_NS + source.lag_ns();
+                        outlet.promise(wall_clock_ns().saturating_sub(lag_ns));
                     }
                 }
             }

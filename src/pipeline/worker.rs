@@ -143,6 +143,7 @@ impl Worker {
             Arrival::Record(record) if self.settings.plain => self.plain(record, outlet),
             Arrival::Record(record) => self.record(record, outlet),
             Arrival::Datagram(datagram) => self.datagram(datagram, outlet),
+            Arrival::Refused(_, refusal) => self.ledger.refuse(*refusal, 1),
         }
     }
 

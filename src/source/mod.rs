@@ -3,11 +3,23 @@
 //! A source hands over [`Arrival`]s a batch at a time. Everything after it is the same code for live
 //! traffic and replay.
 
+pub mod bpf;
 pub mod file;
+pub mod filter;
+#[cfg(target_os = "linux")]
+pub mod ingress_drop;
+#[cfg(target_os = "linux")]
+pub mod interfaces;
+#[cfg(target_os = "linux")]
+pub mod live;
+#[cfg(target_os = "linux")]
+pub mod packet;
 pub mod pcapng;
+pub mod ring;
 pub mod steer;
 #[cfg(target_os = "linux")]
 pub mod sys;
+pub mod targets;
 #[cfg(target_os = "linux")]
 pub mod udp;
 pub mod window;
@@ -15,14 +27,17 @@ pub mod window;
 use std::net::SocketAddr;
 
 use crate::wire::outer::LinkType;
+use crate::wire::refusal::Refusal;
 
 /// One packet as a source delivers it.
 #[derive(Clone, Copy, Debug)]
 pub enum Arrival<'a> {
-    /// A record of a capture file, with its link layer.
+    /// A record of a capture file or a packet of a ring, with its link layer.
     Record(Record<'a>),
     /// What a UDP socket gave us.
     Datagram(Datagram<'a>),
+    /// A packet that arrived at this time and that the source itself has no use for.
+    Refused(u64, Refusal),
 }
 
 impl Arrival<'_> {
@@ -32,11 +47,12 @@ impl Arrival<'_> {
         match self {
             Self::Record(record) => record.order,
             Self::Datagram(datagram) => datagram.ts_ns,
+            Self::Refused(ts_ns, _) => *ts_ns,
         }
     }
 }
 
-/// A record of a capture file.
+/// A packet with its link layer: a record of a capture file, or what a packet ring holds.
 #[derive(Clone, Copy, Debug)]
 pub struct Record<'a> {
     /// Nanoseconds since 1970, UTC.
@@ -95,4 +111,10 @@ pub trait Source {
         most: usize,
         each: impl FnMut(Arrival<'_>),
     ) -> Result<Progress, Self::Error>;
+
+    /// How long a packet may take from the stamping of its time to the moment this source can see it, in
+    /// nanoseconds.
+    fn lag_ns(&self) -> u64 {
+        0
+    }
 }

@@ -9,28 +9,19 @@
 //! The hash leaves out the outer address and the VNI. It is symmetric: addresses and ports enter by
 //! sums. A random odd multiplier, new at every start, keeps anyone from aiming at one worker.
 
+use super::bpf::*;
 use crate::wire::be16;
-
-/// One instruction of classic BPF, as in linux/filter.h `struct sock_filter`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Instruction {
-    /// Operation.
-    pub code: u16,
-    /// Instructions to skip when a comparison holds.
-    pub jump_true: u8,
-    /// Instructions to skip when it does not.
-    pub jump_false: u8,
-    /// Operand.
-    pub operand: u32,
-}
 
 /// Where offset 0 of the program is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Start {
+pub enum Start<'a> {
     /// The UDP payload: SO_ATTACH_REUSEPORT_CBPF (net/core/sock_reuseport.c pulls the UDP header).
     UdpPayload,
     /// The outer IP header: PACKET_FANOUT_DATA (net/packet/af_packet.c).
-    OuterIp,
+    OuterIp {
+        /// Ports of tunnels whose inner packet is not where the program looks: worker 0 takes them.
+        unsteered: &'a [u16],
+    },
 }
 
 /// How packets are spread.
@@ -56,146 +47,22 @@ mod at {
     pub const IP: u32 = 22;
 }
 
-// linux/bpf_common.h and linux/filter.h.
-const LD_W_X: u16 = 0x40;
-const LD_H_X: u16 = 0x48;
-const LD_B_X: u16 = 0x50;
-const LD_B_ABS: u16 = 0x30;
-const LD_H_ABS: u16 = 0x28;
-const LD_IMM: u16 = 0x00;
-const LDX_IMM: u16 = 0x01;
-const LD_MEM: u16 = 0x60;
-const LDX_MEM: u16 = 0x61;
-const ST: u16 = 0x02;
-const STX: u16 = 0x03;
-const ADD_K: u16 = 0x04;
-const ADD_X: u16 = 0x0c;
-const MUL_K: u16 = 0x24;
-const AND_K: u16 = 0x54;
-const LSH_K: u16 = 0x64;
-const RSH_K: u16 = 0x74;
-const MOD_K: u16 = 0x94;
-const XOR_X: u16 = 0xac;
-const JA: u16 = 0x05;
-const JEQ_K: u16 = 0x15;
-const JSET_K: u16 = 0x45;
-const TAX: u16 = 0x07;
-const TXA: u16 = 0x87;
-const RET_A: u16 = 0x16;
-
 /// Scratch cells of the program.
 const M_HASH: u32 = 0;
 const M_SAVED: u32 = 1;
 const M_START: u32 = 2;
 
-/// A place to jump to.
-#[derive(Clone, Copy, PartialEq, Eq)]
-struct Label(usize);
-
-/// An instruction whose jumps are labels; `None` falls through.
-struct Line {
-    code: u16,
-    operand: u32,
-    on_true: Option<Label>,
-    on_false: Option<Label>,
-}
-
-#[derive(Default)]
-struct Assembler {
-    lines: Vec<Line>,
-    /// For each label, the line it stands before.
-    labels: Vec<Option<usize>>,
-}
-
-impl Assembler {
-    fn label(&mut self) -> Label {
-        self.labels.push(None);
-        Label(self.labels.len() - 1)
-    }
-
-    fn place(&mut self, label: Label) {
-        let here = self.lines.len();
-        if let Some(place) = self.labels.get_mut(label.0) {
-            *place = Some(here);
-        }
-    }
-
-    fn op(&mut self, code: u16, operand: u32) {
-        self.lines.push(Line {
-            code,
-            operand,
-            on_true: None,
-            on_false: None,
-        });
-    }
-
-    fn jump_if(&mut self, code: u16, operand: u32, to: Label) {
-        self.lines.push(Line {
-            code,
-            operand,
-            on_true: Some(to),
-            on_false: None,
-        });
-    }
-
-    fn jump_unless(&mut self, code: u16, operand: u32, to: Label) {
-        self.lines.push(Line {
-            code,
-            operand,
-            on_true: None,
-            on_false: Some(to),
-        });
-    }
-
-    fn jump(&mut self, to: Label) {
-        self.jump_if(JA, 0, to);
-    }
-
-    fn distance(&self, from: usize, to: Option<Label>) -> u32 {
-        let target = to.and_then(|label| self.labels.get(label.0).copied().flatten());
-        target.map_or(0, |target| {
-            u32::try_from(target.saturating_sub(from + 1)).unwrap_or(u32::MAX)
-        })
-    }
-
-    fn assemble(&self) -> Vec<Instruction> {
-        let instruction = |(from, line): (usize, &Line)| {
-            let (jump_true, jump_false) = (
-                self.distance(from, line.on_true),
-                self.distance(from, line.on_false),
-            );
-            if line.code == JA {
-                return Instruction {
-                    code: JA,
-                    jump_true: 0,
-                    jump_false: 0,
-                    operand: jump_true,
-                };
-            }
-            // Every conditional jump of this program is short; a test assembles all of them.
-            let short = |distance: u32| u8::try_from(distance).unwrap_or(u8::MAX);
-            Instruction {
-                code: line.code,
-                jump_true: short(jump_true),
-                jump_false: short(jump_false),
-                operand: line.operand,
-            }
-        };
-        self.lines.iter().enumerate().map(instruction).collect()
-    }
-}
-
 impl Steering {
     /// The program. It returns a number below `workers`; a packet too short for a load ends it with 0,
     /// so that is where cut and broken packets go.
-    pub fn program(self, start: Start) -> Vec<Instruction> {
+    pub fn program(self, start: Start<'_>) -> Vec<Instruction> {
         let mut asm = Assembler::default();
         let (finish, hardware) = (asm.label(), asm.label());
         asm.op(LD_IMM, 0);
         asm.op(ST, M_HASH);
         match start {
             Start::UdpPayload => asm.op(LDX_IMM, 0),
-            Start::OuterIp => outer_ip(&mut asm, finish),
+            Start::OuterIp { unsteered } => outer_ip(&mut asm, finish, unsteered),
         }
         asm.op(STX, M_START);
         // X points at the VXLAN header, less the tags skipped.
@@ -290,25 +157,44 @@ impl Steering {
 
 /// Leaves X at the VXLAN header behind an outer IP header at offset 0. Fragments go to `finish`: their
 /// pieces must meet, and only the first holds the inner packet.
-fn outer_ip(asm: &mut Assembler, finish: Label) {
-    let (ipv6, done) = (asm.label(), asm.label());
-    asm.op(LD_B_ABS, 0);
+fn outer_ip(asm: &mut Assembler, finish: Label, unsteered: &[u16]) {
+    // The kernel takes the first VLAN tag off; a second one still stands in front of the IP header.
+    let (tagged, ip, ipv6, udp) = (asm.label(), asm.label(), asm.label(), asm.label());
+    asm.op(LDX_IMM, 0);
+    asm.op(LD_W_ABS, AD_PROTOCOL);
+    for ether_type in VLAN_TYPES {
+        asm.jump_if(JEQ_K, ether_type, tagged);
+    }
+    asm.jump(ip);
+    asm.place(tagged);
+    asm.op(LDX_IMM, 4);
+    asm.place(ip);
+    asm.op(LD_B_X, 0);
     asm.op(RSH_K, 4);
     asm.jump_if(JEQ_K, 6, ipv6);
-    asm.op(LD_H_ABS, 6);
+    asm.op(LD_H_X, 6);
     asm.jump_if(JSET_K, 0x3fff, finish);
-    asm.op(LD_B_ABS, 0);
+    asm.op(LD_B_X, 0);
     asm.op(AND_K, 0x0f);
     asm.op(LSH_K, 2);
-    asm.op(ADD_K, 8);
+    asm.op(ADD_X, 0);
     asm.op(TAX, 0);
-    asm.jump(done);
+    asm.jump(udp);
     asm.place(ipv6);
-    asm.op(LD_B_ABS, 6);
+    asm.op(LD_B_X, 6);
     // Extension headers, fragments among them.
     asm.jump_unless(JEQ_K, 17, finish);
-    asm.op(LDX_IMM, 48);
-    asm.place(done);
+    asm.op(TXA, 0);
+    asm.op(ADD_K, 40);
+    asm.op(TAX, 0);
+    asm.place(udp);
+    asm.op(LD_H_X, 2);
+    for port in unsteered {
+        asm.jump_if(JEQ_K, u32::from(*port), finish);
+    }
+    asm.op(TXA, 0);
+    asm.op(ADD_K, 8);
+    asm.op(TAX, 0);
 }
 
 /// Adds 32-bit words at these offsets from X to the hash.
@@ -399,68 +285,13 @@ fn word(bytes: &[u8], at: usize) -> Result<u32, ()> {
 mod tests {
     use proptest::prelude::*;
 
+    use super::super::bpf::tests::{interpret, interpret_as};
     use super::*;
 
     const TWO: Steering = Steering {
         workers: 2,
         multiplier: 0x85eb_ca6b,
     };
-
-    /// Runs a program over a packet as the kernel does (net/core/filter.c): a load past the end returns 0.
-    fn interpret(program: &[Instruction], packet: &[u8]) -> u32 {
-        let (mut a, mut x, mut memory, mut at) = (0u32, 0u32, [0u32; 16], 0usize);
-        let load = |at: u32, len: usize| -> Option<u32> {
-            let bytes = packet.get(at as usize..)?.get(..len)?;
-            Some(
-                bytes
-                    .iter()
-                    .fold(0, |value, byte| (value << 8) | u32::from(*byte)),
-            )
-        };
-        loop {
-            let Instruction {
-                code,
-                jump_true,
-                jump_false,
-                operand: k,
-            } = program[at];
-            at += 1;
-            let loaded = match code {
-                LD_B_ABS => load(k, 1),
-                LD_H_ABS => load(k, 2),
-                LD_B_X => load(x.wrapping_add(k), 1),
-                LD_H_X => load(x.wrapping_add(k), 2),
-                LD_W_X => load(x.wrapping_add(k), 4),
-                _ => Some(a),
-            };
-            let Some(loaded) = loaded else { return 0 };
-            a = loaded;
-            match code {
-                LD_IMM => a = k,
-                LDX_IMM => x = k,
-                LD_MEM => a = memory[k as usize],
-                LDX_MEM => x = memory[k as usize],
-                ST => memory[k as usize] = a,
-                STX => memory[k as usize] = x,
-                ADD_K => a = a.wrapping_add(k),
-                ADD_X => a = a.wrapping_add(x),
-                MUL_K => a = a.wrapping_mul(k),
-                AND_K => a &= k,
-                LSH_K => a <<= k,
-                RSH_K => a >>= k,
-                MOD_K => a %= k,
-                XOR_X => a ^= x,
-                JA => at += k as usize,
-                JEQ_K => at += usize::from(if a == k { jump_true } else { jump_false }),
-                JSET_K => at += usize::from(if a & k != 0 { jump_true } else { jump_false }),
-                TAX => x = a,
-                TXA => a = x,
-                RET_A => return a,
-                LD_B_ABS | LD_H_ABS | LD_B_X | LD_H_X | LD_W_X => {}
-                _ => panic!("unknown operation {code:#x}"),
-            }
-        }
-    }
 
     /// A VXLAN datagram with the inner flow given, one way or the other.
     fn datagram(
@@ -491,7 +322,8 @@ mod tests {
 
     #[test]
     fn both_directions_meet_and_load_is_spread() {
-        for (start, outer) in [(Start::UdpPayload, 0), (Start::OuterIp, 28)] {
+        let outer_ip = Start::OuterIp { unsteered: &[6081] };
+        for (start, outer) in [(Start::UdpPayload, 0), (outer_ip, 28), (outer_ip, 32)] {
             let program = TWO.program(start);
             assert!(program.len() <= 4096, "the kernel's limit");
             let mut counts = [0u32; 2];
@@ -504,8 +336,10 @@ mod tests {
                 let [a, b] = ends;
                 let mut forth = vec![0; outer];
                 if outer > 0 {
-                    forth[0] = 0x45;
+                    forth[outer - 28] = 0x45;
                 }
+                // Four bytes more: a second VLAN tag in front of the outer header.
+                let protocol = if outer == 32 { 0x8100 } else { 0x0800 };
                 let mut back = forth.clone();
                 forth.extend(datagram(
                     v6,
@@ -521,8 +355,12 @@ mod tests {
                     [b, a],
                     &[1; 40],
                 ));
-                let worker = interpret(&program, &forth);
-                assert_eq!(worker, interpret(&program, &back), "flow {flow}");
+                let worker = interpret_as(&program, protocol, &forth);
+                assert_eq!(
+                    worker,
+                    interpret_as(&program, protocol, &back),
+                    "flow {flow}"
+                );
                 assert_eq!(worker, TWO.worker_of(&forth[outer..]), "flow {flow}");
                 counts[worker as usize] += 1;
             }
@@ -533,9 +371,34 @@ mod tests {
         }
     }
 
+    /// Options of an outer IPv4 header, an outer IPv6 header, and a tunnel that is not looked into.
+    #[test]
+    fn the_outer_header_is_skipped_whole() {
+        let program = TWO.program(Start::OuterIp { unsteered: &[6081] });
+        let mut workers = [0; 2];
+        for flow in 0..64 {
+            let payload = datagram(false, 0, 6, [(flow, 1), (9, 2)], &[]);
+            let expected = TWO.worker_of(&payload);
+            workers[expected as usize] += 1;
+            let to = |port: u16| [[0; 2], port.to_be_bytes(), [0; 2], [0; 2]].concat();
+            for (first, len) in [(0x45u8, 20), (0x46, 24), (0x4f, 60), (0x60, 40)] {
+                let mut header = vec![0; len];
+                header[0] = first;
+                if first == 0x60 {
+                    header[6] = 17;
+                }
+                let vxlan = [&header[..], &to(4789), &payload].concat();
+                assert_eq!(interpret(&program, &vxlan), expected, "{first:#x}");
+                let geneve = [&header[..], &to(6081), &payload].concat();
+                assert_eq!(interpret(&program, &geneve), 0);
+            }
+        }
+        assert!(workers.iter().all(|share| *share > 10), "{workers:?}");
+    }
+
     #[test]
     fn fragments_of_an_outer_packet_meet() {
-        let program = TWO.program(Start::OuterIp);
+        let program = TWO.program(Start::OuterIp { unsteered: &[] });
         let mut first = vec![0x45, 0, 0, 0, 0, 1, 0x20, 0];
         first.resize(28, 0);
         first.extend(datagram(false, 0, 6, [(1, 2), (3, 4)], &[]));

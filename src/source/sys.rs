@@ -1,31 +1,42 @@
 //! The system calls that have no safe face elsewhere: recvmmsg with its control messages, and socket
-//! options that socket2 does not know. The only module with `unsafe`.
+//! options that socket2 does not know. The only module with `unsafe`, with its own `ring_memory`.
 
 #![allow(
     unsafe_code,
     reason = "recvmmsg, its control messages and socket options; see each SAFETY note"
 )]
 
+pub mod ring_memory;
+
 use std::io;
 use std::mem::{size_of, zeroed};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::os::fd::{AsRawFd, BorrowedFd};
 
-use super::steer::Instruction;
+use super::bpf::Instruction;
 
 /// Room for a timestamp, a drop counter and a destination address, with their headers.
 const CONTROL_LEN: usize = 256;
 
-/// Slots that one recvmmsg call fills.
+/// Longest UDP payload there is, rounded up.
+pub const MAX_PAYLOAD: usize = 65_536;
+
+/// Slots that one recvmmsg call fills. Each has a place of its own for what is longer than a slot: most
+/// datagrams are short, and short slots stay in the cache.
 pub struct MessageBatch {
     slots: usize,
     slot_len: usize,
     /// Distance of slots: a little more than their length, or all of them would share cache sets.
     stride: usize,
     bytes: Vec<u8>,
+    /// Behind the slots; memory that is not touched before a long datagram comes.
+    rests: Vec<u8>,
+    rest_len: usize,
+    /// A long datagram put together.
+    joined: Vec<u8>,
     names: Vec<libc::sockaddr_storage>,
     controls: Vec<Control>,
-    iovecs: Vec<libc::iovec>,
+    iovecs: Vec<[libc::iovec; 2]>,
     headers: Vec<libc::mmsghdr>,
     received: usize,
 }
@@ -40,10 +51,10 @@ struct Control([u8; CONTROL_LEN]);
 // the ownership of what they lead to along.
 unsafe impl Send for MessageBatch {}
 
-/// One datagram of a batch.
+/// One message of a batch: a datagram, or a train of them.
 #[derive(Clone, Copy, Debug)]
 pub struct Message<'a> {
-    /// The payload, as much as the slot held.
+    /// The payload, as much as there was room for.
     pub payload: &'a [u8],
     /// Bytes the payload had.
     pub sent_len: usize,
@@ -55,11 +66,15 @@ pub struct Message<'a> {
     pub drops: Option<u32>,
     /// The address it was sent to, where the socket was asked to tell.
     pub dst: Option<IpAddr>,
+    /// The payload is a train of datagrams of so many bytes, the last may be shorter (UDP_GRO).
+    pub segment_len: Option<usize>,
 }
 
 impl MessageBatch {
     /// `slots` slots of `slot_len` bytes.
     pub fn new(slots: usize, slot_len: usize) -> Self {
+        let slot_len = slot_len.min(MAX_PAYLOAD);
+        let rest_len = MAX_PAYLOAD - slot_len;
         let stride = slot_len.next_multiple_of(64) + 192;
         // SAFETY: all-zero bytes are valid for these plain C structures: null pointers and no lengths.
         let (name, iovec, header) = unsafe { (zeroed(), zeroed(), zeroed()) };
@@ -68,6 +83,9 @@ impl MessageBatch {
             slot_len,
             stride,
             bytes: vec![0; slots * stride],
+            rests: vec![0; slots * rest_len],
+            rest_len,
+            joined: Vec::with_capacity(MAX_PAYLOAD),
             names: vec![name; slots],
             controls: vec![Control([0; CONTROL_LEN]); slots],
             iovecs: vec![iovec; slots],
@@ -76,37 +94,60 @@ impl MessageBatch {
         }
     }
 
-    /// Takes up to `most` datagrams that are waiting, without waiting for one.
+    /// Bytes of memory it may take.
+    pub const fn memory_bytes(&self) -> usize {
+        self.slots * (self.stride + self.rest_len)
+    }
+
+    /// Takes up to `most` messages that are waiting. Without any it waits for the first one, if it is to
+    /// `wait`, for as long as the socket's timeout says.
     ///
     /// # Errors
     ///
-    /// As recvmmsg(2); `WouldBlock` when nothing waits.
-    pub fn receive(&mut self, socket: BorrowedFd<'_>, most: usize) -> io::Result<usize> {
+    /// As recvmmsg(2); `WouldBlock` when nothing came.
+    pub fn receive(
+        &mut self,
+        socket: BorrowedFd<'_>,
+        most: usize,
+        wait: bool,
+    ) -> io::Result<usize> {
         self.received = 0;
         let most = most.min(self.slots);
-        let chunks = self.bytes.chunks_exact_mut(self.stride);
+        let slots = self.bytes.chunks_exact_mut(self.stride);
         let parts = self
             .names
             .iter_mut()
             .zip(&mut self.controls)
             .zip(&mut self.iovecs)
             .zip(&mut self.headers);
-        for ((((name, control), iovec), header), slot) in parts.zip(chunks).take(most) {
-            iovec.iov_base = slot.as_mut_ptr().cast();
-            iovec.iov_len = self.slot_len;
+        let rests = self.rests.as_mut_ptr();
+        for (at, ((((name, control), iovecs), header), slot)) in
+            parts.zip(slots).take(most).enumerate()
+        {
+            let [first, rest] = iovecs;
+            first.iov_base = slot.as_mut_ptr().cast();
+            first.iov_len = self.slot_len;
+            rest.iov_base = rests.wrapping_add(at * self.rest_len).cast();
+            rest.iov_len = self.rest_len;
             header.msg_len = 0;
             header.msg_hdr.msg_name = std::ptr::from_mut(name).cast();
             header.msg_hdr.msg_namelen = size_of::<libc::sockaddr_storage>() as libc::socklen_t;
-            header.msg_hdr.msg_iov = iovec;
-            header.msg_hdr.msg_iovlen = 1;
+            header.msg_hdr.msg_iov = iovecs.as_mut_ptr();
+            header.msg_hdr.msg_iovlen = if self.rest_len == 0 { 1 } else { 2 };
             header.msg_hdr.msg_control = control.0.as_mut_ptr().cast();
             header.msg_hdr.msg_controllen = CONTROL_LEN as _;
             header.msg_hdr.msg_flags = 0;
         }
-        // MSG_TRUNC makes msg_len the datagram's length even where the slot is shorter.
-        let flags = libc::MSG_DONTWAIT | libc::MSG_TRUNC;
+        // MSG_TRUNC makes msg_len the datagram's length even where there is less room.
+        let waiting = if wait {
+            libc::MSG_WAITFORONE
+        } else {
+            libc::MSG_DONTWAIT
+        };
+        let flags = waiting | libc::MSG_TRUNC;
         // SAFETY: the first `most` headers were just pointed at live, disjoint memory of the lengths they
-        // state, which nothing else touches during the call; no timeout is passed.
+        // state (`rests` has `rest_len` bytes for each slot), which nothing else touches during the call;
+        // no timeout is passed.
         let received = unsafe {
             libc::recvmmsg(
                 socket.as_raw_fd(),
@@ -120,29 +161,35 @@ impl MessageBatch {
         Ok(self.received)
     }
 
-    /// The datagrams of the last [`Self::receive`].
-    pub fn messages(&self) -> impl Iterator<Item = Message<'_>> {
-        let slots = self.bytes.chunks_exact(self.stride);
-        let parts = self
-            .headers
-            .iter()
-            .zip(&self.names)
-            .zip(slots)
-            .take(self.received);
-        parts.map(|((header, name), slot)| {
-            let sent_len = header.msg_len as usize;
-            let payload = slot.get(..sent_len.min(self.slot_len)).unwrap_or_default();
-            let mut message = Message {
-                payload,
-                sent_len,
-                src: socket_addr(name),
-                ts_ns: None,
-                drops: None,
-                dst: None,
-            };
-            read_controls(&header.msg_hdr, &mut message);
-            message
-        })
+    /// Message number `at` of the last [`Self::receive`].
+    pub fn message(&mut self, at: usize) -> Option<Message<'_>> {
+        if at >= self.received {
+            return None;
+        }
+        let header = self.headers.get(at)?;
+        let sent_len = header.msg_len as usize;
+        let slot = self.bytes.get(at * self.stride..)?;
+        let payload = if sent_len <= self.slot_len {
+            slot.get(..sent_len)?
+        } else {
+            let rest = self.rests.get(at * self.rest_len..)?;
+            let rest_len = (sent_len - self.slot_len).min(self.rest_len);
+            self.joined.clear();
+            self.joined.extend_from_slice(slot.get(..self.slot_len)?);
+            self.joined.extend_from_slice(rest.get(..rest_len)?);
+            &self.joined
+        };
+        let mut message = Message {
+            payload,
+            sent_len,
+            src: self.names.get(at).and_then(socket_addr),
+            ts_ns: None,
+            drops: None,
+            dst: None,
+            segment_len: None,
+        };
+        read_controls(&header.msg_hdr, &mut message);
+        Some(message)
     }
 }
 
@@ -167,6 +214,10 @@ fn read_controls(header: &libc::msghdr, message: &mut Message<'_>) {
                 }
                 (libc::SOL_SOCKET, libc::SO_RXQ_OVFL) if len >= size_of::<u32>() => {
                     message.drops = Some(data.cast::<u32>().read_unaligned());
+                }
+                (libc::SOL_UDP, UDP_GRO) if len >= size_of::<libc::c_int>() => {
+                    let segment_len = data.cast::<libc::c_int>().read_unaligned();
+                    message.segment_len = usize::try_from(segment_len).ok();
                 }
                 (libc::IPPROTO_IP, libc::IP_PKTINFO) if len >= size_of::<libc::in_pktinfo>() => {
                     let info = data.cast::<libc::in_pktinfo>().read_unaligned();
@@ -214,6 +265,9 @@ fn socket_addr(name: &libc::sockaddr_storage) -> Option<SocketAddr> {
     }
 }
 
+/// `UDP_GRO` of linux/udp.h, which libc does not have for every C library.
+const UDP_GRO: libc::c_int = 104;
+
 /// A socket option whose value is a number.
 #[derive(Clone, Copy, Debug)]
 pub enum Flag {
@@ -227,6 +281,8 @@ pub enum Flag {
     DestinationV6,
     /// Accept IPv6 datagrams with a zero checksum (RFC 6935, RFC 7348 §4.3).
     NoChecksumV6,
+    /// Datagrams that the kernel put together on arrival are handed over as one train.
+    Trains,
 }
 
 /// Turns an option on.
@@ -243,6 +299,7 @@ pub fn enable(socket: BorrowedFd<'_>, flag: Flag) -> io::Result<()> {
         Flag::DestinationV4 => (libc::IPPROTO_IP, libc::IP_PKTINFO),
         Flag::DestinationV6 => (libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO),
         Flag::NoChecksumV6 => (libc::IPPROTO_UDP, UDP_NO_CHECK6_RX),
+        Flag::Trains => (libc::SOL_UDP, UDP_GRO),
     };
     set_number(socket, level, name, 1)
 }
@@ -263,16 +320,57 @@ fn set_number(
     name: libc::c_int,
     value: libc::c_int,
 ) -> io::Result<()> {
-    // SAFETY: the value is a live c_int and its size is passed along.
+    set_option(socket, level, name, &value)
+}
+
+/// Sets an option whose value is a plain C structure.
+fn set_option<T: Copy>(
+    socket: BorrowedFd<'_>,
+    level: libc::c_int,
+    name: libc::c_int,
+    value: &T,
+) -> io::Result<()> {
+    // SAFETY: the value is live and its size is passed along; the kernel only reads it.
     let outcome = unsafe {
         libc::setsockopt(
             socket.as_raw_fd(),
             level,
             name,
-            std::ptr::from_ref(&value).cast(),
-            size_of::<libc::c_int>() as libc::socklen_t,
+            std::ptr::from_ref(value).cast(),
+            size_of::<T>() as libc::socklen_t,
         )
     };
+    done(outcome)
+}
+
+/// Values of options that any bytes are valid for.
+trait Plain: Copy + Default {}
+impl Plain for u32 {}
+impl<const N: usize> Plain for [u32; N] where Self: Default {}
+
+/// An option's value; what the kernel left out is 0.
+fn option<T: Plain>(
+    socket: BorrowedFd<'_>,
+    level: libc::c_int,
+    name: libc::c_int,
+) -> io::Result<T> {
+    let mut value = T::default();
+    let mut len = size_of::<T>() as libc::socklen_t;
+    // SAFETY: the kernel writes at most `len` bytes to `value`, which has that many and takes any.
+    let outcome = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            level,
+            name,
+            std::ptr::from_mut(&mut value).cast(),
+            &raw mut len,
+        )
+    };
+    done(outcome).map(|()| value)
+}
+
+/// What a system call came to.
+fn done(outcome: libc::c_int) -> io::Result<()> {
     if outcome == 0 {
         Ok(())
     } else {
@@ -287,6 +385,25 @@ fn set_number(
 ///
 /// As setsockopt(2).
 pub fn attach_reuseport_program(socket: BorrowedFd<'_>, program: &[Instruction]) -> io::Result<()> {
+    let name = libc::SO_ATTACH_REUSEPORT_CBPF;
+    attach_program(socket, libc::SOL_SOCKET, name, program)
+}
+
+/// Gives a socket the filter that decides what is queued.
+///
+/// # Errors
+///
+/// As setsockopt(2).
+pub fn attach_filter(socket: BorrowedFd<'_>, program: &[Instruction]) -> io::Result<()> {
+    attach_program(socket, libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, program)
+}
+
+fn attach_program(
+    socket: BorrowedFd<'_>,
+    level: libc::c_int,
+    name: libc::c_int,
+    program: &[Instruction],
+) -> io::Result<()> {
     let mut filter: Vec<libc::sock_filter> = program
         .iter()
         .map(|instruction| libc::sock_filter {
@@ -297,26 +414,12 @@ pub fn attach_reuseport_program(socket: BorrowedFd<'_>, program: &[Instruction])
         })
         .collect();
     let len = libc::c_ushort::try_from(filter.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
-    let filter = libc::sock_fprog {
+    // The kernel copies the instructions behind the pointer during the call.
+    let program = libc::sock_fprog {
         len,
         filter: filter.as_mut_ptr(),
     };
-    // SAFETY: the program points at `filter.len()` live instructions, which the kernel copies during the
-    // call; its own size is passed along.
-    let outcome = unsafe {
-        libc::setsockopt(
-            socket.as_raw_fd(),
-            libc::SOL_SOCKET,
-            libc::SO_ATTACH_REUSEPORT_CBPF,
-            std::ptr::from_ref(&filter).cast(),
-            size_of::<libc::sock_fprog>() as libc::socklen_t,
-        )
-    };
-    if outcome == 0 {
-        Ok(())
-    } else {
-        Err(io::Error::last_os_error())
-    }
+    set_option(socket, level, name, &program)
 }
 
 /// The cores this process may use.
@@ -354,33 +457,38 @@ pub fn pin_to_core(core: usize) -> io::Result<()> {
         libc::CPU_SET(core, &mut set);
         libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &raw const set)
     };
-    if outcome == 0 {
-        Ok(())
-    } else {
-        Err(io::Error::last_os_error())
-    }
+    done(outcome)
 }
 
 /// The socket's count of drops so far; wraps. `None` on kernels before 4.12.
 pub fn drops(socket: BorrowedFd<'_>) -> Option<u32> {
     // linux/sock_diag.h: SK_MEMINFO_DROPS is the ninth number.
-    const SK_MEMINFO_DROPS: usize = 8;
-    let mut numbers = [0u32; SK_MEMINFO_DROPS + 1];
-    let mut len = size_of_val(&numbers) as libc::socklen_t;
-    // SAFETY: the kernel writes at most `len` bytes to `numbers`, which has that many.
-    let outcome = unsafe {
-        libc::getsockopt(
-            socket.as_raw_fd(),
-            libc::SOL_SOCKET,
-            libc::SO_MEMINFO,
-            numbers.as_mut_ptr().cast(),
-            &raw mut len,
-        )
+    let numbers: [u32; 9] = option(socket, libc::SOL_SOCKET, libc::SO_MEMINFO).ok()?;
+    numbers.last().copied()
+}
+
+/// Waits until a socket can be read, or has a fault to tell; `false` when nothing came of it in time.
+///
+/// # Errors
+///
+/// As poll(2); an interrupting signal is no error.
+pub fn wait_one_readable(socket: BorrowedFd<'_>, timeout_ms: i32) -> io::Result<bool> {
+    let mut poll = libc::pollfd {
+        fd: socket.as_raw_fd(),
+        events: libc::POLLIN,
+        revents: 0,
     };
-    (outcome == 0 && len as usize == size_of_val(&numbers))
-        .then_some(numbers)?
-        .get(SK_MEMINFO_DROPS)
-        .copied()
+    // SAFETY: one live structure, and the number says so.
+    let outcome = unsafe { libc::poll(&raw mut poll, 1, timeout_ms) };
+    if outcome >= 0 {
+        return Ok(outcome > 0);
+    }
+    let error = io::Error::last_os_error();
+    if error.kind() == io::ErrorKind::Interrupted {
+        Ok(false)
+    } else {
+        Err(error)
+    }
 }
 
 /// Waits until one of the sockets can be read; tells for each whether it can.

@@ -1,22 +1,26 @@
 //! UDP sockets: datagrams in batches, with the kernel's time of arrival and count of drops.
 //!
 //! Needs no privilege. Several addresses, IPv4 and IPv6, are served by one thread.
+//!
+//! With UDP_GRO the kernel may hand over a train: datagrams of one sender and port and of equal size,
+//! put together on arrival. All of them are recovered, but they share one time of arrival, and the kernel
+//! counts a train it drops as one. Datagrams with a zero checksum are never put together.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use socket2::{Domain, Protocol, Socket, Type};
 
-use super::steer::Instruction;
+use super::bpf::Instruction;
 use super::sys::{self, Flag, MessageBatch};
 use super::{Arrival, Datagram, Progress, Source};
 
 /// Datagrams taken with one system call; more gained nothing when measured.
 const BATCH: usize = 64;
-/// Room for the largest UDP payload there is: a datagram is never cut by us.
-const SLOT_LEN: usize = 65_536;
+/// Trains taken with one system call; each has room for the longest.
+const TRAINS: usize = 32;
 /// How long to wait for a datagram before the source is called idle.
 const WAIT_MS: i32 = 10;
 /// Receive buffer asked for, in bytes.
@@ -47,6 +51,15 @@ impl UdpError {
     }
 }
 
+/// Whether a socket asks for trains of datagrams (UDP_GRO).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Gro {
+    /// One datagram at a time, each with its own time.
+    Off,
+    /// Trains where the kernel makes them.
+    On,
+}
+
 struct Bound {
     socket: Socket,
     address: SocketAddr,
@@ -67,19 +80,42 @@ pub struct UdpSource {
     batch: MessageBatch,
     ready: Vec<bool>,
     next: usize,
+    /// Where handing over goes on in what was received last.
+    cursor: Option<Cursor>,
+}
+
+/// A place in a received batch.
+#[derive(Clone, Copy)]
+struct Cursor {
+    socket: usize,
+    message: usize,
+    /// Datagrams of a train that were handed over.
+    segment: usize,
 }
 
 impl UdpSource {
-    /// Binds `addresses` for one worker. A port of 0 lets the system choose one.
+    /// Binds `addresses` for one worker. A port of 0 lets the system choose one. Datagrams above
+    /// `datagram_len` bytes are received too, only slower.
     ///
     /// # Errors
     ///
     /// [`UdpError::Bind`] with the address at fault.
-    pub fn bind(addresses: &[SocketAddr]) -> Result<Self, UdpError> {
-        let bound = addresses
-            .iter()
-            .map(|address| bind(*address, false).map_err(bind_error(*address)));
-        bound.collect::<Result<Vec<_>, _>>().map(Self::of)
+    pub fn bind(addresses: &[SocketAddr], datagram_len: usize, gro: Gro) -> Result<Self, UdpError> {
+        let bound = addresses.iter().map(|address| {
+            let bound = bind(*address, false).and_then(|bound| {
+                if gro == Gro::On {
+                    sys::enable(bound.socket.as_fd(), Flag::Trains)?;
+                }
+                Ok(bound)
+            });
+            bound.map_err(bind_error(*address))
+        });
+        let bound = bound.collect::<Result<Vec<_>, _>>()?;
+        let (slots, slot_len) = match gro {
+            Gro::On => (TRAINS, sys::MAX_PAYLOAD),
+            Gro::Off => (BATCH, datagram_len),
+        };
+        Self::of(bound, slots, slot_len)
     }
 
     /// Binds `addresses` for several workers: one source each. The kernel gives every datagram to the
@@ -91,6 +127,7 @@ impl UdpSource {
     pub fn bind_group(
         addresses: &[SocketAddr],
         workers: u32,
+        datagram_len: usize,
         program_of: impl Fn(u16) -> Vec<Instruction>,
     ) -> Result<Vec<Self>, UdpError> {
         let mut groups: Vec<Vec<Bound>> = (0..workers).map(|_| Vec::new()).collect();
@@ -109,16 +146,26 @@ impl UdpSource {
                     .map_err(bind_error(address))?;
             }
         }
-        Ok(groups.into_iter().map(Self::of).collect())
+        let groups = groups.into_iter();
+        groups
+            .map(|group| Self::of(group, BATCH, datagram_len))
+            .collect()
     }
 
-    fn of(sockets: Vec<Bound>) -> Self {
-        Self {
+    fn of(sockets: Vec<Bound>, slots: usize, slot_len: usize) -> Result<Self, UdpError> {
+        if let [alone] = sockets.as_slice() {
+            // One call both waits and receives.
+            let timeout = Duration::from_millis(WAIT_MS.unsigned_abs().into());
+            let outcome = alone.socket.set_read_timeout(Some(timeout));
+            outcome.map_err(bind_error(alone.address))?;
+        }
+        Ok(Self {
             sockets,
-            batch: MessageBatch::new(BATCH, SLOT_LEN),
+            batch: MessageBatch::new(slots, slot_len),
             ready: Vec::new(),
             next: 0,
-        }
+            cursor: None,
+        })
     }
 
     /// The addresses bound, with the ports the system chose.
@@ -136,8 +183,8 @@ impl UdpSource {
     }
 
     /// Bytes of memory its slots may take.
-    pub const fn memory_bytes() -> usize {
-        BATCH * SLOT_LEN
+    pub const fn memory_bytes(&self) -> usize {
+        self.batch.memory_bytes()
     }
 
     /// Datagrams the kernel dropped because a socket's buffer was full.
@@ -151,7 +198,8 @@ impl UdpSource {
     }
 }
 
-fn bind_error(address: SocketAddr) -> impl Fn(io::Error) -> UdpError {
+/// What a fault at `address` is called.
+pub fn bind_error(address: SocketAddr) -> impl Fn(io::Error) -> UdpError {
     move |source| UdpError::Bind { address, source }
 }
 
@@ -194,6 +242,87 @@ fn bind(address: SocketAddr, shared: bool) -> io::Result<Bound> {
     })
 }
 
+impl UdpSource {
+    /// Receives from the socket `at`; what comes waits for [`Self::hand_over`].
+    fn receive(&mut self, at: usize, most: usize, wait: bool) -> Result<(), UdpError> {
+        let Some(bound) = self.sockets.get(at) else {
+            return Ok(());
+        };
+        let received = match self.batch.receive(bound.socket.as_fd(), most, wait) {
+            Ok(received) => received,
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    // The last is an ICMP error that came back for this socket: nothing is lost by it.
+                    io::ErrorKind::WouldBlock
+                        | io::ErrorKind::Interrupted
+                        | io::ErrorKind::ConnectionRefused
+                ) =>
+            {
+                0
+            }
+            Err(error) => return Err(UdpError::Receive(error)),
+        };
+        self.cursor = (received > 0).then_some(Cursor {
+            socket: at,
+            message: 0,
+            segment: 0,
+        });
+        Ok(())
+    }
+
+    /// Hands over what was received, `left` datagrams at the most.
+    fn hand_over(&mut self, left: &mut usize, each: &mut impl FnMut(Arrival<'_>)) {
+        let Self {
+            sockets,
+            batch,
+            cursor,
+            ..
+        } = self;
+        let Some(at) = cursor else { return };
+        let Some(bound) = sockets.get_mut(at.socket) else {
+            *cursor = None;
+            return;
+        };
+        while let Some(message) = batch.message(at.message) {
+            if let Some(drops) = message.drops {
+                bound.note_drops(drops);
+            }
+            let ip = message.dst.filter(|_| bound.address.ip().is_unspecified());
+            let mut datagram = Datagram {
+                ts_ns: message.ts_ns.unwrap_or_else(now_ns),
+                src: message.src.unwrap_or(bound.address),
+                dst: SocketAddr::new(
+                    ip.unwrap_or_else(|| bound.address.ip()),
+                    bound.address.port(),
+                ),
+                payload: message.payload,
+                sent_len: message.sent_len,
+            };
+            match message.segment_len {
+                Some(len) if len > 0 && len < message.payload.len() => {
+                    for payload in message.payload.chunks(len).skip(at.segment) {
+                        if *left == 0 {
+                            return;
+                        }
+                        (datagram.payload, datagram.sent_len) = (payload, payload.len());
+                        each(Arrival::Datagram(datagram));
+                        at.segment += 1;
+                        *left -= 1;
+                    }
+                }
+                _ if *left == 0 => return,
+                _ => {
+                    each(Arrival::Datagram(datagram));
+                    *left -= 1;
+                }
+            }
+            (at.message, at.segment) = (at.message + 1, 0);
+        }
+        *cursor = None;
+    }
+}
+
 impl Source for UdpSource {
     type Error = UdpError;
 
@@ -202,6 +331,19 @@ impl Source for UdpSource {
         most: usize,
         mut each: impl FnMut(Arrival<'_>),
     ) -> Result<Progress, UdpError> {
+        let mut left = most;
+        let count = self.sockets.len();
+        if self.cursor.is_none() && count == 1 {
+            self.receive(0, left, true)?;
+        }
+        self.hand_over(&mut left, &mut each);
+        if left < most || count == 1 {
+            return Ok(if left < most {
+                Progress::Batch
+            } else {
+                Progress::Idle
+            });
+        }
         let fds: Vec<BorrowedFd<'_>> = self
             .sockets
             .iter()
@@ -209,53 +351,23 @@ impl Source for UdpSource {
             .collect();
         sys::wait_readable(&fds, WAIT_MS, &mut self.ready).map_err(UdpError::Receive)?;
         drop(fds);
-        let mut left = most;
-        let count = self.sockets.len();
         // Begin with another socket each time, so that none starves another when `most` runs out.
         self.next = (self.next + 1) % count.max(1);
-        let mut progress = Progress::Idle;
         for step in 0..count {
             let at = (self.next + step) % count;
-            if left == 0 || self.ready.get(at) != Some(&true) {
-                continue;
-            }
-            let Some(bound) = self.sockets.get_mut(at) else {
-                continue;
-            };
-            let received = match self.batch.receive(bound.socket.as_fd(), left) {
-                Ok(received) => received,
-                Err(error)
-                    if matches!(
-                        error.kind(),
-                        io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
-                    ) =>
-                {
-                    0
+            if left > 0 && self.ready.get(at) == Some(&true) {
+                self.receive(at, left, false)?;
+                self.hand_over(&mut left, &mut each);
+                if self.cursor.is_some() {
+                    break;
                 }
-                // An ICMP error that came back for this socket: nothing is lost by it.
-                Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => 0,
-                Err(error) => return Err(UdpError::Receive(error)),
-            };
-            left -= received;
-            for message in self.batch.messages() {
-                progress = Progress::Batch;
-                if let Some(drops) = message.drops {
-                    bound.note_drops(drops);
-                }
-                let ip = message.dst.filter(|_| bound.address.ip().is_unspecified());
-                each(Arrival::Datagram(Datagram {
-                    ts_ns: message.ts_ns.unwrap_or_else(now_ns),
-                    src: message.src.unwrap_or(bound.address),
-                    dst: SocketAddr::new(
-                        ip.unwrap_or_else(|| bound.address.ip()),
-                        bound.address.port(),
-                    ),
-                    payload: message.payload,
-                    sent_len: message.sent_len,
-                }));
             }
         }
-        Ok(progress)
+        Ok(if left < most {
+            Progress::Batch
+        } else {
+            Progress::Idle
+        })
     }
 }
 

@@ -41,6 +41,9 @@ reasons! {
         OuterIp => "outer_ip",
         /// The outer UDP header is cut or its length is below 8.
         OuterUdp => "outer_udp",
+        /// Several datagrams in one packet, put together by the network card or the kernel, whose lengths
+        /// do not tell how to take them apart.
+        OuterSegments => "outer_segments",
         /// Pieces of one outer datagram contradict each other.
         OuterFragment => "outer_fragment",
         /// A VXLAN header cut inside its 8 bytes by the capture that recorded it.
@@ -67,6 +70,8 @@ reasons! {
         NotUdp => "not_udp",
         /// UDP to a port that no tunnel was configured for.
         OtherPort => "other_port",
+        /// To a port that is received on, but to an address that is not.
+        OtherAddress => "other_address",
         /// To the port, but no VXLAN header: a load balancer's probe.
         Probe => "probe",
         /// A piece of an outer datagram whose whole is counted with its last piece.

@@ -1,0 +1,196 @@
+//! The ring's filter: which packets of an interface the kernel copies out at all. Pure.
+//!
+//! UDP to the ports asked for, over IPv4 and IPv6, behind up to two VLAN tags. Fragments of UDP pass
+//! whatever their port is, because only the first piece names it; so do IPv6 packets with extension
+//! headers. The worker, which puts pieces together and reads extension headers, counts those that were
+//! not meant.
+
+use super::bpf::*;
+
+/// What the kernel keeps of a packet that passes, in bytes: all of it.
+const WHOLE: u32 = 0x4_0000;
+/// More ports than this are not told apart in the kernel: a comparison jumps 255 instructions at most.
+const MAX_PORTS: usize = 128;
+const VLAN_TYPES: [u32; 4] = [0x8100, 0x88a8, 0x9100, 0x9200];
+/// Hop-by-hop, routing, fragment, authentication, destination options, mobility, HIP, shim6.
+const EXTENSIONS: [u32; 8] = [0, 43, 44, 51, 60, 135, 139, 140];
+const UDP: u32 = 17;
+
+/// What a packet starts with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Link {
+    /// An Ethernet header.
+    Ethernet,
+    /// The IP header.
+    RawIp,
+}
+
+/// A program that keeps nothing.
+pub fn nothing() -> Vec<Instruction> {
+    let mut asm = Assembler::default();
+    asm.op(RET_K, 0);
+    asm.assemble()
+}
+
+/// The program that keeps UDP to `ports`.
+pub fn udp_to(ports: &[u16], link: Link) -> Vec<Instruction> {
+    let mut asm = Assembler::default();
+    let port = asm.label();
+    match link {
+        Link::Ethernet => behind_ethernet(&mut asm, 0, port),
+        Link::RawIp => {
+            let (ipv4, ipv6) = (asm.label(), asm.label());
+            asm.op(LD_B_ABS, 0);
+            asm.op(RSH_K, 4);
+            asm.jump_if(JEQ_K, 4, ipv4);
+            asm.jump_if(JEQ_K, 6, ipv6);
+            asm.op(RET_K, 0);
+            ip(&mut asm, 0, ipv4, ipv6, port);
+        }
+    }
+    // A is the destination port.
+    asm.place(port);
+    let keep = asm.label();
+    if ports.len() > MAX_PORTS {
+        asm.jump(keep);
+    }
+    for wanted in ports.iter().take(MAX_PORTS) {
+        asm.jump_if(JEQ_K, u32::from(*wanted), keep);
+    }
+    asm.op(RET_K, 0);
+    asm.place(keep);
+    asm.op(RET_K, WHOLE);
+    asm.assemble()
+}
+
+/// Reads on behind `tags` VLAN tags; the kernel has taken off the first one, if there is any.
+fn behind_ethernet(asm: &mut Assembler, tags: u32, port: Label) {
+    let (tagged, ipv4, ipv6) = (asm.label(), asm.label(), asm.label());
+    asm.op(LD_H_ABS, 12 + 4 * tags);
+    asm.jump_if(JEQ_K, 0x0800, ipv4);
+    asm.jump_if(JEQ_K, 0x86dd, ipv6);
+    if tags < 2 {
+        for ether_type in VLAN_TYPES {
+            asm.jump_if(JEQ_K, ether_type, tagged);
+        }
+    }
+    asm.op(RET_K, 0);
+    ip(asm, 14 + 4 * tags, ipv4, ipv6, port);
+    if tags < 2 {
+        asm.place(tagged);
+        behind_ethernet(asm, tags + 1, port);
+    }
+}
+
+/// Both IP headers at the offset `at`; goes to `port` with the destination port in A.
+fn ip(asm: &mut Assembler, at: u32, ipv4: Label, ipv6: Label, port: Label) {
+    asm.place(ipv4);
+    let (udp4, piece) = (asm.label(), asm.label());
+    asm.op(LD_B_ABS, at + 9);
+    asm.jump_if(JEQ_K, UDP, udp4);
+    asm.op(RET_K, 0);
+    asm.place(udp4);
+    asm.op(LD_H_ABS, at + 6);
+    asm.jump_if(JSET_K, 0x3fff, piece);
+    asm.op(LDX_MSH, at);
+    asm.op(LD_H_X, at + 2);
+    asm.jump(port);
+    asm.place(piece);
+    asm.op(RET_K, WHOLE);
+
+    asm.place(ipv6);
+    let (udp6, extended) = (asm.label(), asm.label());
+    asm.op(LD_B_ABS, at + 6);
+    asm.jump_if(JEQ_K, UDP, udp6);
+    for extension in EXTENSIONS {
+        asm.jump_if(JEQ_K, extension, extended);
+    }
+    asm.op(RET_K, 0);
+    asm.place(extended);
+    asm.op(RET_K, WHOLE);
+    asm.place(udp6);
+    asm.op(LD_H_ABS, at + 40 + 2);
+    asm.jump(port);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::bpf::tests::interpret;
+    use super::*;
+
+    /// An Ethernet header with tags, behind it `packet` of `ether_type`.
+    fn frame(tags: usize, ether_type: u16, packet: &[u8]) -> Vec<u8> {
+        let mut frame = vec![2; 12];
+        for tag in 0..tags {
+            let tpid = [0x88a8u16, 0x8100][tag.min(1)];
+            frame.extend([tpid.to_be_bytes(), [0, 5]].concat());
+        }
+        frame.extend(ether_type.to_be_bytes());
+        frame.extend(packet);
+        frame
+    }
+
+    fn v4(options: usize, protocol: u8, flags_and_offset: u16, port: u16) -> Vec<u8> {
+        let mut packet = vec![0; 20 + 4 * options];
+        packet[0] = 0x45 + options as u8;
+        packet[6..8].copy_from_slice(&flags_and_offset.to_be_bytes());
+        packet[9] = protocol;
+        packet.extend([[0xc0, 0], port.to_be_bytes(), [0, 16], [0, 0]].concat());
+        packet
+    }
+
+    fn v6(next_header: u8, port: u16) -> Vec<u8> {
+        let mut packet = vec![0; 40];
+        (packet[0], packet[6]) = (0x60, next_header);
+        packet.extend([[0xc0, 0], port.to_be_bytes(), [0, 16], [0, 0]].concat());
+        packet
+    }
+
+    #[test]
+    fn udp_to_the_ports_asked_for() {
+        for ports in [&[4789u16][..], &[4789, 6081, 8472], &[4789; 128]] {
+            let ethernet = udp_to(ports, Link::Ethernet);
+            let raw = udp_to(ports, Link::RawIp);
+            let expect = |ether_type: u16, packet: &[u8], keeps: bool, what: &str| {
+                let keeps = if keeps { WHOLE } else { 0 };
+                for tags in 0..=2 {
+                    let frame = frame(tags, ether_type, packet);
+                    assert_eq!(interpret(&ethernet, &frame), keeps, "{what}, {tags} tags");
+                }
+                assert_eq!(interpret(&raw, packet), keeps, "{what}, no link layer");
+                assert_eq!(interpret(&nothing(), packet), 0);
+            };
+            for options in [0, 1, 10] {
+                expect(0x0800, &v4(options, 17, 0x4000, 4789), true, "VXLAN");
+                expect(0x0800, &v4(options, 17, 0, 4788), false, "another port");
+            }
+            expect(0x0800, &v4(0, 6, 0, 4789), false, "TCP");
+            expect(0x0800, &v4(0, 17, 0x2000, 53), true, "a first piece");
+            expect(0x0800, &v4(0, 17, 0x0010, 0), true, "a later piece");
+            expect(0x0800, &v4(0, 1, 0x0010, 0), false, "a later piece of ICMP");
+            expect(0x86dd, &v6(17, 4789), true, "IPv6");
+            expect(0x86dd, &v6(17, 53), false, "IPv6 to another port");
+            expect(0x86dd, &v6(6, 4789), false, "TCP over IPv6");
+            expect(0x86dd, &v6(44, 0), true, "an IPv6 fragment");
+        }
+        let arp = frame(0, 0x0806, &[0; 28]);
+        assert_eq!(interpret(&udp_to(&[4789], Link::Ethernet), &arp), 0);
+    }
+
+    #[test]
+    fn packets_that_end_early_are_left_out() {
+        let program = udp_to(&[4789], Link::Ethernet);
+        let whole = frame(0, 0x0800, &v4(0, 17, 0, 4789));
+        for len in 0..14 + 20 + 4 {
+            assert_eq!(interpret(&program, &whole[..len]), 0, "{len} bytes");
+        }
+    }
+
+    #[test]
+    fn very_many_ports_are_told_apart_later() {
+        let ports: Vec<u16> = (1000..1300).collect();
+        let program = udp_to(&ports, Link::Ethernet);
+        let other = frame(0, 0x0800, &v4(0, 17, 0, 9));
+        assert_eq!(interpret(&program, &other), WHOLE);
+    }
+}

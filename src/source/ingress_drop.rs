@@ -1,0 +1,148 @@
+//! Keeps what a packet ring has taken away from the rest of the network stack.
+//!
+//! A ring copies packets; the originals go on to IP and UDP, which costs as much again as the ring. With
+//! CAP_NET_ADMIN an nftables chain at the interface's ingress, which is behind the ring, drops them. It
+//! must not outlive this process, even when that is killed: the table is owned by a child process
+//! (`flags owner`, Linux 5.12), an `nft -i` that ends when the other end of its standard input goes
+//! away, and with its owner the table goes too.
+
+use std::fmt::Write as _;
+use std::io::Write as _;
+use std::net::{IpAddr, SocketAddr};
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+/// Where nft may be when the search path does not lead to it.
+const PROGRAMS: [&str; 3] = ["nft", "/usr/sbin/nft", "/sbin/nft"];
+/// How often, and how many times, it is looked whether the chain is there.
+const LOOK_EVERY: Duration = Duration::from_millis(10);
+const LOOKS: u32 = 200;
+
+/// The chain, as long as this lives.
+pub struct IngressDrop {
+    child: Child,
+}
+
+impl IngressDrop {
+    /// Drops UDP to `wanted` that comes in on `interface`; `local` is what `0.0.0.0` and `[::]` stand for.
+    ///
+    /// # Errors
+    ///
+    /// What is in the way, in words: no nft, no permission, no support in the kernel.
+    pub fn start(interface: &str, wanted: &[SocketAddr], local: &[IpAddr]) -> Result<Self, String> {
+        let table = format!("vxtap_{}", std::process::id());
+        let script = script(&table, interface, wanted, local);
+        let mut reasons = String::new();
+        for program in PROGRAMS {
+            let spawned = Command::new(program)
+                .arg("-i")
+                .stdin(Stdio::piped())
+                .stdout(Stdio::null())
+                .stderr(Stdio::null())
+                // Ctrl-C is for us; this child ends with us.
+                .process_group(0)
+                .spawn();
+            let mut child = match spawned {
+                Ok(child) => child,
+                Err(error) => {
+                    reasons = format!("nft cannot be started: {error}");
+                    continue;
+                }
+            };
+            // The pipe stays open in the child's handle; closing it ends the child.
+            let written = child.stdin.as_mut().map(|stdin| {
+                stdin
+                    .write_all(script.as_bytes())
+                    .and_then(|()| stdin.flush())
+            });
+            let mut drop = Self { child };
+            if matches!(written, Some(Ok(()))) && drop.is_there(program, &table) {
+                return Ok(drop);
+            }
+            return Err(format!(
+                "nft did not take the rule (it needs CAP_NET_ADMIN, nftables with 'flags owner', Linux 5.12); \
+                 this is what it was given:\n{script}"
+            ));
+        }
+        Err(reasons)
+    }
+
+    /// Whether the chain has come to be.
+    fn is_there(&mut self, program: &str, table: &str) -> bool {
+        for _ in 0..LOOKS {
+            let listed = Command::new(program)
+                .args(["list", "table", "netdev", table])
+                .stdin(Stdio::null())
+                .stderr(Stdio::null())
+                .output();
+            let text = listed.map(|listed| listed.stdout).unwrap_or_default();
+            if String::from_utf8_lossy(&text).contains("drop") {
+                return true;
+            }
+            if !matches!(self.child.try_wait(), Ok(None)) {
+                return false;
+            }
+            std::thread::sleep(LOOK_EVERY);
+        }
+        false
+    }
+}
+
+impl Drop for IngressDrop {
+    fn drop(&mut self) {
+        drop(self.child.stdin.take());
+        let _ = self.child.wait();
+    }
+}
+
+/// What nft is told. Pure.
+fn script(table: &str, interface: &str, wanted: &[SocketAddr], local: &[IpAddr]) -> String {
+    let mut script = format!(
+        "add table netdev {table} {{ flags owner; }}\n\
+         add chain netdev {table} ingress {{ type filter hook ingress device \"{interface}\" priority -500; \
+         policy accept; }}\n"
+    );
+    for wanted in wanted {
+        let addresses: Vec<String> = match wanted.ip().is_unspecified() {
+            true => local
+                .iter()
+                .filter(|local| local.is_ipv4() == wanted.is_ipv4())
+                .map(IpAddr::to_string)
+                .collect(),
+            false => vec![wanted.ip().to_string()],
+        };
+        if addresses.is_empty() {
+            continue;
+        }
+        let family = if wanted.is_ipv4() { "ip" } else { "ip6" };
+        let _ = writeln!(
+            script,
+            "add rule netdev {table} ingress {family} daddr {{ {} }} udp dport {} drop",
+            addresses.join(", "),
+            wanted.port()
+        );
+    }
+    script
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rules_name_addresses_and_ports() {
+        let wanted = ["10.0.0.5:4789", "[::]:4790"].map(|one| one.parse().unwrap());
+        let local = ["10.0.0.5", "fd00::5", "fe80::1"].map(|one| one.parse().unwrap());
+        let script = script("t", "eth0", &wanted, &local);
+        let rules: Vec<&str> = script.lines().skip(2).collect();
+        assert_eq!(
+            rules,
+            [
+                "add rule netdev t ingress ip daddr { 10.0.0.5 } udp dport 4789 drop",
+                "add rule netdev t ingress ip6 daddr { fd00::5, fe80::1 } udp dport 4790 drop",
+            ]
+        );
+        assert!(script.contains("device \"eth0\""));
+    }
+}

@@ -1,0 +1,165 @@
+//! The network interfaces of this machine, and which of them mirrored traffic comes in on.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+
+use nix::net::if_::{InterfaceFlags, if_nametoindex};
+
+/// One interface.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Interface {
+    /// Its name.
+    pub name: String,
+    /// Whether it is up.
+    pub up: bool,
+    /// Whether it is the loopback interface.
+    pub loopback: bool,
+    /// Its addresses.
+    pub addresses: Vec<IpAddr>,
+}
+
+impl Interface {
+    /// The kernel's number for it; `None` when it is gone.
+    pub fn number(&self) -> Option<u32> {
+        number(&self.name)
+    }
+}
+
+/// The kernel's number for the interface of this name.
+pub fn number(name: &str) -> Option<u32> {
+    if_nametoindex(name).ok()
+}
+
+/// All interfaces of this network namespace.
+///
+/// # Errors
+///
+/// As getifaddrs(3).
+pub fn list() -> io::Result<Vec<Interface>> {
+    let mut interfaces: Vec<Interface> = Vec::new();
+    for entry in nix::ifaddrs::getifaddrs()? {
+        let known = interfaces
+            .iter()
+            .position(|known| known.name == entry.interface_name);
+        let at = known.unwrap_or(interfaces.len());
+        if known.is_none() {
+            interfaces.push(Interface {
+                name: entry.interface_name,
+                up: entry.flags.contains(InterfaceFlags::IFF_UP),
+                loopback: entry.flags.contains(InterfaceFlags::IFF_LOOPBACK),
+                addresses: Vec::new(),
+            });
+        }
+        let address = entry.address.and_then(|address| {
+            let v4 = address.as_sockaddr_in().map(|v4| IpAddr::V4(v4.ip()));
+            v4.or_else(|| address.as_sockaddr_in6().map(|v6| IpAddr::V6(v6.ip())))
+        });
+        if let Some(interface) = interfaces.get_mut(at) {
+            interface.addresses.extend(address);
+        }
+    }
+    Ok(interfaces)
+}
+
+/// Every address of this machine; none when they cannot be told.
+pub fn local_addresses() -> Vec<IpAddr> {
+    let interfaces = list().unwrap_or_default();
+    interfaces
+        .into_iter()
+        .flat_map(|interface| interface.addresses)
+        .collect()
+}
+
+/// The one interface on which traffic to all of `binds` comes in. Pure.
+///
+/// # Errors
+///
+/// Why none can be named, in words that follow "because".
+pub fn choose<'a>(
+    binds: &[SocketAddr],
+    interfaces: &'a [Interface],
+) -> Result<&'a Interface, String> {
+    let mut chosen: Option<&Interface> = None;
+    for bind in binds {
+        let ip = bind.ip();
+        let fits = |interface: &&Interface| match ip.is_unspecified() {
+            true => {
+                let of_family = |address: &IpAddr| address.is_ipv4() == ip.is_ipv4();
+                interface.up && !interface.loopback && interface.addresses.iter().any(of_family)
+            }
+            false => interface.addresses.contains(&ip),
+        };
+        let fitting: Vec<&Interface> = interfaces.iter().filter(fits).collect();
+        let interface = match fitting.as_slice() {
+            [interface] => *interface,
+            [] => return Err(format!("no interface that is up has an address for {ip}")),
+            several => {
+                let names: Vec<&str> = several.iter().map(|one| one.name.as_str()).collect();
+                return Err(format!(
+                    "{} could receive for {ip}; --interface names one",
+                    names.join(" and ")
+                ));
+            }
+        };
+        if interface.loopback {
+            return Err(format!("{ip} is a loopback address"));
+        }
+        if chosen.is_some_and(|chosen| chosen != interface) {
+            return Err("the addresses belong to several interfaces".to_owned());
+        }
+        chosen = Some(interface);
+    }
+    chosen.ok_or_else(|| "no address is given".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn interface(name: &str, up: bool, addresses: &[&str]) -> Interface {
+        Interface {
+            name: name.to_owned(),
+            up,
+            loopback: name == "lo",
+            addresses: addresses.iter().map(|one| one.parse().unwrap()).collect(),
+        }
+    }
+
+    #[test]
+    fn the_interface_that_owns_the_address() {
+        let here = [
+            interface("lo", true, &["127.0.0.1", "::1"]),
+            interface("eth0", true, &["10.0.0.5", "fd00::5"]),
+            interface("eth1", false, &["10.0.1.5"]),
+        ];
+        let name = |binds: &[&str]| {
+            let binds: Vec<SocketAddr> = binds.iter().map(|one| one.parse().unwrap()).collect();
+            choose(&binds, &here).map(|chosen| chosen.name.as_str())
+        };
+        assert_eq!(name(&["10.0.0.5:4789"]), Ok("eth0"));
+        assert_eq!(name(&["10.0.1.5:4789"]), Ok("eth1"), "down, but meant");
+        assert_eq!(name(&["0.0.0.0:4789"]), Ok("eth0"), "eth1 is down");
+        assert_eq!(name(&["0.0.0.0:4789", "[::]:4789"]), Ok("eth0"));
+        for no in [
+            &["127.0.0.1:4789"][..],
+            &["10.9.9.9:1"],
+            &["10.0.0.5:1", "10.0.1.5:1"],
+            &[],
+        ] {
+            assert!(name(no).is_err(), "{no:?}");
+        }
+        let mut more = here.to_vec();
+        more.push(interface("docker0", true, &["172.17.0.1"]));
+        let any = ["0.0.0.0:4789".parse().unwrap()];
+        let why = choose(&any, &more).unwrap_err();
+        assert!(why.contains("eth0 and docker0"), "{why}");
+    }
+
+    #[test]
+    fn this_machine_has_loopback() {
+        let here = list().unwrap();
+        let loopback = here.iter().find(|one| one.loopback).unwrap();
+        assert!(loopback.number().is_some());
+        assert_eq!(number("no-such-interface"), None);
+    }
+}

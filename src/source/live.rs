@@ -1,0 +1,273 @@
+//! Where live traffic is taken from: sockets or packet rings, whichever is asked for or possible.
+
+use std::net::SocketAddr;
+
+use socket2::{Domain, Protocol, Socket, Type};
+use std::os::fd::AsFd;
+
+use super::filter;
+use super::ingress_drop::IngressDrop;
+use super::interfaces;
+use super::packet::{self, PacketError, PacketSource};
+use super::steer::{Start, Steering};
+use super::sys::{self, Flag};
+use super::udp::{self, UdpError, UdpSource};
+use super::{Arrival, Progress, Source};
+
+/// Which way packets are taken from the kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Backend {
+    /// A packet ring where that is possible, else sockets.
+    Auto,
+    /// UDP sockets.
+    Udp,
+    /// A packet ring.
+    Packet,
+}
+
+/// What is asked for.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// Addresses to receive on; port 0 lets the system choose.
+    pub addresses: Vec<SocketAddr>,
+    /// The way.
+    pub backend: Backend,
+    /// The interface of a packet ring; `None` for that which the addresses belong to.
+    pub interface: Option<String>,
+    /// How packets find their worker.
+    pub steering: Steering,
+    /// Ports of tunnels whose inner packet the steering program does not find.
+    pub unsteered: Vec<u16>,
+    /// Whether sockets ask for trains of datagrams.
+    pub gro: udp::Gro,
+    /// Bytes of the largest datagram expected.
+    pub datagram_len: usize,
+}
+
+/// Why nothing can be received.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "the messages say it")]
+pub enum LiveError {
+    #[error(transparent)]
+    Udp(#[from] UdpError),
+    #[error(transparent)]
+    Packet(#[from] PacketError),
+    #[error("--backend packet needs an interface, and none can be told because {0}")]
+    Interface(String),
+}
+
+/// The sources of all workers, ready.
+pub struct Live {
+    /// One for each worker.
+    pub sources: Vec<LiveSource>,
+    /// The addresses received on, with the ports the system chose.
+    pub addresses: Vec<SocketAddr>,
+    /// The way taken and why, for people.
+    pub about: String,
+    /// Lives as long as the rings.
+    guard: Option<Guard>,
+}
+
+/// Keeps the host from answering or working on what a ring receives.
+struct Guard {
+    /// Hold the ports and take nothing: without them the host would tell every sender that nobody listens.
+    _sockets: Vec<Socket>,
+    _ingress: Option<IngressDrop>,
+}
+
+/// A worker's source.
+pub enum LiveSource {
+    /// Sockets.
+    Udp(UdpSource),
+    /// A packet ring.
+    Packet(PacketSource),
+}
+
+impl Live {
+    /// Opens what `plan` asks for.
+    ///
+    /// # Errors
+    ///
+    /// [`LiveError`]; with [`Backend::Auto`] only when sockets are impossible too.
+    pub fn open(plan: &Plan) -> Result<Self, LiveError> {
+        let why_not = match plan.backend {
+            Backend::Udp => "asked for".to_owned(),
+            Backend::Packet => return rings(plan),
+            Backend::Auto => match rings(plan) {
+                Ok(live) => return Ok(live),
+                Err(LiveError::Interface(why)) => why,
+                Err(LiveError::Packet(error)) if error.is_permission() => {
+                    "a packet ring needs CAP_NET_RAW".to_owned()
+                }
+                // The port is taken: sockets would fail the same way.
+                Err(error @ LiveError::Udp(_)) => return Err(error),
+                Err(error) => {
+                    tracing::warn!("{error}; falling back to sockets");
+                    error.to_string()
+                }
+            },
+        };
+        let sources = sockets(plan)?;
+        let addresses = sources
+            .first()
+            .map(UdpSource::addresses)
+            .unwrap_or_default();
+        Ok(Self {
+            sources: sources.into_iter().map(LiveSource::Udp).collect(),
+            addresses,
+            about: format!("UDP sockets ({why_not})"),
+            guard: None,
+        })
+    }
+
+    /// Lets go of ports and rules; the sources stay as they are.
+    pub fn end(&mut self) {
+        self.guard = None;
+    }
+}
+
+fn sockets(plan: &Plan) -> Result<Vec<UdpSource>, UdpError> {
+    let steering = plan.steering;
+    if steering.workers == 1 {
+        let source = UdpSource::bind(&plan.addresses, plan.datagram_len, plan.gro)?;
+        return Ok(vec![source]);
+    }
+    let program = |port| {
+        // The inner packet is not where VXLAN has it: one worker takes them all.
+        let workers = if plan.unsteered.contains(&port) {
+            1
+        } else {
+            steering.workers
+        };
+        Steering {
+            workers,
+            ..steering
+        }
+        .program(Start::UdpPayload)
+    };
+    UdpSource::bind_group(
+        &plan.addresses,
+        steering.workers,
+        plan.datagram_len,
+        program,
+    )
+}
+
+fn rings(plan: &Plan) -> Result<Live, LiveError> {
+    let here = interfaces::list().unwrap_or_default();
+    let (interface, why) = match &plan.interface {
+        Some(name) => (name.clone(), "asked for"),
+        None => {
+            let chosen =
+                interfaces::choose(&plan.addresses, &here).map_err(LiveError::Interface)?;
+            (chosen.name.clone(), "the addresses are its")
+        }
+    };
+    // First, since it tells whether somebody else holds a port, and which one the system chose.
+    let (sockets, addresses) = hold(&plan.addresses)?;
+    let steering = plan.steering;
+    let program = steering.program(Start::OuterIp {
+        unsteered: &plan.unsteered,
+    });
+    let sources = PacketSource::open_group(&interface, &addresses, steering.workers, &program)?;
+    let local = interfaces::local_addresses();
+    let (ingress, cost) = match IngressDrop::start(&interface, &addresses, &local) {
+        Ok(ingress) => (Some(ingress), "kept from the UDP stack"),
+        Err(reason) => {
+            tracing::info!(
+                "received packets also go through the UDP stack, which costs CPU: {reason}"
+            );
+            (None, "not kept from the UDP stack")
+        }
+    };
+    Ok(Live {
+        sources: sources.into_iter().map(LiveSource::Packet).collect(),
+        addresses,
+        about: format!("packet ring on {interface} ({why}; packets {cost})"),
+        guard: Some(Guard {
+            _sockets: sockets,
+            _ingress: ingress,
+        }),
+    })
+}
+
+/// Sockets that hold the ports and take nothing.
+fn hold(addresses: &[SocketAddr]) -> Result<(Vec<Socket>, Vec<SocketAddr>), UdpError> {
+    let mut sockets = Vec::new();
+    let mut bound = Vec::new();
+    for address in addresses {
+        let address = *address;
+        let hold = || {
+            let domain = Domain::for_address(address);
+            let socket = Socket::new(domain, Type::DGRAM, Some(Protocol::UDP))?;
+            if address.is_ipv6() {
+                socket.set_only_v6(true)?;
+                sys::enable(socket.as_fd(), Flag::NoChecksumV6)?;
+            }
+            sys::attach_filter(socket.as_fd(), &filter::nothing())?;
+            socket.bind(&address.into())?;
+            let local = socket.local_addr()?.as_socket().unwrap_or(address);
+            Ok((socket, local))
+        };
+        let (socket, local) = hold().map_err(udp::bind_error(address))?;
+        sockets.push(socket);
+        bound.push(local);
+    }
+    Ok((sockets, bound))
+}
+
+impl LiveSource {
+    /// Packets the kernel dropped because it had no room for them.
+    pub fn kernel_dropped(&mut self) -> u64 {
+        match self {
+            Self::Udp(source) => source.kernel_dropped(),
+            Self::Packet(source) => source.kernel_dropped(),
+        }
+    }
+
+    /// The word for those in the summary.
+    pub const fn drop_reason(&self) -> &'static str {
+        match self {
+            Self::Udp(_) => "socket_overflow",
+            Self::Packet(_) => "ring_full",
+        }
+    }
+
+    /// Bytes the kernel holds for it, as granted, and as asked for.
+    pub fn buffer_bytes(&self) -> (usize, usize) {
+        match self {
+            Self::Udp(source) => (source.receive_buffer(), udp::RECEIVE_BUFFER),
+            Self::Packet(source) => (source.ring_bytes(), packet::ring_bytes(1)),
+        }
+    }
+
+    /// Bytes of memory it may take here.
+    pub fn memory_bytes(&self) -> usize {
+        match self {
+            Self::Udp(source) => source.memory_bytes(),
+            Self::Packet(source) => source.ring_bytes(),
+        }
+    }
+}
+
+impl Source for LiveSource {
+    type Error = LiveError;
+
+    fn next_batch(
+        &mut self,
+        most: usize,
+        each: impl FnMut(Arrival<'_>),
+    ) -> Result<Progress, LiveError> {
+        match self {
+            Self::Udp(source) => Ok(source.next_batch(most, each)?),
+            Self::Packet(source) => Ok(source.next_batch(most, each)?),
+        }
+    }
+
+    fn lag_ns(&self) -> u64 {
+        match self {
+            Self::Udp(source) => source.lag_ns(),
+            Self::Packet(source) => source.lag_ns(),
+        }
+    }
+}

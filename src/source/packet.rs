@@ -1,0 +1,463 @@
+//! A packet ring on an interface: mirrored traffic before it reaches the UDP stack (CAP_NET_RAW).
+//!
+//! The kernel copies each packet once, into memory that is read in place. What a socket would have done
+//! is done here or by the worker: the destination is checked, packets that are several in one are taken
+//! apart; outer VLAN tags, IP options and fragments go the way they go in replay. Outer UDP checksums
+//! are not looked at.
+
+use std::io;
+use std::net::SocketAddr;
+
+use super::bpf::Instruction;
+use super::filter::{self, Link};
+use super::interfaces;
+use super::ring::{Frame, Walk};
+use super::sys;
+use super::sys::ring_memory::{Geometry, RingMemory};
+use super::targets::{Targets, destination};
+use super::{Arrival, Datagram, Progress, Record, Source};
+use crate::wire::outer::{self, LinkType, Outer};
+use crate::wire::refusal::{Filtered, Malformed};
+
+/// Packets handed over at a time, at most.
+const BATCH: usize = 1024;
+/// How long to wait for a block before the source is called idle.
+const WAIT_MS: i32 = 10;
+/// Bytes of a block: it is still in a core's second-level cache when it is read.
+const BLOCK_LEN: u32 = 256 << 10;
+/// The kernel hands over a block that is not full after this time.
+const HAND_OVER_AFTER_MS: u32 = 4;
+/// A packet may wait this long in a block: the kernel's timer sees a block begun, and hands it over the
+/// next time.
+const LAG_NS: u64 = 3 * HAND_OVER_AFTER_MS as u64 * 1_000_000;
+/// Fewest blocks worth a ring.
+const MIN_BLOCKS: u32 = 16;
+/// Blocks after which the kernel's counters, which wrap, are read.
+const COUNT_EVERY_BLOCKS: u32 = 1024;
+/// This machine's addresses are read again for a stranger, but not more often than this.
+const ADDRESSES_EVERY_NS: u64 = 1_000_000_000;
+
+/// Why there is no ring, or no longer one.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "the messages say it")]
+pub enum PacketError {
+    #[error("there is no interface {interface}; 'ip link' lists them")]
+    NoInterface { interface: String },
+    #[error("no packet ring on {interface}: {source}")]
+    Open {
+        interface: String,
+        source: io::Error,
+    },
+    #[error("the interface {interface} is gone")]
+    Gone { interface: String },
+    #[error("receiving on {interface}: {source}")]
+    Receive {
+        interface: String,
+        source: io::Error,
+    },
+}
+
+impl PacketError {
+    /// Whether it is for want of CAP_NET_RAW.
+    pub fn is_permission(&self) -> bool {
+        matches!(self, Self::Open { source, .. } if source.kind() == io::ErrorKind::PermissionDenied)
+    }
+}
+
+/// The ring of one worker.
+pub struct PacketSource {
+    interface: String,
+    number: u32,
+    ring: RingMemory,
+    /// The block being read or waited for.
+    block: u32,
+    /// The place in it; `None` while it is the kernel's.
+    walk: Option<Walk>,
+    /// Datagrams handed over of a packet that is several in one.
+    segments: usize,
+    targets: Targets,
+    /// Arrival of the packet for which the addresses were last read.
+    addresses_read_ns: u64,
+    dropped: u64,
+    blocks_until_count: u32,
+    down: bool,
+}
+
+/// Bytes of ring that each of `workers` asks for.
+pub fn ring_bytes(workers: u32) -> usize {
+    (BLOCK_LEN * blocks(workers)) as usize
+}
+
+/// 64 MiB for one or two workers; more workers share 128 MiB, down to 16 MiB each.
+fn blocks(workers: u32) -> u32 {
+    let all = (128 << 20) / BLOCK_LEN;
+    let (most, least) = ((64 << 20) / BLOCK_LEN, (16 << 20) / BLOCK_LEN);
+    (all / workers.max(1)).clamp(least, most)
+}
+
+impl PacketSource {
+    /// Rings on `interface` for `workers` workers. The kernel gives every packet to the worker that
+    /// `steering` chooses. `wanted` are the addresses received for.
+    ///
+    /// # Errors
+    ///
+    /// [`PacketError::NoInterface`] and [`PacketError::Open`]; the latter also when not even a small
+    /// ring can be had.
+    pub fn open_group(
+        interface: &str,
+        wanted: &[SocketAddr],
+        workers: u32,
+        steering: &[Instruction],
+    ) -> Result<Vec<Self>, PacketError> {
+        let number = interfaces::number(interface).ok_or_else(|| PacketError::NoInterface {
+            interface: interface.to_owned(),
+        })?;
+        let refused = |source| PacketError::Open {
+            interface: interface.to_owned(),
+            source,
+        };
+        let rings = open_rings(number, workers).map_err(refused)?;
+        if let [first, others @ ..] = rings.as_slice()
+            && !others.is_empty()
+        {
+            let group = first.join_group(None).map_err(refused)?;
+            for ring in others {
+                ring.join_group(Some(group)).map_err(refused)?;
+            }
+            first.set_group_program(steering).map_err(refused)?;
+        }
+        // Only now is anything let in: before it every ring would have got every packet.
+        let mut ports: Vec<u16> = wanted.iter().map(SocketAddr::port).collect();
+        ports.sort_unstable();
+        ports.dedup();
+        let link = if has_ethernet_header(interface) {
+            Link::Ethernet
+        } else {
+            Link::RawIp
+        };
+        let filter = filter::udp_to(&ports, link);
+        let local = interfaces::local_addresses();
+        let mut sources = Vec::new();
+        for ring in rings {
+            ring.set_filter(&filter).map_err(refused)?;
+            // What the first filter turned away was not counted, what came before is not ours.
+            let _ = ring.counted();
+            sources.push(Self {
+                interface: interface.to_owned(),
+                number,
+                ring,
+                block: 0,
+                walk: None,
+                segments: 0,
+                targets: Targets::new(wanted.to_vec(), local.clone()),
+                addresses_read_ns: 0,
+                dropped: 0,
+                blocks_until_count: COUNT_EVERY_BLOCKS,
+                down: false,
+            });
+        }
+        Ok(sources)
+    }
+
+    /// Bytes of its ring.
+    pub const fn ring_bytes(&self) -> usize {
+        self.ring.geometry().bytes()
+    }
+
+    /// Packets that found no room in the ring.
+    pub fn kernel_dropped(&mut self) -> u64 {
+        if let Ok(counted) = self.ring.counted() {
+            self.dropped += u64::from(counted.dropped);
+        }
+        self.dropped
+    }
+
+    /// Waits for the next block. `false` when none came.
+    fn wait(&mut self) -> Result<bool, PacketError> {
+        let failed = |source| PacketError::Receive {
+            interface: self.interface.clone(),
+            source,
+        };
+        let ready = sys::wait_one_readable(self.ring.as_fd(), WAIT_MS).map_err(failed)?;
+        if self.ring.block(self.block).is_some() {
+            self.down = false;
+            return Ok(true);
+        }
+        if !ready {
+            return Ok(false);
+        }
+        match self.ring.take_fault() {
+            Some(fault) if fault.kind() == io::ErrorKind::NetworkDown => {
+                if interfaces::number(&self.interface) != Some(self.number) {
+                    return Err(PacketError::Gone {
+                        interface: self.interface.clone(),
+                    });
+                }
+                if !self.down {
+                    tracing::warn!(interface = %self.interface, "the interface is down; waiting for it");
+                }
+                self.down = true;
+                Ok(false)
+            }
+            Some(fault) => Err(failed(fault)),
+            None => Ok(false),
+        }
+    }
+
+    fn next_block(&mut self) {
+        self.ring.release(self.block);
+        self.block = (self.block + 1) % self.ring.geometry().blocks;
+        self.walk = None;
+        self.blocks_until_count -= 1;
+        if self.blocks_until_count == 0 {
+            self.blocks_until_count = COUNT_EVERY_BLOCKS;
+            self.kernel_dropped();
+        }
+    }
+}
+
+/// Rings of the size wanted, or of the largest that can be had.
+fn open_rings(interface: u32, workers: u32) -> io::Result<Vec<RingMemory>> {
+    let mut geometry = Geometry {
+        block_len: BLOCK_LEN,
+        blocks: blocks(workers),
+        hand_over_after_ms: HAND_OVER_AFTER_MS,
+    };
+    let nothing = filter::nothing();
+    loop {
+        let rings = (0..workers.max(1))
+            .map(|_| RingMemory::open(interface, geometry, &nothing))
+            .collect::<io::Result<Vec<_>>>();
+        match rings {
+            Err(error)
+                if error.kind() == io::ErrorKind::OutOfMemory && geometry.blocks > MIN_BLOCKS =>
+            {
+                geometry.blocks = (geometry.blocks / 2).max(MIN_BLOCKS);
+                tracing::warn!(
+                    "no memory for a larger packet ring: trying {} MiB a worker; bursts may be lost",
+                    geometry.bytes() >> 20
+                );
+            }
+            outcome => return outcome,
+        }
+    }
+}
+
+/// Whether packets of an interface start with an Ethernet header (linux/if_arp.h); most do.
+fn has_ethernet_header(interface: &str) -> bool {
+    let kind = std::fs::read_to_string(format!("/sys/class/net/{interface}/type"));
+    kind.map_or(true, |kind| matches!(kind.trim(), "1" | "772"))
+}
+
+impl Source for PacketSource {
+    type Error = PacketError;
+
+    fn next_batch(
+        &mut self,
+        most: usize,
+        mut each: impl FnMut(Arrival<'_>),
+    ) -> Result<Progress, PacketError> {
+        let mut left = most.min(BATCH);
+        loop {
+            if self.walk.is_none() && self.ring.block(self.block).is_none() {
+                if left < most.min(BATCH) {
+                    return Ok(Progress::Batch);
+                }
+                if !self.wait()? {
+                    return Ok(Progress::Idle);
+                }
+            }
+            let Self {
+                ring,
+                targets,
+                addresses_read_ns,
+                segments,
+                ..
+            } = self;
+            let Some(block) = ring.block(self.block) else {
+                return Ok(Progress::Batch);
+            };
+            let walk = self.walk.get_or_insert_with(|| Walk::start(block));
+            while left > 0 {
+                let before = *walk;
+                let Some(frame) = walk.next(block) else {
+                    break;
+                };
+                let to = destination(frame.bytes, frame.ethernet);
+                let ours = to.is_none_or(|(ip, port)| {
+                    targets.accept(ip, port) || {
+                        renew(targets, addresses_read_ns, frame.ts_ns);
+                        targets.accept(ip, port)
+                    }
+                });
+                if !ours {
+                    each(Arrival::Refused(frame.ts_ns, Filtered::OtherAddress.into()));
+                    left -= 1;
+                } else if let Some(len) = frame.udp_segment_len {
+                    if !take_apart(&frame, usize::from(len), segments, &mut left, &mut each) {
+                        *walk = before;
+                    }
+                } else {
+                    each(Arrival::Record(record(&frame)));
+                    left -= 1;
+                }
+            }
+            if left == 0 && walk.left() > 0 {
+                return Ok(Progress::Batch);
+            }
+            for _ in 0..walk.left() {
+                // The kernel does not write such blocks; if it did, nothing would be lost without a word.
+                each(Arrival::Refused(0, Malformed::OuterLink.into()));
+            }
+            self.next_block();
+            if left == 0 {
+                return Ok(Progress::Batch);
+            }
+        }
+    }
+
+    fn lag_ns(&self) -> u64 {
+        LAG_NS
+    }
+}
+
+/// Reads this machine's addresses again for a stranger that arrived at `ts_ns`, if that was not done
+/// within the last second.
+fn renew(targets: &mut Targets, addresses_read_ns: &mut u64, ts_ns: u64) {
+    if ts_ns.abs_diff(*addresses_read_ns) >= ADDRESSES_EVERY_NS {
+        *addresses_read_ns = ts_ns;
+        targets.set_local(interfaces::local_addresses());
+    }
+}
+
+fn record<'a>(frame: &Frame<'a>) -> Record<'a> {
+    let link = if frame.ethernet {
+        LinkType::Ethernet
+    } else {
+        LinkType::RawIp
+    };
+    Record {
+        ts_ns: frame.ts_ns,
+        link,
+        bytes: frame.bytes,
+        orig_len: frame.wire_len,
+        order: frame.ts_ns,
+    }
+}
+
+/// Hands over the datagrams of a packet that is several in one, from number `done` on and `left` at most.
+/// `true` when it is done with.
+fn take_apart(
+    frame: &Frame<'_>,
+    segment_len: usize,
+    done: &mut usize,
+    left: &mut usize,
+    each: &mut impl FnMut(Arrival<'_>),
+) -> bool {
+    let link = record(frame).link;
+    let udp = match outer::read(link, frame.bytes, false) {
+        Ok(Outer::Udp(udp)) if !udp.length_mismatch && !udp.payload.is_empty() => udp,
+        // Nobody could tell where one datagram ends: none is better than a wrong one.
+        _ => {
+            each(Arrival::Refused(
+                frame.ts_ns,
+                Malformed::OuterSegments.into(),
+            ));
+            *left -= 1;
+            return true;
+        }
+    };
+    for payload in udp.payload.chunks(segment_len).skip(*done) {
+        if *left == 0 {
+            return false;
+        }
+        each(Arrival::Datagram(Datagram {
+            ts_ns: frame.ts_ns,
+            src: SocketAddr::new(udp.src, udp.src_port),
+            dst: SocketAddr::new(udp.dst, udp.dst_port),
+            payload,
+            sent_len: payload.len(),
+        }));
+        *done += 1;
+        *left -= 1;
+    }
+    *done = 0;
+    true
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Ethernet, IPv4, UDP to 4789 around `payload`.
+    fn packet(payload: &[u8]) -> Vec<u8> {
+        let mut packet = vec![2, 0, 0, 0, 0, 2, 2, 0, 0, 0, 0, 1, 0x08, 0, 0x45, 0];
+        packet.extend((28 + payload.len() as u16).to_be_bytes());
+        packet.extend([0, 0, 0, 0, 64, 17, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2]);
+        packet.extend([0xc3, 0x50, 0x12, 0xb5]);
+        packet.extend((8 + payload.len() as u16).to_be_bytes());
+        packet.extend([0, 0]);
+        packet.extend(payload);
+        packet
+    }
+
+    #[test]
+    fn several_in_one_are_taken_apart_in_steps() {
+        let payload: Vec<u8> = (0..25).collect();
+        let bytes = packet(&payload);
+        let frame = Frame {
+            ts_ns: 7,
+            bytes: &bytes,
+            wire_len: bytes.len() as u32,
+            ethernet: true,
+            udp_segment_len: Some(10),
+        };
+        let mut seen: Vec<Vec<u8>> = Vec::new();
+        let (mut done, mut calls) = (0, 0);
+        loop {
+            let mut left = 2;
+            let ended = take_apart(&frame, 10, &mut done, &mut left, &mut |arrival| {
+                let Arrival::Datagram(datagram) = arrival else {
+                    panic!("{arrival:?}")
+                };
+                assert_eq!(datagram.dst, "10.0.0.2:4789".parse().unwrap());
+                assert_eq!(datagram.ts_ns, 7);
+                seen.push(datagram.payload.to_vec());
+            });
+            calls += 1;
+            if ended {
+                break;
+            }
+        }
+        assert_eq!(seen, [&payload[..10], &payload[10..20], &payload[20..]]);
+        assert_eq!((calls, done), (2, 0));
+    }
+
+    #[test]
+    fn a_packet_that_cannot_be_taken_apart_is_refused() {
+        let mut bytes = packet(&[1; 30]);
+        bytes[39] += 1;
+        let frame = Frame {
+            ts_ns: 7,
+            bytes: &bytes,
+            wire_len: bytes.len() as u32,
+            ethernet: true,
+            udp_segment_len: Some(10),
+        };
+        let mut refused = 0;
+        let mut each = |arrival: Arrival<'_>| {
+            assert!(matches!(arrival, Arrival::Refused(7, _)), "{arrival:?}");
+            refused += 1;
+        };
+        assert!(take_apart(&frame, 10, &mut 0, &mut 5, &mut each));
+        assert_eq!(refused, 1);
+    }
+
+    #[test]
+    fn memory_is_shared_out() {
+        assert_eq!(ring_bytes(1), 64 << 20);
+        assert_eq!(ring_bytes(2), 64 << 20);
+        assert_eq!(ring_bytes(4), 32 << 20);
+        assert_eq!(ring_bytes(64), 16 << 20);
+    }
+}

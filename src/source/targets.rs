@@ -1,0 +1,129 @@
+//! Which packets of an interface were meant for us: a ring sees what a socket never would, other
+//! machines' packets and those that are only forwarded here. Pure.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use crate::wire::be16;
+
+/// The addresses we receive for.
+#[derive(Clone, Debug, Default)]
+pub struct Targets {
+    wanted: Vec<SocketAddr>,
+    /// Addresses of this machine: what `0.0.0.0` and `[::]` stand for.
+    local: Vec<IpAddr>,
+    /// The last destination that was ours; the next one is mostly the same.
+    last: Option<(IpAddr, Option<u16>)>,
+}
+
+impl Targets {
+    /// For the addresses `wanted`, on a machine with the addresses `local`.
+    pub const fn new(wanted: Vec<SocketAddr>, local: Vec<IpAddr>) -> Self {
+        Self {
+            wanted,
+            local,
+            last: None,
+        }
+    }
+
+    /// The addresses of this machine are now these.
+    pub fn set_local(&mut self, local: Vec<IpAddr>) {
+        (self.local, self.last) = (local, None);
+    }
+
+    /// Whether a packet to `ip` is ours; `port` is `None` where the packet does not show it.
+    pub fn accept(&mut self, ip: IpAddr, port: Option<u16>) -> bool {
+        if self.last == Some((ip, port)) {
+            return true;
+        }
+        let ours = self.wanted.iter().any(|wanted| {
+            let address = match wanted.ip().is_unspecified() {
+                true => wanted.is_ipv4() == ip.is_ipv4() && self.local.contains(&ip),
+                false => wanted.ip() == ip,
+            };
+            address && port.is_none_or(|port| port == wanted.port())
+        });
+        if ours {
+            self.last = Some((ip, port));
+        }
+        ours
+    }
+}
+
+/// Where a packet goes: its destination address, and its UDP port where that stands at its usual place.
+/// `None` when it is no IP packet or its header is cut.
+pub fn destination(frame: &[u8], ethernet: bool) -> Option<(IpAddr, Option<u16>)> {
+    let mut at = 0;
+    if ethernet {
+        at = 12;
+        while matches!(be16(frame, at)?, 0x8100 | 0x88a8 | 0x9100 | 0x9200) {
+            at += 4;
+        }
+        at += 2;
+    }
+    let packet = frame.get(at..)?;
+    let first = *packet.first()?;
+    match first >> 4 {
+        4 => {
+            let octets = packet.get(16..)?.first_chunk::<4>()?;
+            let later_piece = be16(packet, 6)? & 0x1fff != 0;
+            let udp_at = usize::from(first & 0x0f) * 4;
+            let port = be16(packet, udp_at + 2).filter(|_| !later_piece);
+            Some((IpAddr::V4(Ipv4Addr::from(*octets)), port))
+        }
+        6 => {
+            let octets = packet.get(24..)?.first_chunk::<16>()?;
+            let udp = packet.get(6) == Some(&17);
+            let port = be16(packet, 42).filter(|_| udp);
+            Some((IpAddr::V6(Ipv6Addr::from(*octets)), port))
+        }
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_and_ports() {
+        let wanted = ["10.0.0.5:4789", "[::]:4790"].map(|one| one.parse().unwrap());
+        let local = ["10.0.0.5", "10.0.0.6", "fd00::5"].map(|one| one.parse().unwrap());
+        let mut targets = Targets::new(wanted.to_vec(), local.to_vec());
+        let mut accept = |ip: &str, port| targets.accept(ip.parse().unwrap(), port);
+        for _ in 0..2 {
+            assert!(accept("10.0.0.5", Some(4789)));
+            assert!(accept("10.0.0.5", None), "a piece without a port");
+            assert!(!accept("10.0.0.6", Some(4789)), "ours, but not asked for");
+            assert!(!accept("10.0.0.5", Some(4790)), "another address's port");
+            assert!(accept("fd00::5", Some(4790)), "any of ours");
+            assert!(!accept("fd00::6", Some(4790)), "another machine's");
+        }
+        targets.set_local(vec!["fd00::6".parse().unwrap()]);
+        assert!(targets.accept("fd00::6".parse().unwrap(), Some(4790)));
+        assert!(!targets.accept("fd00::5".parse().unwrap(), Some(4790)));
+    }
+
+    #[test]
+    fn destinations_of_frames() {
+        let mut v4 = vec![0; 12];
+        v4.extend([0x08, 0, 0x46, 0, 0, 0, 0, 0, 0x40, 0, 64, 17, 0, 0]);
+        v4.extend([10, 0, 0, 1, 10, 0, 0, 2, 1, 1, 1, 1, 0xc0, 0, 0x12, 0xb5]);
+        let to = (IpAddr::from([10, 0, 0, 2]), Some(4789));
+        assert_eq!(destination(&v4, true), Some(to));
+        assert_eq!(destination(&v4[14..], false), Some(to));
+        let tagged = [&v4[..12], &[0x81, 0, 0, 5], &v4[12..]].concat();
+        assert_eq!(destination(&tagged, true), Some(to));
+        v4[21] = 1;
+        assert_eq!(destination(&v4, true), Some((to.0, None)), "a later piece");
+        for len in 0..v4.len() {
+            assert_eq!(destination(&v4[..len], true).is_some(), len >= 34);
+        }
+        let mut v6 = vec![0x60, 0, 0, 0, 0, 8, 17, 64];
+        v6.extend([[1; 16], [2; 16]].concat());
+        v6.extend([0xc0, 0, 0x12, 0xb5]);
+        let to = IpAddr::from([2; 16]);
+        assert_eq!(destination(&v6, false), Some((to, Some(4789))));
+        v6[6] = 44;
+        assert_eq!(destination(&v6, false), Some((to, None)));
+    }
+}
