@@ -4,6 +4,7 @@
 //! traffic and replay.
 
 pub mod file;
+pub mod kernel;
 pub mod pcapng;
 pub mod steer;
 #[cfg(target_os = "linux")]
