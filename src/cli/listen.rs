@@ -32,6 +32,7 @@ mod linux {
     use crate::cli::settings::Settings;
     use crate::cli::summary::{bytes, conclude};
     use crate::pipeline::threads::Pipeline;
+    use crate::source::kernel::Counters;
     use crate::source::steer::{Start, Steering};
     use crate::source::sys;
     use crate::source::udp::{self, RECEIVE_BUFFER, UdpError, UdpSource};
@@ -45,6 +46,7 @@ mod linux {
     /// kept.
     pub fn run(args: &ListenArgs) -> Result<(), Failure> {
         let mut settings = Settings::of_listen(args)?;
+        let counters_before = Counters::read();
         let mut sources = bind(args, &settings).map_err(explain)?;
         let addresses = sources
             .first()
@@ -93,7 +95,8 @@ mod linux {
         let pin = pins(args, sources.len());
         let received = pipeline.feed(&mut sources, &stop, args.count, pin);
         let socket_overflow = sources.iter_mut().map(UdpSource::kernel_dropped).sum();
-        let outcome = pipeline.finish(socket_overflow);
+        let mut outcome = pipeline.finish(socket_overflow);
+        outcome.kernel_counters = Some(Counters::read().since(&counters_before));
         let errors = received
             .err()
             .into_iter()

@@ -11,7 +11,9 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::bounded;
 use hashbrown::HashMap;
 
+use super::clock::Step;
 use super::ledger::Ledger;
+use super::measure::{LiveMeasures, Measured, WriterMeasures};
 use super::outlet::QueueOutlet;
 pub use super::outlet::WhenFull;
 use super::spread::{Chunk, ChunkSource, worker_for};
@@ -25,6 +27,7 @@ use crate::export::jsonl::{FlowFile, JsonLines};
 use crate::mirror::session::{Session, SessionKey};
 use crate::outfile::OutError;
 use crate::source::file::{CaptureError, CaptureFile};
+use crate::source::kernel::Counts;
 use crate::source::steer::Steering;
 use crate::source::{Progress, Source};
 
@@ -64,6 +67,7 @@ pub struct Sinks {
 }
 
 /// What a run came to.
+#[derive(Default)]
 pub struct Outcome {
     /// The accounting, closed.
     pub ledger: Ledger,
@@ -83,6 +87,10 @@ pub struct Outcome {
     pub received: Vec<u64>,
     /// Flows that several workers had a part of.
     pub flows_joined: u64,
+    /// What was measured.
+    pub measured: Measured,
+    /// The kernel's own counters that moved during the run, where it was live.
+    pub kernel_counters: Option<Counts>,
     /// What went wrong while writing.
     pub errors: Vec<SinkError>,
 }
@@ -147,6 +155,8 @@ struct Lane {
     outlet: QueueOutlet,
     /// Sessions the log has heard of.
     logged_sessions: usize,
+    /// What is measured of packets that come live.
+    live: Option<LiveMeasures>,
 }
 
 impl Pipeline {
@@ -168,11 +178,13 @@ impl Pipeline {
         let (full_tx, full_rx) = bounded(workers * (most + 4));
         let (flow_tx, flow_rx) = bounded(FLOW_QUEUE);
         let (empty_txs, empty_rxs): (Vec<_>, Vec<_>) = (0..workers).map(|_| bounded(most)).unzip();
+        let is_live = when_full == WhenFull::Drop;
         let capture = sinks.capture.map(|set| {
             let shared = Arc::clone(&shared);
             let merge = Merge::new(workers, max_reorder);
+            let measures = is_live.then(WriterMeasures::default);
             std::thread::spawn(move || {
-                write_capture(set, merge, &full_rx, &empty_txs, &shared.failed)
+                write_capture(set, merge, &full_rx, &empty_txs, &shared.failed, measures)
             })
         });
         let flows = (!sinks.flows.is_empty()).then(|| {
@@ -199,6 +211,8 @@ impl Pipeline {
                 flow_tx.clone(),
             ),
             logged_sessions: 0,
+            // The first worker watches the clock.
+            live: is_live.then(|| LiveMeasures::new(number == 0)),
         };
         let lanes = empty_rxs.into_iter().enumerate().map(lane).collect();
         Self {
@@ -352,6 +366,9 @@ impl Pipeline {
             flows,
             ..
         } = self;
+        let mut measured = Measured::default();
+        let measures = lanes.iter().filter_map(|lane| lane.live.as_ref());
+        measures.for_each(|live| live.add_to(&mut measured));
         let (workers, mut outlets): (Vec<_>, Vec<_>) = lanes
             .into_iter()
             .map(|lane| (lane.worker, lane.outlet))
@@ -362,6 +379,7 @@ impl Pipeline {
         }
         let total = Total::of(workers);
         let mut ledger = total.ledger.clone();
+        measured.merge(&total.measured);
         if let Some(outlet) = outlets.first_mut().filter(|_| flows.is_some()) {
             for record in total.records() {
                 outlet.flow(record);
@@ -392,8 +410,17 @@ impl Pipeline {
                 last_ns: session.last_ns,
             })
         };
-        if let Some(CaptureEnd { mut set, late }) = capture.and_then(|thread| thread.join().ok()) {
+        if let Some(CaptureEnd {
+            mut set,
+            late,
+            measures,
+        }) = capture.and_then(|thread| thread.join().ok())
+        {
             set.flush();
+            measured.merge(&Measured {
+                arrival_to_written: measures.map(|measures| measures.arrival_to_written().clone()),
+                ..Measured::default()
+            });
             ledger.lose_written(set.lost());
             ledger.note_late(late);
             errors.extend(set.take_error().map(SinkError::from));
@@ -434,6 +461,8 @@ impl Pipeline {
             flow_records_dropped,
             received: total.received,
             flows_joined: total.flows_joined,
+            measured,
+            kernel_counters: None,
             errors,
         }
     }
@@ -476,7 +505,7 @@ impl Lane {
     /// fails.
     #[allow(
         clippy::disallowed_methods,
-        reason = "one clock call a batch, to hand over batches that grow old"
+        reason = "one clock call a batch, to hand over batches that grow old and to tell when the other clock is set"
     )]
     fn run<S: Source>(
         &mut self,
@@ -488,7 +517,9 @@ impl Lane {
             worker,
             outlet,
             logged_sessions,
+            live,
         } = self;
+        let begun = Instant::now();
         let mut stopped_at = None;
         loop {
             let Some(share) = shared
@@ -506,7 +537,12 @@ impl Lane {
             }
             let before = worker.ledger().delivered;
             let most = usize::try_from(share).unwrap_or(usize::MAX);
-            let outcome = source.next_batch(most, |arrival| worker.take(&arrival, outlet));
+            let outcome = source.next_batch(most, |arrival| {
+                if let Some(live) = live {
+                    live.arrived(arrival.ts_ns());
+                }
+                worker.take(&arrival, outlet);
+            });
             let delivered = worker.ledger().delivered - before;
             shared.settle(share, delivered);
             if share != u64::MAX && delivered == 0 {
@@ -516,6 +552,13 @@ impl Lane {
             }
             let progress = outcome?;
             let now = Instant::now();
+            let live_now = live.as_mut().map(|live| (live, wall_clock_ns()));
+            let wall_ns = live_now.map(|(live, wall_ns)| {
+                if let Some(step) = live.end_batch(wall_ns, now - begun) {
+                    warn_of_step(step);
+                }
+                wall_ns
+            });
             log_new_sessions(worker, logged_sessions);
             match progress {
                 Progress::Batch => outlet.hand_over_if_old(now),
@@ -526,8 +569,8 @@ impl Lane {
                 }
                 Progress::Idle => {
                     outlet.hand_over_now();
-                    if outlet.when_full() == WhenFull::Drop {
-                        outlet.promise(wall_clock_ns().saturating_sub(STAMP_TO_SOCKET_NS));
+                    if let Some(wall_ns) = wall_ns {
+                        outlet.promise(wall_ns.saturating_sub(STAMP_TO_SOCKET_NS));
                     }
                 }
             }
@@ -548,11 +591,22 @@ impl Lane {
 /// Nanoseconds since 1970, as the kernel stamps datagrams.
 #[allow(
     clippy::disallowed_methods,
-    reason = "once where nothing arrives, to let the writer go on"
+    reason = "once a batch, to tell how long its packets took and to let the writer go on where nothing arrives"
 )]
-fn wall_clock_ns() -> u64 {
+pub(super) fn wall_clock_ns() -> u64 {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     u64::try_from(now.unwrap_or_default().as_nanos()).unwrap_or(u64::MAX)
+}
+
+fn warn_of_step(step: Step) {
+    let (by, whither) = match step {
+        Step::Back(by) => (by, "back"),
+        Step::Forward(by) => (by, "forward"),
+    };
+    tracing::warn!(
+        "the clock was set {whither} by {:.1} s; times in the files jump with it",
+        by.as_secs_f64()
+    );
 }
 
 /// Tells of sessions that are new since the last batch; their table is bounded, and so is this.

@@ -35,6 +35,14 @@ impl Arrival<'_> {
             Self::Datagram(datagram) => datagram.ts_ns,
         }
     }
+
+    /// When it came, nanoseconds since 1970, UTC.
+    pub const fn ts_ns(&self) -> u64 {
+        match self {
+            Self::Record(record) => record.ts_ns,
+            Self::Datagram(datagram) => datagram.ts_ns,
+        }
+    }
 }
 
 /// A record of a capture file.
