@@ -108,7 +108,8 @@ pub struct ReplayArgs {
 #[derive(Debug, Args)]
 #[command(
     after_help = "Stop with Ctrl-C or SIGTERM: what has arrived is written and the file is finished. A second \
-                        signal ends at once."
+                        signal ends at once. SIGUSR1 prints the summary as it is so far on standard error; the \
+                        run goes on."
 )]
 pub struct ListenArgs {
     /// Address and port to receive on. Repeatable; IPv6 as `[::]:4789`. Ports given with --gpe-port and

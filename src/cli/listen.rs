@@ -29,6 +29,7 @@ mod linux {
     use tokio::signal::unix::{SignalKind, signal};
 
     use super::{Failure, ListenArgs};
+    use crate::cli::report;
     use crate::cli::settings::Settings;
     use crate::cli::summary::{bytes, conclude};
     use crate::pipeline::threads::Pipeline;
@@ -73,6 +74,7 @@ mod linux {
         let mut pipeline = Pipeline::start(settings.worker.clone(), sinks, settings.sharing);
         let stop = Arc::new(AtomicBool::new(false));
         watch(Arc::clone(&stop), args.duration)?;
+        report::on_request(&mut pipeline, &settings.worker, &counters_before)?;
 
         let granted = sources
             .iter()

@@ -253,6 +253,13 @@ impl Summary {
             "Packets\n  {received} received = {delivered} delivered + {malformed} malformed + {filtered} filtered \
              + {duplicate} duplicate + {dropped} dropped"
         );
+        let waiting = outcome.ledger.waiting();
+        if waiting > 0 {
+            let _ = writeln!(
+                page,
+                "  {waiting:>9} of them are fragments that wait for others"
+            );
+        }
         for (kind, counters) in outcome.ledger.explained() {
             for counter in counters {
                 let meaning = counter.meaning.trim_end_matches('.');

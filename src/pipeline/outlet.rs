@@ -68,6 +68,11 @@ impl QueueOutlet {
         }
     }
 
+    /// The number of the worker it belongs to.
+    pub const fn worker(&self) -> usize {
+        self.worker
+    }
+
     /// What a full queue means to it.
     pub const fn when_full(&self) -> WhenFull {
         self.when_full

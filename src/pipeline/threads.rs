@@ -12,6 +12,7 @@ use crossbeam_channel::bounded;
 use hashbrown::HashMap;
 
 use super::clock::Step;
+use super::inquiry::{Answer, Inquirer, Respondent, WorkerAnswer, inquiry};
 use super::ledger::Ledger;
 use super::measure::{LiveMeasures, Measured, WriterMeasures};
 use super::outlet::QueueOutlet;
@@ -135,6 +136,7 @@ pub struct Pipeline {
     capture: Option<JoinHandle<CaptureEnd>>,
     flows: Option<JoinHandle<FlowEnd>>,
     shared: Arc<Shared>,
+    inquirer: Option<Inquirer>,
     /// Records read from files that are done.
     records: u64,
 }
@@ -157,6 +159,7 @@ struct Lane {
     logged_sessions: usize,
     /// What is measured of packets that come live.
     live: Option<LiveMeasures>,
+    respondent: Respondent,
 }
 
 impl Pipeline {
@@ -179,12 +182,24 @@ impl Pipeline {
         let (flow_tx, flow_rx) = bounded(FLOW_QUEUE);
         let (empty_txs, empty_rxs): (Vec<_>, Vec<_>) = (0..workers).map(|_| bounded(most)).unzip();
         let is_live = when_full == WhenFull::Drop;
-        let capture = sinks.capture.map(|set| {
+        let (inquirer, mut respondents) = inquiry(workers + usize::from(sinks.capture.is_some()));
+        let for_writer = sinks
+            .capture
+            .and_then(|set| Some((set, respondents.pop()?)));
+        let capture = for_writer.map(|(set, respondent)| {
             let shared = Arc::clone(&shared);
             let merge = Merge::new(workers, max_reorder);
             let measures = is_live.then(WriterMeasures::default);
             std::thread::spawn(move || {
-                write_capture(set, merge, &full_rx, &empty_txs, &shared.failed, measures)
+                write_capture(
+                    set,
+                    merge,
+                    &full_rx,
+                    &empty_txs,
+                    &shared.failed,
+                    measures,
+                    respondent,
+                )
             })
         });
         let flows = (!sinks.flows.is_empty()).then(|| {
@@ -200,7 +215,7 @@ impl Pipeline {
                 ..settings.clone()
             }
         };
-        let lane = |(number, empty)| Lane {
+        let lane = |(number, (empty, respondent))| Lane {
             worker: Worker::new(share(number)),
             outlet: QueueOutlet::new(
                 number,
@@ -213,8 +228,10 @@ impl Pipeline {
             logged_sessions: 0,
             // The first worker watches the clock.
             live: is_live.then(|| LiveMeasures::new(number == 0)),
+            respondent,
         };
-        let lanes = empty_rxs.into_iter().enumerate().map(lane).collect();
+        let lanes = empty_rxs.into_iter().zip(respondents).enumerate();
+        let lanes = lanes.map(lane).collect();
         Self {
             lanes,
             settings,
@@ -222,8 +239,14 @@ impl Pipeline {
             capture,
             flows,
             shared,
+            inquirer: Some(inquirer),
             records: 0,
         }
+    }
+
+    /// What asks this pipeline while it runs, for [`super::inquiry::Interim::ask`]; there is one.
+    pub const fn take_inquirer(&mut self) -> Option<Inquirer> {
+        self.inquirer.take()
     }
 
     /// Feeds each worker from a source of its own, on a thread of its own, until all end, `stop` is set,
@@ -518,10 +541,24 @@ impl Lane {
             outlet,
             logged_sessions,
             live,
+            respondent,
         } = self;
         let begun = Instant::now();
         let mut stopped_at = None;
         loop {
+            respondent.answer_if_asked(|| {
+                let mut measured = Measured::default();
+                if let Some(live) = live {
+                    live.add_to(&mut measured);
+                }
+                Answer::Worker(Box::new(WorkerAnswer {
+                    worker: outlet.worker(),
+                    snapshot: worker.snapshot(),
+                    measured,
+                    lost_before: source.lost_so_far(),
+                    flow_records: outlet.flow_records(),
+                }))
+            });
             let Some(share) = shared
                 .take()
                 .filter(|_| !shared.failed.load(Ordering::Relaxed))

@@ -177,6 +177,16 @@ impl Worker {
         }
     }
 
+    /// What was counted so far. The worker goes on.
+    pub fn snapshot(&self) -> Snapshot {
+        Snapshot {
+            ledger: self.ledger.clone(),
+            sessions: self.sessions.list().to_vec(),
+            other_ports: self.other_ports.clone(),
+            frames: self.frames.clone(),
+        }
+    }
+
     /// The accounting so far.
     pub const fn ledger(&self) -> &Ledger {
         &self.ledger

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 
+use super::inquiry::{Answer, Respondent, WriterAnswer};
 use super::measure::WriterMeasures;
 use super::outlet::FromWorker;
 use super::threads::wall_clock_ns;
@@ -50,6 +51,7 @@ pub fn write_capture(
     empty: &[Sender<Batch>],
     failed: &AtomicBool,
     mut measures: Option<WriterMeasures>,
+    mut respondent: Respondent,
 ) -> CaptureEnd {
     let start = Instant::now();
     let give_back = |worker: usize, mut batch: Batch| {
@@ -103,6 +105,14 @@ pub fn write_capture(
         if let Some(measures) = measures.as_mut().filter(|measures| !measures.is_settled()) {
             measures.settle(wall_clock_ns());
         }
+        respondent.answer_if_asked(|| {
+            let measured = measures.as_ref().map(WriterMeasures::arrival_to_written);
+            Answer::Writer(WriterAnswer {
+                arrival_to_written: measured.cloned(),
+                late: merge.late(),
+                lost: set.lost(),
+            })
+        });
         if set.error().is_some() {
             failed.store(true, Ordering::Relaxed);
         }

@@ -104,4 +104,9 @@ pub trait Source {
         most: usize,
         each: impl FnMut(Arrival<'_>),
     ) -> Result<Progress, Self::Error>;
+
+    /// Packets that were lost so far before they could be handed over.
+    fn lost_so_far(&mut self) -> u64 {
+        0
+    }
 }

@@ -257,6 +257,10 @@ impl Source for UdpSource {
         }
         Ok(progress)
     }
+
+    fn lost_so_far(&mut self) -> u64 {
+        self.kernel_dropped()
+    }
 }
 
 /// For kernels that leave a timestamp out.
