@@ -75,7 +75,8 @@ pub struct PipelineArgs {
     /// Threads that work on packets, or `auto`: one core is left to the writer, the rest work
     #[arg(long, value_name = "N|auto", default_value = "auto", value_parser = workers, help_heading = "Limits")]
     pub workers: Workers,
-    /// Longest wait for a worker that keeps silent, so that captures are in time order: 100ms, 1s
+    /// Longest wait for a worker that keeps silent, so that captures are in time order: 100ms, 1s. Replay
+    /// waits as long as it takes
     #[arg(long, value_name = "TIME", default_value = "100ms", value_parser = duration, help_heading = "Limits")]
     pub max_reorder: Duration,
     /// Most flows kept at a time, shared out among the workers; the one seen longest ago makes room for a
@@ -108,7 +109,8 @@ pub struct ReplayArgs {
 #[derive(Debug, Args)]
 #[command(
     after_help = "Stop with Ctrl-C or SIGTERM: what has arrived is written and the file is finished. A second \
-                        signal ends at once."
+                        signal ends at once. SIGUSR1 prints the summary as it is so far on standard error; the \
+                        run goes on."
 )]
 pub struct ListenArgs {
     /// Address and port to receive on. Repeatable; IPv6 as `[::]:4789`. Ports given with --gpe-port and

@@ -30,13 +30,15 @@ mod linux {
 
     use super::{Failure, ListenArgs};
     use crate::cli::args::{BackendArg, GroArg};
+    use crate::cli::report;
     use crate::cli::settings::Settings;
     use crate::cli::summary::{bytes, conclude};
     use crate::pipeline::threads::Pipeline;
+    use crate::source::kernel::Counters;
     use crate::source::live::{Backend, Live, LiveError, LiveSource, Plan};
     use crate::source::packet::PacketError;
-    use crate::source::sys;
     use crate::source::udp::{self, Gro, UdpError};
+    use crate::source::{Source, sys};
     use crate::wire::decapsulate::Tunnel;
 
     /// Shortest slot for a datagram, in bytes: what an Ethernet MTU lets through, and a little more.
@@ -50,6 +52,7 @@ mod linux {
     /// kept.
     pub fn run(args: &ListenArgs) -> Result<(), Failure> {
         let mut settings = Settings::of_listen(args)?;
+        let counters_before = Counters::read();
         let mut live = Live::open(&plan(args, &settings)).map_err(explain)?;
         // Ports the system chose are VXLAN.
         let chosen = args
@@ -73,6 +76,11 @@ mod linux {
         let mut pipeline = Pipeline::start(settings.worker.clone(), sinks, settings.sharing);
         let stop = Arc::new(AtomicBool::new(false));
         watch(Arc::clone(&stop), args.duration)?;
+        let reason = live
+            .sources
+            .first()
+            .map_or("socket_overflow", LiveSource::drop_reason);
+        report::on_request(&mut pipeline, &settings.worker, &counters_before, reason)?;
 
         let (granted, wanted) = live
             .sources
@@ -96,17 +104,10 @@ mod linux {
         }
         let pin = pins(args, live.sources.len());
         let received = pipeline.feed(&mut live.sources, &stop, args.count, pin);
-        let reason = live
-            .sources
-            .first()
-            .map_or("socket_overflow", LiveSource::drop_reason);
-        let lost = live
-            .sources
-            .iter_mut()
-            .map(LiveSource::kernel_dropped)
-            .sum();
+        let lost = live.sources.iter_mut().map(LiveSource::lost_so_far).sum();
         live.end();
-        let outcome = pipeline.finish(lost);
+        let mut outcome = pipeline.finish(lost);
+        outcome.kernel_counters = Some(Counters::read().since(&counters_before));
         let errors = received
             .err()
             .into_iter()

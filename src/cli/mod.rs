@@ -3,6 +3,8 @@
 pub mod args;
 pub mod listen;
 pub mod replay;
+#[cfg(target_os = "linux")]
+pub mod report;
 pub mod send;
 pub mod settings;
 pub mod summary;

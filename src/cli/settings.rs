@@ -10,6 +10,7 @@ use crate::capture::set::CaptureSet;
 use crate::export::jsonl::JsonLines;
 use crate::flow::table;
 use crate::outfile::OutFile;
+use crate::pipeline::measure;
 use crate::pipeline::threads::{Sharing, Sinks, WhenFull, capture_queue_bytes};
 use crate::pipeline::worker::WorkerSettings;
 use crate::source::file::same_file;
@@ -122,7 +123,8 @@ impl Settings {
         } else {
             0
         };
-        flows + (queue + source) as u64
+        let measures = measure::memory_bytes(self.sharing.steering.workers as usize);
+        flows + (queue + source + measures) as u64
     }
 }
 

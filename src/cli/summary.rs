@@ -13,8 +13,11 @@ use crate::flow::record::rfc3339;
 use crate::mirror::session::{Session, SessionKey};
 use crate::mirror::truncation::{Cause, percent};
 use crate::outfile::OutFile;
+use crate::pipeline::clock::ClockSteps;
+use crate::pipeline::measure::Facts;
 use crate::pipeline::threads::{Outcome, SinkError};
 use crate::pipeline::worker::WorkerSettings;
+use crate::source::kernel::{self, Counts};
 
 /// Ends a run: tells people and, where asked for, a file what came of it, and what went wrong.
 ///
@@ -73,8 +76,16 @@ pub struct Summary {
     pub dropped: BTreeMap<&'static str, u64>,
     /// Datagrams the kernel lost before they could be received, by reason.
     pub kernel_dropped: BTreeMap<&'static str, u64>,
+    /// The kernel's own counters that moved during the run; of the whole network namespace. Live only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kernel_counters: Option<Counts>,
+    /// How often the clock was set, `back` or `forward`. Live only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub clock_steps: Option<BTreeMap<&'static str, u64>>,
     /// Worth knowing of packets that were delivered.
     pub noted: BTreeMap<&'static str, u64>,
+    /// Latencies, batches and frame sizes.
+    pub histograms: BTreeMap<&'static str, Facts>,
     /// Mirror sessions.
     pub sessions: Vec<SessionSummary>,
     /// Flow records written.
@@ -193,7 +204,10 @@ impl Summary {
             duplicate: ledger.duplicate,
             dropped: ledger.dropped(),
             kernel_dropped,
+            kernel_counters: outcome.kernel_counters.clone(),
+            clock_steps: outcome.measured.clock_steps.map(clock_steps),
             noted: ledger.noted(),
+            histograms: outcome.measured.facts().collect(),
             sessions: sessions
                 .iter()
                 .map(|session| SessionSummary::new(session, settings))
@@ -239,6 +253,13 @@ impl Summary {
             "Packets\n  {received} received = {delivered} delivered + {malformed} malformed + {filtered} filtered \
              + {duplicate} duplicate + {dropped} dropped"
         );
+        let waiting = outcome.ledger.waiting();
+        if waiting > 0 {
+            let _ = writeln!(
+                page,
+                "  {waiting:>9} of them are fragments that wait for others"
+            );
+        }
         for (kind, counters) in outcome.ledger.explained() {
             for counter in counters {
                 let meaning = counter.meaning.trim_end_matches('.');
@@ -262,6 +283,11 @@ impl Summary {
                 self.flows_dropped
             );
         }
+        self.clock_line(&mut page);
+        self.kernel_lines(&mut page);
+        if outcome.measured.arrival_to_encoded.is_some() {
+            self.histogram_lines(&mut page);
+        }
         if !self.files.is_empty() {
             page.push_str("Files\n");
         }
@@ -274,6 +300,70 @@ impl Summary {
             let _ = writeln!(page, "  {}: {content}, {}", file.path, bytes(file.bytes));
         }
         page
+    }
+
+    fn clock_line(&self, page: &mut String) {
+        let steps = self.clock_steps.iter().flatten();
+        let steps: Vec<String> = steps
+            .map(|(whither, times)| format!("{whither} {times} times"))
+            .collect();
+        if !steps.is_empty() {
+            let _ = writeln!(
+                page,
+                "  The clock was set {}: files may not be in time order at those places",
+                steps.join(" and ")
+            );
+        }
+    }
+
+    fn kernel_lines(&self, page: &mut String) {
+        let Some(counters) = &self.kernel_counters else {
+            return;
+        };
+        let explained = kernel::explained(counters);
+        if explained.is_empty() {
+            return;
+        }
+        page.push_str(
+            "Kernel counters that moved (of this network namespace, softnet's of the machine: not of vxtap alone)\n",
+        );
+        for (name, count, text) in explained {
+            let mut lines = wrap(&format!("{name}: {text}"), 96).into_iter();
+            let _ = writeln!(page, "  {count:>9} {}", lines.next().unwrap_or_default());
+            for line in lines {
+                let _ = writeln!(page, "            {line}");
+            }
+        }
+    }
+
+    fn histogram_lines(&self, page: &mut String) {
+        if self.histograms.is_empty() {
+            return;
+        }
+        page.push_str("Latencies and sizes (median, 99 %, 99.9 %, largest)\n");
+        let shown = [
+            ("arrival_to_encoded", "arrival to encoded"),
+            ("arrival_to_written", "arrival to written"),
+            ("batch", "datagrams a batch"),
+            ("frame", "bytes a frame"),
+        ];
+        for (name, title) in shown {
+            let Some(facts) = self.histograms.get(name) else {
+                continue;
+            };
+            let of = |value: u64| match facts.unit {
+                "ns" => time(value),
+                _ => value.to_string(),
+            };
+            let _ = writeln!(
+                page,
+                "  {title}: {}, {}, {}, {}",
+                of(facts.p50),
+                of(facts.p99),
+                of(facts.p999),
+                of(facts.max)
+            );
+        }
     }
 
     fn sessions_table(&self, page: &mut String) {
@@ -397,6 +487,22 @@ impl SessionSummary {
     }
 }
 
+fn clock_steps(steps: ClockSteps) -> BTreeMap<&'static str, u64> {
+    let mut by_direction = BTreeMap::from([("back", steps.back), ("forward", steps.forward)]);
+    by_direction.retain(|_, times| *times > 0);
+    by_direction
+}
+
+/// A time in nanoseconds for people, in three digits or so.
+fn time(ns: u64) -> String {
+    match ns {
+        0..1_000 => format!("{ns} ns"),
+        1_000..1_000_000 => format!("{:.1} µs", ns as f64 / 1e3),
+        1_000_000..1_000_000_000 => format!("{:.1} ms", ns as f64 / 1e6),
+        _ => format!("{:.1} s", ns as f64 / 1e9),
+    }
+}
+
 /// Bytes for people.
 pub fn bytes(count: u64) -> String {
     indicatif::DecimalBytes(count).to_string()
@@ -425,5 +531,44 @@ mod tests {
     fn lines_are_wrapped_between_words() {
         assert_eq!(wrap("one two three", 7), ["one two", "three"]);
         assert_eq!(wrap("unbreakable", 3), ["unbreakable"]);
+    }
+
+    #[test]
+    fn times_have_the_unit_that_fits() {
+        let cases = [(0, "0 ns"), (999, "999 ns"), (1_500, "1.5 µs")];
+        for (ns, text) in cases {
+            assert_eq!(time(ns), text);
+        }
+        assert_eq!(time(2_340_000), "2.3 ms");
+        assert_eq!(time(60_000_000_000), "60.0 s");
+    }
+
+    #[test]
+    fn the_page_tells_what_the_kernel_counted_and_how_the_clock_went() {
+        let mut outcome = Outcome {
+            kernel_counters: Some(BTreeMap::from([("UdpRcvbufErrors".to_owned(), 7)])),
+            ..Outcome::default()
+        };
+        let (back, forward) = (2, 1);
+        outcome.measured.clock_steps = Some(ClockSteps { back, forward });
+        let settings = WorkerSettings::default();
+        let summary = Summary::new(&outcome, BTreeMap::new(), &settings, Vec::new());
+        let page = summary.page(&outcome);
+        assert!(page.contains("        7 UdpRcvbufErrors: "), "{page}");
+        assert!(page.contains("net.core.rmem_max"), "{page}");
+        assert!(
+            page.contains("set back 2 times and forward 1 times"),
+            "{page}"
+        );
+        let json = serde_json::to_value(&summary).unwrap();
+        assert_eq!(json["kernel_counters"]["UdpRcvbufErrors"], 7);
+        assert_eq!(json["clock_steps"]["back"], 2);
+        // A replay has neither.
+        let replayed = Outcome::default();
+        let summary = Summary::new(&replayed, BTreeMap::new(), &settings, Vec::new());
+        let json = serde_json::to_value(&summary).unwrap();
+        assert_eq!(json.get("kernel_counters"), None);
+        assert_eq!(json.get("clock_steps"), None);
+        assert!(!summary.page(&replayed).contains("Kernel"));
     }
 }

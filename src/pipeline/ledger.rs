@@ -193,11 +193,20 @@ impl Ledger {
 
     /// Whether every packet received is in exactly one counter.
     pub fn closes(&self) -> bool {
+        self.received == self.settled()
+    }
+
+    /// Packets received that are in no counter yet: fragments that wait for others. None once a run ended.
+    pub fn waiting(&self) -> u64 {
+        self.received.saturating_sub(self.settled())
+    }
+
+    fn settled(&self) -> u64 {
         let ended: u64 = [&self.malformed[..], &self.filtered[..], &self.dropped[..]]
             .iter()
             .flat_map(|c| c.iter())
             .sum();
-        self.received == self.delivered + self.duplicate + ended
+        self.delivered + self.duplicate + ended
     }
 
     /// Adds the counts of another worker.
@@ -227,6 +236,7 @@ mod tests {
             ..Ledger::default()
         };
         assert!(!ledger.closes());
+        assert_eq!(ledger.waiting(), 4);
         ledger.refuse(Malformed::VniNotValid.into(), 1);
         ledger.refuse(Filtered::Probe.into(), 2);
         ledger.drop(Dropped::CaptureQueue, 1);

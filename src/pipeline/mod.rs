@@ -1,7 +1,10 @@
 //! The pipeline: what a worker does with a packet, how threads and queues hold together, and the
 //! ledger in which every packet ends up once.
 
+pub mod clock;
+pub mod inquiry;
 pub mod ledger;
+pub mod measure;
 pub mod outlet;
 pub mod spread;
 pub mod threads;

@@ -68,6 +68,11 @@ impl QueueOutlet {
         }
     }
 
+    /// The number of the worker it belongs to.
+    pub const fn worker(&self) -> usize {
+        self.worker
+    }
+
     /// What a full queue means to it.
     pub const fn when_full(&self) -> WhenFull {
         self.when_full
@@ -122,16 +127,17 @@ impl QueueOutlet {
         }
     }
 
-    /// Promises the writer that nothing below `watermark` will follow. Where the queue is full the
-    /// promise is not needed: there is plenty to write.
+    /// Promises the writer that nothing below `watermark` will follow. Live, a full queue does without:
+    /// there is plenty to write, and the next promise comes soon.
     pub fn promise(&self, watermark: u64) {
-        let _ = self.full.try_send((
-            self.worker,
-            Batch {
-                watermark,
-                ..Batch::default()
-            },
-        ));
+        let promise = Batch {
+            watermark,
+            ..Batch::default()
+        };
+        let _ = match self.when_full {
+            WhenFull::Wait => self.full.send((self.worker, promise)).is_ok(),
+            WhenFull::Drop => self.full.try_send((self.worker, promise)).is_ok(),
+        };
     }
 
     /// Hands over the flow records that are waiting.

@@ -11,7 +11,10 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::bounded;
 use hashbrown::HashMap;
 
+use super::clock::Step;
+use super::inquiry::{Answer, Inquirer, Respondent, WorkerAnswer, inquiry};
 use super::ledger::Ledger;
+use super::measure::{LiveMeasures, Measured, WriterMeasures};
 use super::outlet::QueueOutlet;
 pub use super::outlet::WhenFull;
 use super::spread::{Chunk, ChunkSource, worker_for};
@@ -25,6 +28,7 @@ use crate::export::jsonl::{FlowFile, JsonLines};
 use crate::mirror::session::{Session, SessionKey};
 use crate::outfile::OutError;
 use crate::source::file::{CaptureError, CaptureFile};
+use crate::source::kernel::Counts;
 use crate::source::steer::Steering;
 use crate::source::{Progress, Source};
 
@@ -64,6 +68,7 @@ pub struct Sinks {
 }
 
 /// What a run came to.
+#[derive(Default)]
 pub struct Outcome {
     /// The accounting, closed.
     pub ledger: Ledger,
@@ -83,6 +88,10 @@ pub struct Outcome {
     pub received: Vec<u64>,
     /// Flows that several workers had a part of.
     pub flows_joined: u64,
+    /// What was measured.
+    pub measured: Measured,
+    /// The kernel's own counters that moved during the run, where it was live.
+    pub kernel_counters: Option<Counts>,
     /// What went wrong while writing.
     pub errors: Vec<SinkError>,
 }
@@ -127,6 +136,7 @@ pub struct Pipeline {
     capture: Option<JoinHandle<CaptureEnd>>,
     flows: Option<JoinHandle<FlowEnd>>,
     shared: Arc<Shared>,
+    inquirer: Option<Inquirer>,
     /// Records read from files that are done.
     records: u64,
 }
@@ -147,6 +157,9 @@ struct Lane {
     outlet: QueueOutlet,
     /// Sessions the log has heard of.
     logged_sessions: usize,
+    /// What is measured of packets that come live.
+    live: Option<LiveMeasures>,
+    respondent: Respondent,
 }
 
 impl Pipeline {
@@ -168,11 +181,30 @@ impl Pipeline {
         let (full_tx, full_rx) = bounded(workers * (most + 4));
         let (flow_tx, flow_rx) = bounded(FLOW_QUEUE);
         let (empty_txs, empty_rxs): (Vec<_>, Vec<_>) = (0..workers).map(|_| bounded(most)).unzip();
-        let capture = sinks.capture.map(|set| {
+        let is_live = when_full == WhenFull::Drop;
+        let (inquirer, mut respondents) = inquiry(workers + usize::from(sinks.capture.is_some()));
+        let for_writer = sinks
+            .capture
+            .and_then(|set| Some((set, respondents.pop()?)));
+        let capture = for_writer.map(|(set, respondent)| {
             let shared = Arc::clone(&shared);
-            let merge = Merge::new(workers, max_reorder);
+            let max_wait = match when_full {
+                WhenFull::Drop => max_reorder,
+                // A file is in order however long a worker takes: it always comes, or promises.
+                WhenFull::Wait => Duration::MAX,
+            };
+            let merge = Merge::new(workers, max_wait);
+            let measures = is_live.then(WriterMeasures::default);
             std::thread::spawn(move || {
-                write_capture(set, merge, &full_rx, &empty_txs, &shared.failed)
+                write_capture(
+                    set,
+                    merge,
+                    &full_rx,
+                    &empty_txs,
+                    &shared.failed,
+                    measures,
+                    respondent,
+                )
             })
         });
         let flows = (!sinks.flows.is_empty()).then(|| {
@@ -188,7 +220,7 @@ impl Pipeline {
                 ..settings.clone()
             }
         };
-        let lane = |(number, empty)| Lane {
+        let lane = |(number, (empty, respondent))| Lane {
             worker: Worker::new(share(number)),
             outlet: QueueOutlet::new(
                 number,
@@ -199,8 +231,12 @@ impl Pipeline {
                 flow_tx.clone(),
             ),
             logged_sessions: 0,
+            // The first worker watches the clock.
+            live: is_live.then(|| LiveMeasures::new(number == 0)),
+            respondent,
         };
-        let lanes = empty_rxs.into_iter().enumerate().map(lane).collect();
+        let lanes = empty_rxs.into_iter().zip(respondents).enumerate();
+        let lanes = lanes.map(lane).collect();
         Self {
             lanes,
             settings,
@@ -208,8 +244,14 @@ impl Pipeline {
             capture,
             flows,
             shared,
+            inquirer: Some(inquirer),
             records: 0,
         }
+    }
+
+    /// What asks this pipeline while it runs, for [`super::inquiry::Interim::ask`]; there is one.
+    pub const fn take_inquirer(&mut self) -> Option<Inquirer> {
+        self.inquirer.take()
     }
 
     /// Feeds each worker from a source of its own, on a thread of its own, until all end, `stop` is set,
@@ -352,6 +394,9 @@ impl Pipeline {
             flows,
             ..
         } = self;
+        let mut measured = Measured::default();
+        let measures = lanes.iter().filter_map(|lane| lane.live.as_ref());
+        measures.for_each(|live| live.add_to(&mut measured));
         let (workers, mut outlets): (Vec<_>, Vec<_>) = lanes
             .into_iter()
             .map(|lane| (lane.worker, lane.outlet))
@@ -362,6 +407,7 @@ impl Pipeline {
         }
         let total = Total::of(workers);
         let mut ledger = total.ledger.clone();
+        measured.merge(&total.measured);
         if let Some(outlet) = outlets.first_mut().filter(|_| flows.is_some()) {
             for record in total.records() {
                 outlet.flow(record);
@@ -392,8 +438,17 @@ impl Pipeline {
                 last_ns: session.last_ns,
             })
         };
-        if let Some(CaptureEnd { mut set, late }) = capture.and_then(|thread| thread.join().ok()) {
+        if let Some(CaptureEnd {
+            mut set,
+            late,
+            measures,
+        }) = capture.and_then(|thread| thread.join().ok())
+        {
             set.flush();
+            measured.merge(&Measured {
+                arrival_to_written: measures.map(|measures| measures.arrival_to_written().clone()),
+                ..Measured::default()
+            });
             ledger.lose_written(set.lost());
             ledger.note_late(late);
             errors.extend(set.take_error().map(SinkError::from));
@@ -434,6 +489,8 @@ impl Pipeline {
             flow_records_dropped,
             received: total.received,
             flows_joined: total.flows_joined,
+            measured,
+            kernel_counters: None,
             errors,
         }
     }
@@ -476,7 +533,7 @@ impl Lane {
     /// fails.
     #[allow(
         clippy::disallowed_methods,
-        reason = "one clock call a batch, to hand over batches that grow old"
+        reason = "one clock call a batch, to hand over batches that grow old and to tell when the other clock is set"
     )]
     fn run<S: Source>(
         &mut self,
@@ -488,9 +545,25 @@ impl Lane {
             worker,
             outlet,
             logged_sessions,
+            live,
+            respondent,
         } = self;
+        let begun = Instant::now();
         let mut stopped_at = None;
         loop {
+            respondent.answer_if_asked(|| {
+                let mut measured = Measured::default();
+                if let Some(live) = live {
+                    live.add_to(&mut measured);
+                }
+                Answer::Worker(Box::new(WorkerAnswer {
+                    worker: outlet.worker(),
+                    snapshot: worker.snapshot(),
+                    measured,
+                    lost_before: source.lost_so_far(),
+                    flow_records: outlet.flow_records(),
+                }))
+            });
             let Some(share) = shared
                 .take()
                 .filter(|_| !shared.failed.load(Ordering::Relaxed))
@@ -506,7 +579,12 @@ impl Lane {
             }
             let before = worker.ledger().delivered;
             let most = usize::try_from(share).unwrap_or(usize::MAX);
-            let outcome = source.next_batch(most, |arrival| worker.take(&arrival, outlet));
+            let outcome = source.next_batch(most, |arrival| {
+                if let Some(live) = live {
+                    live.arrived(arrival.ts_ns());
+                }
+                worker.take(&arrival, outlet);
+            });
             let delivered = worker.ledger().delivered - before;
             shared.settle(share, delivered);
             if share != u64::MAX && delivered == 0 {
@@ -516,6 +594,13 @@ impl Lane {
             }
             let progress = outcome?;
             let now = Instant::now();
+            let live_now = live.as_mut().map(|live| (live, wall_clock_ns()));
+            let wall_ns = live_now.map(|(live, wall_ns)| {
+                if let Some(step) = live.end_batch(wall_ns, now - begun) {
+                    warn_of_step(step);
+                }
+                wall_ns
+            });
             log_new_sessions(worker, logged_sessions);
             match progress {
                 Progress::Batch => outlet.hand_over_if_old(now),
@@ -526,9 +611,9 @@ impl Lane {
                 }
                 Progress::Idle => {
                     outlet.hand_over_now();
-                    if outlet.when_full() == WhenFull::Drop {
+                    if let Some(wall_ns) = wall_ns {
                         let lag_ns = STAMP_TO_SOCKET_NS + source.lag_ns();
-                        outlet.promise(wall_clock_ns().saturating_sub(lag_ns));
+                        outlet.promise(wall_ns.saturating_sub(lag_ns));
                     }
                 }
             }
@@ -549,11 +634,22 @@ impl Lane {
 /// Nanoseconds since 1970, as the kernel stamps datagrams.
 #[allow(
     clippy::disallowed_methods,
-    reason = "once where nothing arrives, to let the writer go on"
+    reason = "once a batch, to tell how long its packets took and to let the writer go on where nothing arrives"
 )]
-fn wall_clock_ns() -> u64 {
+pub(super) fn wall_clock_ns() -> u64 {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     u64::try_from(now.unwrap_or_default().as_nanos()).unwrap_or(u64::MAX)
+}
+
+fn warn_of_step(step: Step) {
+    let (by, whither) = match step {
+        Step::Back(by) => (by, "back"),
+        Step::Forward(by) => (by, "forward"),
+    };
+    tracing::warn!(
+        "the clock was set {whither} by {:.1} s; times in the files jump with it",
+        by.as_secs_f64()
+    );
 }
 
 /// Tells of sessions that are new since the last batch; their table is bounded, and so is this.

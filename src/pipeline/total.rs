@@ -7,11 +7,67 @@
 use hashbrown::HashMap;
 
 use super::ledger::Ledger;
-use super::worker::{OtherPort, Worker};
+use super::measure::Measured;
+use super::worker::{OtherPort, Snapshot, Worker};
 use crate::flow::key::FlowKey;
 use crate::flow::record::{EndReason, FlowRecord};
 use crate::flow::table::Flow;
 use crate::mirror::session::{Session, SessionId, SessionKey, Sessions};
+
+/// What workers counted, added up.
+#[derive(Default)]
+pub struct Sum {
+    /// The accounting.
+    pub ledger: Ledger,
+    /// Mirror sessions, as they were first seen.
+    pub sessions: Vec<Session>,
+    /// UDP traffic that went to other ports.
+    pub other_ports: Vec<OtherPort>,
+    /// Packets each worker received.
+    pub received: Vec<u64>,
+    /// What was measured.
+    pub measured: Measured,
+    /// Where each session is.
+    places: HashMap<SessionKey, usize, foldhash::fast::RandomState>,
+}
+
+impl Sum {
+    /// Adds one worker.
+    pub fn add(&mut self, worker: Snapshot) {
+        self.ledger.merge(&worker.ledger);
+        self.received.push(worker.ledger.received);
+        for session in worker.sessions {
+            let place = self.places.get(&session.key);
+            match place.and_then(|place| self.sessions.get_mut(*place)) {
+                Some(known) => known.merge(&session),
+                None => {
+                    self.places.insert(session.key, self.sessions.len());
+                    self.sessions.push(session);
+                }
+            }
+        }
+        for other in worker.other_ports {
+            let mut known = self.other_ports.iter_mut();
+            match known.find(|known| known.port == other.port) {
+                Some(known) => {
+                    known.packets += other.packets;
+                    known.like_vxlan += other.like_vxlan;
+                }
+                None => self.other_ports.push(other),
+            }
+        }
+        let frame = Some(worker.frames);
+        self.measured.merge(&Measured {
+            frame,
+            ..Measured::default()
+        });
+    }
+
+    /// Mirror sessions by source and VNI.
+    pub fn sort(&mut self) {
+        self.sessions.sort_by_key(|session| session.key);
+    }
+}
 
 /// The sum over all workers.
 pub struct Total {
@@ -23,6 +79,8 @@ pub struct Total {
     pub other_ports: Vec<OtherPort>,
     /// Packets each worker received.
     pub received: Vec<u64>,
+    /// What the workers measured.
+    pub measured: Measured,
     /// Flows that several workers had a part of, and that were put together here.
     pub flows_joined: u64,
     /// Flows that live to the end, by their first packets; their sessions are places in `sessions`.
@@ -32,44 +90,27 @@ pub struct Total {
 impl Total {
     /// Ends the workers and adds them up.
     pub fn of(workers: impl IntoIterator<Item = Worker>) -> Self {
-        let mut ledger = Ledger::default();
-        let mut sessions: Vec<Session> = Vec::new();
-        let mut places: HashMap<SessionKey, usize, foldhash::fast::RandomState> =
-            HashMap::default();
-        let mut other_ports: Vec<OtherPort> = Vec::new();
+        let mut sum = Sum::default();
         let mut parts = Vec::new();
-        let mut received = Vec::new();
         for worker in workers {
             let part = worker.end();
-            ledger.merge(&part.ledger);
-            received.push(part.ledger.received);
-            for session in part.sessions.list() {
-                match places
-                    .get(&session.key)
-                    .and_then(|place| sessions.get_mut(*place))
-                {
-                    Some(known) => known.merge(session),
-                    None => {
-                        places.insert(session.key, sessions.len());
-                        sessions.push(session.clone());
-                    }
-                }
-            }
-            for other in part.other_ports {
-                match other_ports
-                    .iter_mut()
-                    .find(|known| known.port == other.port)
-                {
-                    Some(known) => {
-                        known.packets += other.packets;
-                        known.like_vxlan += other.like_vxlan;
-                    }
-                    None => other_ports.push(other),
-                }
-            }
+            sum.add(Snapshot {
+                ledger: part.ledger,
+                sessions: part.sessions.list().to_vec(),
+                other_ports: part.other_ports,
+                frames: part.frames,
+            });
             parts.push((part.sessions, part.flows));
         }
-        sessions.sort_by_key(|session| session.key);
+        sum.sort();
+        let Sum {
+            ledger,
+            sessions,
+            other_ports,
+            received,
+            measured,
+            ..
+        } = sum;
         let places = sessions
             .iter()
             .enumerate()
@@ -81,6 +122,7 @@ impl Total {
             sessions,
             other_ports,
             received,
+            measured,
             flows_joined,
             flows,
         }

@@ -8,8 +8,9 @@ use crate::flow::key::FlowKey;
 use crate::flow::record::{EndReason, FlowRecord};
 use crate::flow::table::{Flow, FlowPacket, FlowTable};
 use crate::mirror::direction::Direction;
-use crate::mirror::session::{SessionId, SessionKey, Sessions};
+use crate::mirror::session::{Session, SessionId, SessionKey, Sessions};
 use crate::pipeline::ledger::{Dropped, Ledger, Noted};
+use crate::pipeline::measure::Distribution;
 use crate::source::{Arrival, Datagram, Record};
 use crate::wire::decapsulate::{Mirrored, Tunnels, decapsulate};
 use crate::wire::inner::Inner;
@@ -92,6 +93,20 @@ pub struct Part {
     pub flows: Vec<Flow>,
     /// UDP traffic that went to other ports.
     pub other_ports: Vec<OtherPort>,
+    /// Bytes of the frames delivered.
+    pub frames: Distribution,
+}
+
+/// What a worker that goes on has counted so far.
+pub struct Snapshot {
+    /// The accounting; fragments that wait for others are received and not yet anything else.
+    pub ledger: Ledger,
+    /// Mirror sessions, in the order they were first seen.
+    pub sessions: Vec<Session>,
+    /// UDP traffic that went to other ports.
+    pub other_ports: Vec<OtherPort>,
+    /// Bytes of the frames delivered.
+    pub frames: Distribution,
 }
 
 /// The state of one core's share of the traffic.
@@ -104,6 +119,8 @@ pub struct Worker {
     flows: FlowTable,
     reassembly: Reassembly,
     other_ports: Vec<OtherPort>,
+    /// Bytes of the frames delivered.
+    frames: Distribution,
     /// Room to put an Ethernet header in front of a bare IP packet.
     scratch: Vec<u8>,
     /// Place of the packet being taken.
@@ -130,6 +147,7 @@ impl Worker {
             announced: 0,
             reassembly: Reassembly::default(),
             other_ports: Vec::new(),
+            frames: Distribution::of_frames(),
             scratch: Vec::new(),
             order: 0,
         }
@@ -156,6 +174,17 @@ impl Worker {
             flows: self.flows.drain(),
             sessions: self.sessions,
             other_ports: self.other_ports,
+            frames: self.frames,
+        }
+    }
+
+    /// What was counted so far. The worker goes on.
+    pub fn snapshot(&self) -> Snapshot {
+        Snapshot {
+            ledger: self.ledger.clone(),
+            sessions: self.sessions.list().to_vec(),
+            other_ports: self.other_ports.clone(),
+            frames: self.frames.clone(),
         }
     }
 
@@ -397,8 +426,7 @@ impl Worker {
             None => self.ledger.note(Noted::InnerNotIp),
         }
         let Some(format) = self.settings.capture else {
-            self.ledger.delivered += 1;
-            return;
+            return self.count_delivered(frame);
         };
         let Some(batch) = outlet.room(room_for(frame.bytes.len())) else {
             if let Some(session) = self.sessions.session_mut(session_id) {
@@ -435,7 +463,12 @@ impl Worker {
             cut_by,
         };
         format.encode(&record, batch);
+        self.count_delivered(frame);
+    }
+
+    fn count_delivered(&mut self, frame: &Frame<'_>) {
         self.ledger.delivered += 1;
+        self.frames.record(frame.bytes.len() as u64);
     }
 
     /// Hands out a flow that had to make room.

@@ -6,7 +6,10 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 
+use super::inquiry::{Answer, Respondent, WriterAnswer};
+use super::measure::WriterMeasures;
 use super::outlet::FromWorker;
+use super::threads::wall_clock_ns;
 use crate::capture::encode::Batch;
 use crate::capture::merge::Merge;
 use crate::capture::set::CaptureSet;
@@ -23,6 +26,8 @@ pub struct CaptureEnd {
     pub set: CaptureSet,
     /// Records written behind later ones.
     pub late: u64,
+    /// How long records took to get here, where they came live.
+    pub measures: Option<WriterMeasures>,
 }
 
 /// What the flow writer leaves.
@@ -33,7 +38,8 @@ pub struct FlowEnd {
     pub error: Option<OutError>,
 }
 
-/// Writes batches until nobody can send any more. Emptied ones go back to their workers.
+/// Writes batches until nobody can send any more. Emptied ones go back to their workers. Where `measures` are
+/// to be taken, the places of records in time are those of their arrival.
 #[allow(
     clippy::disallowed_methods,
     reason = "one clock call a batch, to bound the wait for a silent worker"
@@ -44,6 +50,8 @@ pub fn write_capture(
     full: &Receiver<FromWorker>,
     empty: &[Sender<Batch>],
     failed: &AtomicBool,
+    mut measures: Option<WriterMeasures>,
+    mut respondent: Respondent,
 ) -> CaptureEnd {
     let start = Instant::now();
     let give_back = |worker: usize, mut batch: Batch| {
@@ -80,6 +88,12 @@ pub fn write_capture(
                 let records = batch.bytes.get_mut(run.bytes.clone()).unwrap_or_default();
                 let orders = batch.orders.get(run.records.clone()).unwrap_or_default();
                 set.append(run.worker, records, orders.iter().map(|(_, len)| *len));
+                if let Some(measures) = &mut measures
+                    && set.error().is_none()
+                    && measures.gave(orders.iter().map(|(arrival, _)| *arrival))
+                {
+                    measures.settle(wall_clock_ns());
+                }
             }
             if let Some(batch) = merge.take_emptied(&run) {
                 give_back(run.worker, batch);
@@ -88,6 +102,17 @@ pub fn write_capture(
         if full.is_empty() {
             set.flush();
         }
+        if let Some(measures) = measures.as_mut().filter(|measures| !measures.is_settled()) {
+            measures.settle(wall_clock_ns());
+        }
+        respondent.answer_if_asked(|| {
+            let measured = measures.as_ref().map(WriterMeasures::arrival_to_written);
+            Answer::Writer(WriterAnswer {
+                arrival_to_written: measured.cloned(),
+                late: merge.late(),
+                lost: set.lost(),
+            })
+        });
         if set.error().is_some() {
             failed.store(true, Ordering::Relaxed);
         }
@@ -95,6 +120,7 @@ pub fn write_capture(
     CaptureEnd {
         set,
         late: merge.late(),
+        measures,
     }
 }
 

@@ -19,6 +19,9 @@ pub struct Instruction {
 /// of linux/filter.h.
 pub const AD_PROTOCOL: u32 = 0xffff_f000;
 
+/// The same for the number of the interface it came in on: `SKF_AD_OFF + SKF_AD_IFINDEX`.
+pub const AD_INTERFACE: u32 = 0xffff_f008;
+
 // Operations, as in linux/bpf_common.h.
 pub(super) const LD_W_X: u16 = 0x40;
 pub(super) const LD_H_X: u16 = 0x48;
@@ -166,6 +169,15 @@ pub(super) mod tests {
 
     /// The same where the kernel knows the packet's EtherType.
     pub fn interpret_as(program: &[Instruction], protocol: u16, packet: &[u8]) -> u32 {
+        run(program, packet, &[(AD_PROTOCOL, u32::from(protocol))])
+    }
+
+    /// The same for an empty packet from an interface.
+    pub fn interpret_on(program: &[Instruction], interface: u32) -> u32 {
+        run(program, &[], &[(AD_INTERFACE, interface)])
+    }
+
+    fn run(program: &[Instruction], packet: &[u8], known: &[(u32, u32)]) -> u32 {
         let (mut a, mut x, mut memory, mut at) = (0u32, 0u32, [0u32; 16], 0usize);
         let jumps = [JEQ_K, JSET_K];
         let is_jump = |(_, instruction): &(usize, &Instruction)| jumps.contains(&instruction.code);
@@ -175,8 +187,8 @@ pub(super) mod tests {
             assert!(at + 1 + usize::from(farthest) < program.len());
         }
         let load = |at: u32, len: usize| -> Option<u32> {
-            if at == AD_PROTOCOL {
-                return Some(u32::from(protocol));
+            if let Some((_, value)) = known.iter().find(|(place, _)| *place == at) {
+                return Some(*value);
             }
             let bytes = packet.get(at as usize..)?.get(..len)?;
             Some(

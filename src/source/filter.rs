@@ -32,6 +32,20 @@ pub fn nothing() -> Vec<Instruction> {
     asm.assemble()
 }
 
+/// A program that keeps what came in elsewhere than on the interfaces with these numbers.
+pub fn not_from(interfaces: &[u32]) -> Vec<Instruction> {
+    let mut asm = Assembler::default();
+    let nothing = asm.label();
+    asm.op(LD_W_ABS, AD_INTERFACE);
+    for interface in interfaces.iter().take(MAX_PORTS) {
+        asm.jump_if(JEQ_K, *interface, nothing);
+    }
+    asm.op(RET_K, WHOLE);
+    asm.place(nothing);
+    asm.op(RET_K, 0);
+    asm.assemble()
+}
+
 /// The program that keeps UDP to `ports`.
 pub fn udp_to(ports: &[u16], link: Link) -> Vec<Instruction> {
     let mut asm = Assembler::default();
@@ -183,6 +197,15 @@ mod tests {
         let whole = frame(0, 0x0800, &v4(0, 17, 0, 4789));
         for len in 0..14 + 20 + 4 {
             assert_eq!(interpret(&program, &whole[..len]), 0, "{len} bytes");
+        }
+    }
+
+    #[test]
+    fn other_interfaces_pass() {
+        use super::super::bpf::tests::interpret_on;
+        let program = not_from(&[3, 7]);
+        for (interface, kept) in [(1, WHOLE), (3, 0), (7, 0), (8, WHOLE)] {
+            assert_eq!(interpret_on(&program, interface), kept, "{interface}");
         }
     }
 

@@ -61,6 +61,26 @@ pub fn list() -> io::Result<Vec<Interface>> {
     Ok(interfaces)
 }
 
+/// The numbers of `interface` and of those stacked upon it, VLANs say: one packet comes in on several.
+pub fn with_stacked(interface: &str) -> Vec<u32> {
+    let mut found: Vec<String> = vec![interface.to_owned()];
+    let mut at = 0;
+    while let Some(name) = found.get(at).cloned() {
+        let entries = std::fs::read_dir(format!("/sys/class/net/{name}"));
+        for entry in entries.into_iter().flatten().flatten() {
+            let entry = entry.file_name();
+            let upper = entry
+                .to_str()
+                .and_then(|entry| entry.strip_prefix("upper_"));
+            if let Some(upper) = upper.filter(|upper| !found.iter().any(|known| known == upper)) {
+                found.push(upper.to_owned());
+            }
+        }
+        at += 1;
+    }
+    found.iter().filter_map(|name| number(name)).collect()
+}
+
 /// Every address of this machine; none when they cannot be told.
 pub fn local_addresses() -> Vec<IpAddr> {
     let interfaces = list().unwrap_or_default();

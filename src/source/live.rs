@@ -2,15 +2,11 @@
 
 use std::net::SocketAddr;
 
-use socket2::{Domain, Protocol, Socket, Type};
-use std::os::fd::AsFd;
-
 use super::filter;
 use super::ingress_drop::IngressDrop;
 use super::interfaces;
 use super::packet::{self, PacketError, PacketSource};
 use super::steer::{Start, Steering};
-use super::sys::{self, Flag};
 use super::udp::{self, UdpError, UdpSource};
 use super::{Arrival, Progress, Source};
 
@@ -64,15 +60,8 @@ pub struct Live {
     pub addresses: Vec<SocketAddr>,
     /// The way taken and why, for people.
     pub about: String,
-    /// Lives as long as the rings.
-    guard: Option<Guard>,
-}
-
-/// Keeps the host from answering or working on what a ring receives.
-struct Guard {
-    /// Hold the ports and take nothing: without them the host would tell every sender that nobody listens.
-    _sockets: Vec<Socket>,
-    _ingress: Option<IngressDrop>,
+    /// Keeps what the rings take from the rest of the host, as long as they live.
+    ingress: Option<IngressDrop>,
 }
 
 /// A worker's source.
@@ -116,13 +105,13 @@ impl Live {
             sources: sources.into_iter().map(LiveSource::Udp).collect(),
             addresses,
             about: format!("UDP sockets ({why_not})"),
-            guard: None,
+            ingress: None,
         })
     }
 
-    /// Lets go of ports and rules; the sources stay as they are.
+    /// Lets the host have its packets again; the sources stay as they are.
     pub fn end(&mut self) {
-        self.guard = None;
+        self.ingress = None;
     }
 }
 
@@ -163,13 +152,20 @@ fn rings(plan: &Plan) -> Result<Live, LiveError> {
             (chosen.name.clone(), "the addresses are its")
         }
     };
-    // First, since it tells whether somebody else holds a port, and which one the system chose.
-    let (sockets, addresses) = hold(&plan.addresses)?;
+    // Sockets first: binding tells whether somebody else holds a port, and which one the system chose.
+    // Without them the host would tell every sender that nobody listens. They leave to the ring what is
+    // the ring's, and take what comes in elsewhere, from this machine itself say.
+    let aside = filter::not_from(&interfaces::with_stacked(&interface));
+    let aside = UdpSource::bind_filtered(&plan.addresses, plan.datagram_len, &aside)?;
+    let addresses = aside.addresses();
     let steering = plan.steering;
     let program = steering.program(Start::OuterIp {
         unsteered: &plan.unsteered,
     });
-    let sources = PacketSource::open_group(&interface, &addresses, steering.workers, &program)?;
+    let mut sources = PacketSource::open_group(&interface, &addresses, steering.workers, &program)?;
+    if let Some(first) = sources.first_mut() {
+        first.take_along(aside);
+    }
     let local = interfaces::local_addresses();
     let (ingress, cost) = match IngressDrop::start(&interface, &addresses, &local) {
         Ok(ingress) => (Some(ingress), "kept from the UDP stack"),
@@ -184,48 +180,12 @@ fn rings(plan: &Plan) -> Result<Live, LiveError> {
         sources: sources.into_iter().map(LiveSource::Packet).collect(),
         addresses,
         about: format!("packet ring on {interface} ({why}; packets {cost})"),
-        guard: Some(Guard {
-            _sockets: sockets,
-            _ingress: ingress,
-        }),
+        ingress,
     })
 }
 
-/// Sockets that hold the ports and take nothing.
-fn hold(addresses: &[SocketAddr]) -> Result<(Vec<Socket>, Vec<SocketAddr>), UdpError> {
-    let mut sockets = Vec::new();
-    let mut bound = Vec::new();
-    for address in addresses {
-        let address = *address;
-        let hold = || {
-            let domain = Domain::for_address(address);
-            let socket = Socket::new(domain, Type::DGRAM, Some(Protocol::UDP))?;
-            if address.is_ipv6() {
-                socket.set_only_v6(true)?;
-                sys::enable(socket.as_fd(), Flag::NoChecksumV6)?;
-            }
-            sys::attach_filter(socket.as_fd(), &filter::nothing())?;
-            socket.bind(&address.into())?;
-            let local = socket.local_addr()?.as_socket().unwrap_or(address);
-            Ok((socket, local))
-        };
-        let (socket, local) = hold().map_err(udp::bind_error(address))?;
-        sockets.push(socket);
-        bound.push(local);
-    }
-    Ok((sockets, bound))
-}
-
 impl LiveSource {
-    /// Packets the kernel dropped because it had no room for them.
-    pub fn kernel_dropped(&mut self) -> u64 {
-        match self {
-            Self::Udp(source) => source.kernel_dropped(),
-            Self::Packet(source) => source.kernel_dropped(),
-        }
-    }
-
-    /// The word for those in the summary.
+    /// The word in the summary for packets the kernel had no room for.
     pub const fn drop_reason(&self) -> &'static str {
         match self {
             Self::Udp(_) => "socket_overflow",
@@ -268,6 +228,13 @@ impl Source for LiveSource {
         match self {
             Self::Udp(source) => source.lag_ns(),
             Self::Packet(source) => source.lag_ns(),
+        }
+    }
+
+    fn lost_so_far(&mut self) -> u64 {
+        match self {
+            Self::Udp(source) => source.lost_so_far(),
+            Self::Packet(source) => source.lost_so_far(),
         }
     }
 }

@@ -10,6 +10,7 @@ pub mod filter;
 pub mod ingress_drop;
 #[cfg(target_os = "linux")]
 pub mod interfaces;
+pub mod kernel;
 #[cfg(target_os = "linux")]
 pub mod live;
 #[cfg(target_os = "linux")]
@@ -46,6 +47,15 @@ impl Arrival<'_> {
     pub const fn order(&self) -> u64 {
         match self {
             Self::Record(record) => record.order,
+            Self::Datagram(datagram) => datagram.ts_ns,
+            Self::Refused(ts_ns, _) => *ts_ns,
+        }
+    }
+
+    /// When it came, nanoseconds since 1970, UTC.
+    pub const fn ts_ns(&self) -> u64 {
+        match self {
+            Self::Record(record) => record.ts_ns,
             Self::Datagram(datagram) => datagram.ts_ns,
             Self::Refused(ts_ns, _) => *ts_ns,
         }
@@ -115,6 +125,11 @@ pub trait Source {
     /// How long a packet may take from the stamping of its time to the moment this source can see it, in
     /// nanoseconds.
     fn lag_ns(&self) -> u64 {
+        0
+    }
+
+    /// Packets that were lost so far before they could be handed over.
+    fn lost_so_far(&mut self) -> u64 {
         0
     }
 }

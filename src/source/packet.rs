@@ -15,6 +15,7 @@ use super::ring::{Frame, Walk};
 use super::sys;
 use super::sys::ring_memory::{Geometry, RingMemory};
 use super::targets::{Targets, destination};
+use super::udp::{UdpError, UdpSource};
 use super::{Arrival, Datagram, Progress, Record, Source};
 use crate::wire::outer::{self, LinkType, Outer};
 use crate::wire::refusal::{Filtered, Malformed};
@@ -35,6 +36,8 @@ const LAG_NS: u64 = 3 * HAND_OVER_AFTER_MS as u64 * 1_000_000;
 const MIN_BLOCKS: u32 = 4;
 /// Blocks after which the kernel's counters, which wrap, are read.
 const COUNT_EVERY_BLOCKS: u32 = 256;
+/// Batches after which a busy ring lets sockets have their turn.
+const ASIDE_EVERY: u32 = 16;
 /// This machine's addresses are read again for a stranger, but not more often than this.
 const ADDRESSES_EVERY_NS: u64 = 1_000_000_000;
 
@@ -51,6 +54,8 @@ pub enum PacketError {
     },
     #[error("the interface {interface} is gone")]
     Gone { interface: String },
+    #[error(transparent)]
+    Aside(#[from] UdpError),
     #[error("receiving on {interface}: {source}")]
     Receive {
         interface: String,
@@ -82,6 +87,9 @@ pub struct PacketSource {
     dropped: u64,
     blocks_until_count: u32,
     down: bool,
+    /// For the first worker: what comes in elsewhere than on the interface.
+    aside: Option<UdpSource>,
+    batches: u32,
 }
 
 /// Bytes of ring that each of `workers` asks for.
@@ -155,6 +163,8 @@ impl PacketSource {
                 dropped: 0,
                 blocks_until_count: COUNT_EVERY_BLOCKS,
                 down: false,
+                aside: None,
+                batches: 0,
             });
         }
         Ok(sources)
@@ -165,12 +175,10 @@ impl PacketSource {
         self.ring.geometry().bytes()
     }
 
-    /// Packets that found no room in the ring.
-    pub fn kernel_dropped(&mut self) -> u64 {
-        if let Ok(counted) = self.ring.counted() {
-            self.dropped += u64::from(counted.dropped);
-        }
-        self.dropped
+    /// Takes along what waits at `sockets`: traffic for the same addresses that does not come in on the
+    /// interface, from this machine itself say.
+    pub fn take_along(&mut self, sockets: UdpSource) {
+        self.aside = Some(sockets);
     }
 
     /// Waits for the next block. `false` when none came.
@@ -179,7 +187,14 @@ impl PacketSource {
             interface: self.interface.clone(),
             source,
         };
-        let ready = sys::wait_one_readable(self.ring.as_fd(), WAIT_MS).map_err(failed)?;
+        let ready = match &self.aside {
+            None => sys::wait_readable([self.ring.as_fd()], WAIT_MS),
+            Some(aside) => sys::wait_readable(
+                std::iter::once(self.ring.as_fd()).chain(aside.fds()),
+                WAIT_MS,
+            ),
+        };
+        let ready = ready.map_err(failed)? & 1 != 0;
         if self.ring.block(self.block).is_some() {
             self.down = false;
             return Ok(true);
@@ -212,7 +227,7 @@ impl PacketSource {
         self.blocks_until_count -= 1;
         if self.blocks_until_count == 0 {
             self.blocks_until_count = COUNT_EVERY_BLOCKS;
-            self.kernel_dropped();
+            self.lost_so_far();
         }
     }
 }
@@ -258,14 +273,29 @@ impl Source for PacketSource {
         most: usize,
         mut each: impl FnMut(Arrival<'_>),
     ) -> Result<Progress, PacketError> {
-        let mut left = most.min(BATCH);
+        let most = most.min(BATCH);
+        let mut left = most;
+        self.batches = self.batches.wrapping_add(1);
+        if self.batches.is_multiple_of(ASIDE_EVERY)
+            && let Some(aside) = &mut self.aside
+        {
+            aside.take_waiting(&mut left, &mut each)?;
+        }
         loop {
             if self.walk.is_none() && self.ring.block(self.block).is_none() {
-                if left < most.min(BATCH) {
+                if left < most {
                     return Ok(Progress::Batch);
                 }
-                if !self.wait()? {
-                    return Ok(Progress::Idle);
+                let came = self.wait()?;
+                if let Some(aside) = &mut self.aside {
+                    aside.take_waiting(&mut left, &mut each)?;
+                }
+                if !came {
+                    return Ok(if left < most {
+                        Progress::Batch
+                    } else {
+                        Progress::Idle
+                    });
                 }
             }
             let Self {
@@ -319,6 +349,13 @@ impl Source for PacketSource {
 
     fn lag_ns(&self) -> u64 {
         LAG_NS
+    }
+
+    fn lost_so_far(&mut self) -> u64 {
+        if let Ok(counted) = self.ring.counted() {
+            self.dropped += u64::from(counted.dropped);
+        }
+        self.dropped
     }
 }
 

@@ -467,60 +467,46 @@ pub fn drops(socket: BorrowedFd<'_>) -> Option<u32> {
     numbers.last().copied()
 }
 
-/// Waits until a socket can be read, or has a fault to tell; `false` when nothing came of it in time.
+/// Most sockets that are waited at together.
+const MAX_WAITED_AT: usize = 64;
+
+/// Waits until one of the sockets can be read, or has a fault to tell. Bit N of the answer is set when
+/// that holds for number N; sockets beyond 64 are looked at as if it did.
 ///
 /// # Errors
 ///
 /// As poll(2); an interrupting signal is no error.
-pub fn wait_one_readable(socket: BorrowedFd<'_>, timeout_ms: i32) -> io::Result<bool> {
-    let mut poll = libc::pollfd {
-        fd: socket.as_raw_fd(),
+pub fn wait_readable<'a>(
+    sockets: impl IntoIterator<Item = BorrowedFd<'a>>,
+    timeout_ms: i32,
+) -> io::Result<u128> {
+    let none = libc::pollfd {
+        fd: -1,
         events: libc::POLLIN,
         revents: 0,
     };
-    // SAFETY: one live structure, and the number says so.
-    let outcome = unsafe { libc::poll(&raw mut poll, 1, timeout_ms) };
-    if outcome >= 0 {
-        return Ok(outcome > 0);
+    let mut polls = [none; MAX_WAITED_AT];
+    let mut used = 0;
+    let mut more = 0;
+    for socket in sockets {
+        match polls.get_mut(used) {
+            Some(poll) => {
+                poll.fd = socket.as_raw_fd();
+                used += 1;
+            }
+            None => more = u128::MAX << MAX_WAITED_AT,
+        }
     }
-    let error = io::Error::last_os_error();
-    if error.kind() == io::ErrorKind::Interrupted {
-        Ok(false)
-    } else {
-        Err(error)
+    // SAFETY: the array is live for the call and has at least as many entries as are passed along.
+    let outcome = unsafe { libc::poll(polls.as_mut_ptr(), used as libc::nfds_t, timeout_ms) };
+    if outcome < 0 {
+        let error = io::Error::last_os_error();
+        return match error.kind() {
+            io::ErrorKind::Interrupted => Ok(more),
+            _ => Err(error),
+        };
     }
-}
-
-/// Waits until one of the sockets can be read; tells for each whether it can.
-///
-/// # Errors
-///
-/// As poll(2); an interrupting signal is no error.
-pub fn wait_readable(
-    sockets: &[BorrowedFd<'_>],
-    timeout_ms: i32,
-    ready: &mut Vec<bool>,
-) -> io::Result<()> {
-    let mut polls: Vec<libc::pollfd> = sockets
-        .iter()
-        .map(|socket| libc::pollfd {
-            fd: socket.as_raw_fd(),
-            events: libc::POLLIN,
-            revents: 0,
-        })
-        .collect();
-    // SAFETY: the array is live for the call and its length is passed along.
-    let outcome =
-        unsafe { libc::poll(polls.as_mut_ptr(), polls.len() as libc::nfds_t, timeout_ms) };
-    ready.clear();
-    ready.extend(polls.iter().map(|poll| outcome > 0 && poll.revents != 0));
-    if outcome >= 0 {
-        return Ok(());
-    }
-    let error = io::Error::last_os_error();
-    if error.kind() == io::ErrorKind::Interrupted {
-        Ok(())
-    } else {
-        Err(error)
-    }
+    let ready = polls.iter().enumerate();
+    let ready = ready.filter(|(_, poll)| poll.revents != 0);
+    Ok(ready.fold(more, |ready, (at, _)| ready | 1 << at))
 }

@@ -78,7 +78,6 @@ impl Bound {
 pub struct UdpSource {
     sockets: Vec<Bound>,
     batch: MessageBatch,
-    ready: Vec<bool>,
     next: usize,
     /// Where handing over goes on in what was received last.
     cursor: Option<Cursor>,
@@ -102,7 +101,7 @@ impl UdpSource {
     /// [`UdpError::Bind`] with the address at fault.
     pub fn bind(addresses: &[SocketAddr], datagram_len: usize, gro: Gro) -> Result<Self, UdpError> {
         let bound = addresses.iter().map(|address| {
-            let bound = bind(*address, false).and_then(|bound| {
+            let bound = bind(*address, false, None).and_then(|bound| {
                 if gro == Gro::On {
                     sys::enable(bound.socket.as_fd(), Flag::Trains)?;
                 }
@@ -116,6 +115,23 @@ impl UdpSource {
             Gro::Off => (BATCH, datagram_len),
         };
         Self::of(bound, slots, slot_len)
+    }
+
+    /// Binds `addresses` for what passes `filter`, to be taken with [`Self::take_waiting`].
+    ///
+    /// # Errors
+    ///
+    /// [`UdpError::Bind`] with the address at fault.
+    pub fn bind_filtered(
+        addresses: &[SocketAddr],
+        datagram_len: usize,
+        filter: &[Instruction],
+    ) -> Result<Self, UdpError> {
+        let bound = addresses
+            .iter()
+            .map(|address| bind(*address, false, Some(filter)).map_err(bind_error(*address)));
+        let bound = bound.collect::<Result<Vec<_>, _>>()?;
+        Self::of(bound, BATCH, datagram_len)
     }
 
     /// Binds `addresses` for several workers: one source each. The kernel gives every datagram to the
@@ -133,9 +149,11 @@ impl UdpSource {
         let mut groups: Vec<Vec<Bound>> = (0..workers).map(|_| Vec::new()).collect();
         for address in addresses {
             // Who shares a port cannot tell that somebody else holds it; a socket that does not share can.
-            let mut address = bind(*address, false).map_err(bind_error(*address))?.address;
+            let mut address = bind(*address, false, None)
+                .map_err(bind_error(*address))?
+                .address;
             for group in &mut groups {
-                let bound = bind(address, true).map_err(bind_error(address))?;
+                let bound = bind(address, true, None).map_err(bind_error(address))?;
                 address = bound.address;
                 group.push(bound);
             }
@@ -162,7 +180,6 @@ impl UdpSource {
         Ok(Self {
             sockets,
             batch: MessageBatch::new(slots, slot_len),
-            ready: Vec::new(),
             next: 0,
             cursor: None,
         })
@@ -186,24 +203,13 @@ impl UdpSource {
     pub const fn memory_bytes(&self) -> usize {
         self.batch.memory_bytes()
     }
-
-    /// Datagrams the kernel dropped because a socket's buffer was full.
-    pub fn kernel_dropped(&mut self) -> u64 {
-        for bound in &mut self.sockets {
-            if let Some(drops) = sys::drops(bound.socket.as_fd()) {
-                bound.note_drops(drops);
-            }
-        }
-        self.sockets.iter().map(|bound| bound.dropped).sum()
-    }
 }
 
-/// What a fault at `address` is called.
-pub fn bind_error(address: SocketAddr) -> impl Fn(io::Error) -> UdpError {
+fn bind_error(address: SocketAddr) -> impl Fn(io::Error) -> UdpError {
     move |source| UdpError::Bind { address, source }
 }
 
-fn bind(address: SocketAddr, shared: bool) -> io::Result<Bound> {
+fn bind(address: SocketAddr, shared: bool, filter: Option<&[Instruction]>) -> io::Result<Bound> {
     let socket = Socket::new(
         Domain::for_address(address),
         Type::DGRAM,
@@ -232,6 +238,9 @@ fn bind(address: SocketAddr, shared: bool) -> io::Result<Bound> {
     if shared {
         socket.set_reuse_port(true)?;
     }
+    if let Some(filter) = filter {
+        sys::attach_filter(socket.as_fd(), filter)?;
+    }
     socket.bind(&address.into())?;
     let address = socket.local_addr()?.as_socket().unwrap_or(address);
     Ok(Bound {
@@ -243,6 +252,32 @@ fn bind(address: SocketAddr, shared: bool) -> io::Result<Bound> {
 }
 
 impl UdpSource {
+    /// Its sockets, to wait at.
+    pub fn fds(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        self.sockets.iter().map(|bound| bound.socket.as_fd())
+    }
+
+    /// Hands over what waits at its sockets, `left` datagrams at the most, without waiting.
+    ///
+    /// # Errors
+    ///
+    /// [`UdpError::Receive`].
+    pub fn take_waiting(
+        &mut self,
+        left: &mut usize,
+        each: &mut impl FnMut(Arrival<'_>),
+    ) -> Result<(), UdpError> {
+        self.hand_over(left, each);
+        for at in 0..self.sockets.len() {
+            if *left == 0 || self.cursor.is_some() {
+                break;
+            }
+            self.receive(at, *left, false)?;
+            self.hand_over(left, each);
+        }
+        Ok(())
+    }
+
     /// Receives from the socket `at`; what comes waits for [`Self::hand_over`].
     fn receive(&mut self, at: usize, most: usize, wait: bool) -> Result<(), UdpError> {
         let Some(bound) = self.sockets.get(at) else {
@@ -344,18 +379,12 @@ impl Source for UdpSource {
                 Progress::Idle
             });
         }
-        let fds: Vec<BorrowedFd<'_>> = self
-            .sockets
-            .iter()
-            .map(|bound| bound.socket.as_fd())
-            .collect();
-        sys::wait_readable(&fds, WAIT_MS, &mut self.ready).map_err(UdpError::Receive)?;
-        drop(fds);
+        let ready = sys::wait_readable(self.fds(), WAIT_MS).map_err(UdpError::Receive)?;
         // Begin with another socket each time, so that none starves another when `most` runs out.
         self.next = (self.next + 1) % count.max(1);
         for step in 0..count {
             let at = (self.next + step) % count;
-            if left > 0 && self.ready.get(at) == Some(&true) {
+            if left > 0 && ready >> at.min(127) & 1 != 0 {
                 self.receive(at, left, false)?;
                 self.hand_over(&mut left, &mut each);
                 if self.cursor.is_some() {
@@ -368,6 +397,15 @@ impl Source for UdpSource {
         } else {
             Progress::Idle
         })
+    }
+
+    fn lost_so_far(&mut self) -> u64 {
+        for bound in &mut self.sockets {
+            if let Some(drops) = sys::drops(bound.socket.as_fd()) {
+                bound.note_drops(drops);
+            }
+        }
+        self.sockets.iter().map(|bound| bound.dropped).sum()
     }
 }
 
