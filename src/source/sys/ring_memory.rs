@@ -140,12 +140,20 @@ impl RingMemory {
     ///
     /// As setsockopt(2).
     pub fn join_group(&self, group: Option<u16>) -> io::Result<u16> {
-        const NEW_NAME: u32 = libc::PACKET_FANOUT_FLAG_UNIQUEID;
-        let flags = if group.is_none() { NEW_NAME } else { 0 };
-        let kind = (libc::PACKET_FANOUT_CBPF | flags) << 16;
-        let argument = kind | u32::from(group.unwrap_or_default());
+        /// A group has its own mind about outgoing packets (linux/if_packet.h, Linux 5.12).
+        const IGNORE_OUTGOING: u32 = 0x4000;
+        let new_name = if group.is_none() {
+            libc::PACKET_FANOUT_FLAG_UNIQUEID
+        } else {
+            0
+        };
         let fd = self.socket.as_fd();
-        set_option(fd, libc::SOL_PACKET, libc::PACKET_FANOUT, &argument)?;
+        let join = |flags: u32| {
+            let kind = (libc::PACKET_FANOUT_CBPF | new_name | flags) << 16;
+            let argument = kind | u32::from(group.unwrap_or_default());
+            set_option(fd, libc::SOL_PACKET, libc::PACKET_FANOUT, &argument)
+        };
+        join(IGNORE_OUTGOING).or_else(|_| join(0))?;
         let joined: u32 = option(fd, libc::SOL_PACKET, libc::PACKET_FANOUT)?;
         Ok((joined & 0xffff) as u16)
     }
