@@ -1,5 +1,6 @@
 //! The system calls that have no safe face elsewhere: recvmmsg with its control messages, and socket
-//! options that socket2 does not know. The only module with `unsafe`, with its own `ring_memory`.
+//! options that socket2 does not know. The only module with `unsafe`, with its own `ring_memory` and
+//! `send_batch`.
 
 #![allow(
     unsafe_code,
@@ -7,6 +8,7 @@
 )]
 
 pub mod ring_memory;
+pub mod send_batch;
 
 use std::io;
 use std::mem::{size_of, zeroed};
@@ -283,6 +285,14 @@ pub enum Flag {
     NoChecksumV6,
     /// Datagrams that the kernel put together on arrival are handed over as one train.
     Trains,
+    /// Send IPv4 datagrams with a zero checksum (RFC 7348 §5).
+    SendNoChecksumV4,
+    /// Send IPv6 datagrams with a zero checksum.
+    SendNoChecksumV6,
+    /// Tell when IPv4 datagrams find no room in the queue of an interface, instead of losing them.
+    TellErrorsV4,
+    /// The same for IPv6.
+    TellErrorsV6,
 }
 
 /// Turns an option on.
@@ -293,6 +303,8 @@ pub enum Flag {
 pub fn enable(socket: BorrowedFd<'_>, flag: Flag) -> io::Result<()> {
     /// `UDP_NO_CHECK6_RX` of linux/udp.h, which libc does not have.
     const UDP_NO_CHECK6_RX: libc::c_int = 102;
+    /// `UDP_NO_CHECK6_TX` of the same.
+    const UDP_NO_CHECK6_TX: libc::c_int = 101;
     let (level, name) = match flag {
         Flag::Timestamps => (libc::SOL_SOCKET, libc::SO_TIMESTAMPNS),
         Flag::DropCounter => (libc::SOL_SOCKET, libc::SO_RXQ_OVFL),
@@ -300,6 +312,10 @@ pub fn enable(socket: BorrowedFd<'_>, flag: Flag) -> io::Result<()> {
         Flag::DestinationV6 => (libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO),
         Flag::NoChecksumV6 => (libc::IPPROTO_UDP, UDP_NO_CHECK6_RX),
         Flag::Trains => (libc::SOL_UDP, UDP_GRO),
+        Flag::SendNoChecksumV4 => (libc::SOL_SOCKET, libc::SO_NO_CHECK),
+        Flag::SendNoChecksumV6 => (libc::IPPROTO_UDP, UDP_NO_CHECK6_TX),
+        Flag::TellErrorsV4 => (libc::IPPROTO_IP, libc::IP_RECVERR),
+        Flag::TellErrorsV6 => (libc::IPPROTO_IPV6, libc::IPV6_RECVERR),
     };
     set_number(socket, level, name, 1)
 }
