@@ -52,7 +52,7 @@ mod linux {
     /// kept.
     pub fn run(args: &ListenArgs) -> Result<(), Failure> {
         let mut settings = Settings::of_listen(args)?;
-        let counters_before = Counters::read();
+        let mut counters_before = Counters::read();
         let mut live = Live::open(&plan(args, &settings)).map_err(explain)?;
         // Ports the system chose are VXLAN.
         let chosen = args
@@ -80,6 +80,9 @@ mod linux {
             .sources
             .first()
             .map_or("socket_overflow", LiveSource::drop_reason);
+        if matches!(live.sources.first(), Some(LiveSource::Packet(_))) {
+            counters_before.leave_out_filtered();
+        }
         report::on_request(&mut pipeline, &settings.worker, &counters_before, reason)?;
 
         let (granted, wanted) = live

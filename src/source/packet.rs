@@ -24,18 +24,18 @@ use crate::wire::refusal::{Filtered, Malformed};
 const BATCH: usize = 1024;
 /// How long to wait for a block before the source is called idle.
 const WAIT_MS: i32 = 10;
-/// Bytes of a block. With 256 KiB the kernel's part cost a quarter more (docs/BENCHMARKS.md): it closes
-/// a block and wakes the worker four times as often.
-const BLOCK_LEN: u32 = 1 << 20;
+/// Bytes of a block. Sizes from 128 KiB to 1 MiB cost the same; small blocks make many, and on a link that
+/// is not busy each block holds a few milliseconds however large it is.
+const BLOCK_LEN: u32 = 256 << 10;
 /// The kernel hands over a block that is not full after this time.
-const HAND_OVER_AFTER_MS: u32 = 4;
+const HAND_OVER_AFTER_MS: u32 = 8;
 /// A packet may wait this long in a block: the kernel's timer sees a block begun, and hands it over the
 /// next time.
 const LAG_NS: u64 = 3 * HAND_OVER_AFTER_MS as u64 * 1_000_000;
 /// Fewest blocks worth a ring.
-const MIN_BLOCKS: u32 = 4;
+const MIN_BLOCKS: u32 = 16;
 /// Blocks after which the kernel's counters, which wrap, are read.
-const COUNT_EVERY_BLOCKS: u32 = 256;
+const COUNT_EVERY_BLOCKS: u32 = 1024;
 /// Batches after which a busy ring lets sockets have their turn.
 const ASIDE_EVERY: u32 = 16;
 /// This machine's addresses are read again for a stranger, but not more often than this.
