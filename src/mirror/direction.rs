@@ -7,6 +7,7 @@
 use std::net::IpAddr;
 
 use crate::wire::inner::Inner;
+use crate::wire::ip::Address;
 
 /// Direction at the mirror source.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,10 +22,15 @@ pub enum Direction {
 
 impl Direction {
     /// From the outer source address and the inner packet.
+    #[inline]
     pub fn of(outer_source: IpAddr, inner: &Inner) -> Self {
-        match inner.ip.map(|ip| ip.header) {
-            Some(ip) if ip.src == outer_source && ip.dst != outer_source => Self::Outbound,
-            Some(ip) if ip.dst == outer_source && ip.src != outer_source => Self::Inbound,
+        let Some(ip) = inner.ip.as_ref().map(|ip| &ip.header) else {
+            return Self::Unknown;
+        };
+        let source = Address::from(outer_source);
+        match (ip.src == source, ip.dst == source) {
+            (true, false) => Self::Outbound,
+            (false, true) => Self::Inbound,
             _ => Self::Unknown,
         }
     }

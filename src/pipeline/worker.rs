@@ -361,7 +361,8 @@ impl Worker {
         frame: &Frame<'_>,
         outlet: &mut impl Outlet,
     ) {
-        let inner = Inner::read(frame.bytes);
+        let mut inner = Inner::default();
+        inner.fill_in(frame.bytes);
         let evidence = Evidence {
             captured_len: saturate(frame.bytes.len()),
             carried_len: frame.carried_len,

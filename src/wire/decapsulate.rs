@@ -57,6 +57,7 @@ impl Default for Tunnels {
 impl Tunnels {
     /// The tunnel behind a destination port. The source port says nothing: it is a hash of the inner
     /// packet (RFC 7348 §5) and may be 4789 by chance.
+    #[inline]
     pub fn at_port(&self, port: u16) -> Option<Tunnel> {
         if self.vxlan_ports.contains(&port) {
             Some(Tunnel::Vxlan)
@@ -104,6 +105,7 @@ pub struct Mirrored<'a> {
 /// # Errors
 ///
 /// The [`Refusal`] of the outermost layer. An inner layer that cannot be removed stays in the frame.
+#[inline]
 pub fn decapsulate<'a>(tunnels: &Tunnels, udp: &OuterUdp<'a>) -> Result<Mirrored<'a>, Refusal> {
     let tunnel = tunnels.at_port(udp.dst_port).ok_or(Filtered::OtherPort)?;
     let mut mirrored = match tunnel {
@@ -125,6 +127,7 @@ pub fn decapsulate<'a>(tunnels: &Tunnels, udp: &OuterUdp<'a>) -> Result<Mirrored
     })
 }
 
+#[inline(always)]
 fn vxlan_layer<'a>(tunnel: Tunnel, udp: &OuterUdp<'a>) -> Result<Mirrored<'a>, Refusal> {
     let cut = udp.carried_len > udp.payload.len();
     let header = if tunnel == Tunnel::Gpe {

@@ -84,7 +84,7 @@ pub fn source_port(frame: &[u8]) -> u16 {
     let inner = Inner::read(frame);
     let hash = match inner.ip {
         Some(ip) => {
-            let hash = fnv1a_ip(fnv1a_ip(FNV_OFFSET, ip.header.src), ip.header.dst);
+            let hash = fnv1a_ip(fnv1a_ip(FNV_OFFSET, ip.header.src.ip()), ip.header.dst.ip());
             let hash = fnv1a(hash, &[ip.header.protocol]);
             match ip.transport {
                 Transport::Ports { src, dst, .. } if ip.header.fragment.is_none() => {

@@ -48,6 +48,7 @@ impl LinkType {
     ///
     /// [`Malformed::OuterLink`] when the header is cut, [`Filtered::NotIp`] for an unknown loopback
     /// address family.
+    #[inline]
     pub fn strip(self, record: &[u8]) -> Result<LinkPayload<'_>, Refusal> {
         let cut = Refusal::from(Malformed::OuterLink);
         let at = |ether_type: u16, offset: usize| LinkPayload {
@@ -179,6 +180,7 @@ pub enum Outer<'a> {
 /// # Errors
 ///
 /// [`Filtered::NotIp`] and [`Filtered::NotUdp`] for other traffic, [`Malformed`] for broken headers.
+#[inline]
 pub fn read(link: LinkType, record: &[u8], record_cut: bool) -> Result<Outer<'_>, Refusal> {
     let LinkPayload {
         mut ether_type,
@@ -211,6 +213,7 @@ pub fn read(link: LinkType, record: &[u8], record_cut: bool) -> Result<Outer<'_>
 /// # Errors
 ///
 /// As [`read`].
+#[inline(always)]
 pub fn read_ip(packet: &[u8], record_cut: bool) -> Result<Outer<'_>, Refusal> {
     let ip = IpHeader::read(packet).map_err(|_: IpError| Malformed::OuterIp)?;
     let cut = if ip.declared_len == 0 {
@@ -231,8 +234,8 @@ pub fn read_ip(packet: &[u8], record_cut: bool) -> Result<Outer<'_>, Refusal> {
         };
         let payload = packet.get(fragment.payload_at..end).unwrap_or_default();
         return Ok(Outer::Fragment(OuterFragment {
-            src: ip.src,
-            dst: ip.dst,
+            src: ip.src.ip(),
+            dst: ip.dst.ip(),
             fragment,
             payload,
             cut,
@@ -252,6 +255,7 @@ pub fn read_ip(packet: &[u8], record_cut: bool) -> Result<Outer<'_>, Refusal> {
 /// # Errors
 ///
 /// [`Malformed::OuterUdp`] when the header is cut or its length is below 8.
+#[inline(always)]
 pub fn read_udp<'a>(
     ip: &IpHeader,
     ip_payload: &'a [u8],
@@ -288,8 +292,8 @@ pub fn read_udp<'a>(
     };
     let on_the_wire = ip.header_len + 8 + present.len();
     Ok(OuterUdp {
-        src: ip.src,
-        dst: ip.dst,
+        src: ip.src.ip(),
+        dst: ip.dst.ip(),
         src_port: u16::from_be_bytes([s0, s1]),
         dst_port: u16::from_be_bytes([d0, d1]),
         payload,
