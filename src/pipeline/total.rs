@@ -104,8 +104,8 @@ fn gather(
     let several = parts.len() > 1;
     let mut flows: Vec<Flow> = Vec::new();
     let mut known: HashMap<FlowKey, usize, foldhash::fast::RandomState> = HashMap::default();
-    for (sessions, part) in parts {
-        for mut flow in part {
+    for (sessions, mut part) in parts {
+        for flow in &mut part {
             let session = sessions
                 .session(flow.key.session())
                 .map(|session| session.key);
@@ -116,15 +116,20 @@ fn gather(
             flow.key = flow
                 .key
                 .in_session(SessionId(u32::try_from(place).unwrap_or(u32::MAX)));
-            if several {
-                let at = *known.entry(flow.key).or_insert(flows.len());
-                if let Some(first) = flows.get_mut(at) {
+        }
+        if !several {
+            flows = part;
+            continue;
+        }
+        for flow in part {
+            let at = *known.entry(flow.key).or_insert(flows.len());
+            match flows.get_mut(at) {
+                Some(first) => {
                     first.absorb(flow);
                     joined += 1;
-                    continue;
                 }
+                None => flows.push(flow),
             }
-            flows.push(flow);
         }
     }
     flows.sort_unstable_by_key(|flow| (flow.first_ns, flow.key));
