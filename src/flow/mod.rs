@@ -8,3 +8,4 @@ pub mod key;
 mod recent;
 pub mod record;
 pub mod table;
+pub mod text;
