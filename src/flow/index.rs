@@ -36,6 +36,12 @@ impl Index {
         }
     }
 
+    /// The place of the first entry with this `hash`, or `u32::MAX`: most likely what [`Self::find`] finds.
+    #[inline]
+    pub fn first_with(&self, hash: u32) -> u32 {
+        self.find(hash, |_| true).unwrap_or(u32::MAX)
+    }
+
     /// Adds a place, which must not be `u32::MAX`.
     pub fn insert(&mut self, hash: u32, place: u32) {
         if entries_for(self.used as u64 + 1) > self.entries.len() as u64 {

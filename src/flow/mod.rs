@@ -9,3 +9,4 @@ mod recent;
 pub mod record;
 pub mod table;
 pub mod text;
+pub mod updates;

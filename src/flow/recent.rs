@@ -49,6 +49,14 @@ impl Recent {
         }
     }
 
+    /// The places seen right before and right after `at`; `u32::MAX` where there is none.
+    #[inline]
+    pub fn neighbours(&self, at: u32) -> [u32; 2] {
+        self.links
+            .get(at as usize)
+            .map_or([NONE; 2], |link| [link.older, link.newer])
+    }
+
     /// The place seen longest ago.
     pub fn oldest(&self) -> Option<u32> {
         (self.oldest != NONE).then_some(self.oldest)

@@ -11,7 +11,7 @@ use hashbrown::HashMap;
 use super::index::{Index, entries_for};
 use super::key::{FlowKey, Way};
 use super::recent::{Link, Recent};
-use crate::wire::inner::{Inner, InnerIp, Mac, Transport};
+use crate::wire::inner::{Inner, Mac, Transport};
 use crate::wire::length::{FrameLen, Verdict};
 
 /// Counts of one direction.
@@ -117,20 +117,66 @@ impl Flow {
 
 /// A packet as the table sees it.
 #[derive(Clone, Copy, Debug)]
-pub struct FlowPacket<'a> {
+pub struct FlowPacket {
     /// Arrival, nanoseconds since 1970.
     pub ts_ns: u64,
     /// Its two lengths.
     pub lengths: FrameLen,
     /// What is known of them.
     pub verdict: Verdict,
-    /// Its headers.
-    pub inner: &'a Inner,
+    /// Bytes of IP packet by its own declaration; what is present where it declares none.
+    pub ip_len: u32,
+    /// Type of service.
+    pub tos: u8,
+    /// Time to live.
+    pub ttl: u8,
+    /// Whether it is a fragment.
+    pub is_fragment: bool,
+    /// TCP flags, where they arrived.
+    pub tcp_flags: Option<u8>,
+    /// ICMP type and code.
+    pub icmp: Option<(u8, u8)>,
+    /// VLAN identifier.
+    pub vlan: Option<u16>,
+    /// Hardware addresses: source, destination.
+    pub macs: Option<(Mac, Mac)>,
+}
+
+impl FlowPacket {
+    /// What counts of a packet whose headers are `inner`; `None` when it is not IP.
+    #[inline]
+    pub fn of(ts_ns: u64, lengths: FrameLen, verdict: Verdict, inner: &Inner) -> Option<Self> {
+        let ip = inner.ip.as_ref()?;
+        let (tcp_flags, icmp) = match ip.transport {
+            Transport::Ports { tcp_flags, .. } => (tcp_flags, None),
+            Transport::Icmp { kind, code } => (None, Some((kind, code))),
+            Transport::None => (None, None),
+        };
+        Some(Self {
+            ts_ns,
+            lengths,
+            verdict,
+            ip_len: match ip.header.declared_len {
+                0 => lengths.captured.saturating_sub(ip.offset),
+                len => len,
+            },
+            tos: ip.header.tos,
+            ttl: ip.header.ttl,
+            is_fragment: ip.header.fragment.is_some(),
+            tcp_flags,
+            icmp,
+            vlan: inner.vlan,
+            macs: inner.src_mac.zip(inner.dst_mac),
+        })
+    }
 }
 
 const SYN: u8 = 0x02;
 const ACK: u8 = 0x10;
 const CHUNK: usize = 1024;
+/// Updates that [`FlowTable::warm`] reads ahead for. More than a processor has reads under way gain
+/// nothing.
+pub const GROUP: usize = 16;
 
 /// What every packet of a flow touches: one cache line to tell the flow, one to count in.
 #[repr(C, align(64))]
@@ -216,20 +262,52 @@ impl FlowTable {
         self.len == 0
     }
 
-    /// Counts a packet, which must be IP. Returns the flow that had to make room for it, if one had to.
-    pub fn update(&mut self, key: &FlowKey, way: Way, packet: &FlowPacket<'_>) -> Option<Flow> {
-        let ip = packet.inner.ip.as_ref()?;
-        let hash = hash_of(&self.hasher, key);
+    /// The hash of a key, for [`Self::warm`] and [`Self::update`].
+    #[inline]
+    pub fn hash(&self, key: &FlowKey) -> u32 {
+        hash_of(&self.hasher, key)
+    }
+
+    /// Reads what updates with these hashes will touch, so that it is in the cache when they come.
+    ///
+    /// In a large table nearly all of it is not. One update would wait for its lines one after the other;
+    /// here the reads do not depend on each other, and the processor waits for all at once.
+    pub fn warm(&self, hashes: &[u32; GROUP]) {
+        let places = hashes.map(|hash| self.index.first_with(hash));
+        let mut read = 0;
+        let links = places.map(|at| {
+            if let Some(hot) = hot_at(&self.chunks, at) {
+                let [a_to_b, _] = &hot.tallies;
+                read ^= hot.last_ns ^ u64::from(a_to_b.packets);
+            }
+            self.recent.neighbours(at)
+        });
+        for neighbour in links.as_flattened() {
+            read ^= u64::from(self.recent.neighbours(*neighbour)[0]);
+        }
+        // The reads are the point: without this the compiler would leave them out.
+        std::hint::black_box(read);
+    }
+
+    /// Counts a packet of the flow `key`, whose hash is `hash`. Returns the flow that had to make room
+    /// for it, if one had to.
+    pub fn update(
+        &mut self,
+        hash: u32,
+        key: &FlowKey,
+        way: Way,
+        packet: &FlowPacket,
+    ) -> Option<Flow> {
         let chunks = &self.chunks;
         let found = self.index.find(hash, |at| {
             hot_at(chunks, at).is_some_and(|hot| hot.key == *key)
         });
         if let Some(at) = found {
             self.recent.touch(at);
-            self.count(at, way, ip, packet);
+            self.count(at, way, packet);
             return None;
         }
-        let (hot, cold) = open(key, way, ip, packet);
+        let (hot, cold) = open(key, way, packet);
         let (at, evicted) = if self.len < self.max_flows {
             let at = self.len;
             self.len += 1;
@@ -252,7 +330,7 @@ impl FlowTable {
             (at, Some(flow(&old_hot, &old_cold, self.large.remove(&at))))
         };
         self.index.insert(hash, at);
-        self.count(at, way, ip, packet);
+        self.count(at, way, packet);
         evicted
     }
 
@@ -280,11 +358,13 @@ impl FlowTable {
     }
 
     /// Counts a packet in the flow at `at`.
-    fn count(&mut self, at: u32, way: Way, ip: &InnerIp, packet: &FlowPacket<'_>) {
+    fn count(&mut self, at: u32, way: Way, packet: &FlowPacket) {
         let FlowPacket {
             ts_ns,
             lengths,
             verdict,
+            ip_len,
+            is_fragment,
             ..
         } = *packet;
         let Some(chunk) = self.chunks.get_mut(at as usize / CHUNK) else {
@@ -295,9 +375,8 @@ impl FlowTable {
         };
         hot.first_ns = hot.first_ns.min(ts_ns);
         hot.last_ns = hot.last_ns.max(ts_ns);
-        let tcp_flags = tcp_flags(ip).unwrap_or_default();
+        let tcp_flags = packet.tcp_flags.unwrap_or_default();
         let opens = tcp_flags & (SYN | ACK) == SYN;
-        let is_fragment = ip.header.fragment.is_some();
         if (opens || is_fragment)
             && let Some(cold) = chunk.cold.get_mut(at as usize % CHUNK)
         {
@@ -306,10 +385,6 @@ impl FlowTable {
                 cold.opened(way);
             }
         }
-        let ip_len = match ip.header.declared_len {
-            0 => lengths.captured.saturating_sub(ip.offset),
-            len => len,
-        };
         let [a_to_b, b_to_a] = &mut hot.tallies;
         let tally = if way == Way::AToB { a_to_b } else { b_to_a };
         // Nothing else counts faster than these two.
@@ -331,8 +406,8 @@ impl FlowTable {
         }
         tally.max_ip_len = tally.max_ip_len.max(ip_len);
         tally.tcp_flags |= tcp_flags;
-        tally.ttl_min = tally.ttl_min.min(ip.header.ttl);
-        tally.ttl_max = tally.ttl_max.max(ip.header.ttl);
+        tally.ttl_min = tally.ttl_min.min(packet.ttl);
+        tally.ttl_max = tally.ttl_max.max(packet.ttl);
     }
 }
 
@@ -421,20 +496,11 @@ fn hot_at(chunks: &[Chunk], at: u32) -> Option<&Hot> {
         .get(at as usize % CHUNK)
 }
 
-fn tcp_flags(ip: &InnerIp) -> Option<u8> {
-    match ip.transport {
-        Transport::Ports { tcp_flags, .. } => tcp_flags,
-        _ => None,
-    }
-}
-
 /// A flow with no packet counted yet.
-fn open(key: &FlowKey, way: Way, ip: &InnerIp, packet: &FlowPacket<'_>) -> (Hot, Cold) {
-    let inner = packet.inner;
-    let syn = tcp_flags(ip).map(|flags| flags & (SYN | ACK));
+fn open(key: &FlowKey, way: Way, packet: &FlowPacket) -> (Hot, Cold) {
+    let syn = packet.tcp_flags.map(|flags| flags & (SYN | ACK));
     // A SYN-ACK first: the SYN was missed, the other side opened the connection.
     let flipped = syn == Some(SYN | ACK);
-    let macs = inner.src_mac.zip(inner.dst_mac);
     let hot = Hot {
         key: *key,
         first_ns: packet.ts_ns,
@@ -445,16 +511,13 @@ fn open(key: &FlowKey, way: Way, ip: &InnerIp, packet: &FlowPacket<'_>) -> (Hot,
         originator: if flipped { way.reverse() } else { way },
         originator_sure: syn == Some(SYN),
         macs: if flipped {
-            macs.map(|(src, dst)| (dst, src))
+            packet.macs.map(|(src, dst)| (dst, src))
         } else {
-            macs
+            packet.macs
         },
-        vlan: inner.vlan,
-        tos: ip.header.tos,
-        icmp: match ip.transport {
-            Transport::Icmp { kind, code } => Some((kind, code)),
-            _ => None,
-        },
+        vlan: packet.vlan,
+        tos: packet.tos,
+        icmp: packet.icmp,
         fragments: 0,
     };
     (hot, cold)
@@ -526,16 +589,8 @@ mod tests {
             captured: 54,
             orig: 60,
         };
-        table.update(
-            &key,
-            way,
-            &FlowPacket {
-                ts_ns,
-                lengths,
-                verdict: Verdict::Truncated,
-                inner: &inner,
-            },
-        )
+        let packet = FlowPacket::of(ts_ns, lengths, Verdict::Truncated, &inner).unwrap();
+        table.update(table.hash(&key), &key, way, &packet)
     }
 
     #[test]
@@ -647,20 +702,13 @@ mod tests {
         let frame = tcp(1, 9, 0x18);
         let inner = Inner::read(&frame);
         let (key, way) = FlowKey::of(SessionId(0), None, &inner).unwrap();
+        let lengths = FrameLen {
+            captured: 1,
+            orig: u32::MAX,
+        };
+        let packet = FlowPacket::of(1, lengths, Verdict::Truncated, &inner).unwrap();
         for _ in 0..5 {
-            table.update(
-                &key,
-                way,
-                &FlowPacket {
-                    ts_ns: 1,
-                    lengths: FrameLen {
-                        captured: 1,
-                        orig: u32::MAX,
-                    },
-                    verdict: Verdict::Truncated,
-                    inner: &inner,
-                },
-            );
+            table.update(table.hash(&key), &key, way, &packet);
         }
         let answer = feed(&mut table, 2, &tcp(9, 1, 0x18));
         assert!(answer.is_none());

@@ -507,6 +507,7 @@ impl Lane {
             let before = worker.ledger().delivered;
             let most = usize::try_from(share).unwrap_or(usize::MAX);
             let outcome = source.next_batch(most, |arrival| worker.take(&arrival, outlet));
+            worker.settle(outlet);
             let delivered = worker.ledger().delivered - before;
             shared.settle(share, delivered);
             if share != u64::MAX && delivered == 0 {

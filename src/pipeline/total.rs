@@ -27,6 +27,8 @@ pub struct Total {
     pub flows_joined: u64,
     /// Flows that live to the end, by their first packets; their sessions are places in `sessions`.
     flows: Vec<Flow>,
+    /// Records of flows that had to make room for the last packets.
+    evicted: Vec<FlowRecord>,
 }
 
 impl Total {
@@ -38,6 +40,7 @@ impl Total {
             HashMap::default();
         let mut other_ports: Vec<OtherPort> = Vec::new();
         let mut parts = Vec::new();
+        let mut evicted = Vec::new();
         let mut received = Vec::new();
         for worker in workers {
             let part = worker.end();
@@ -67,6 +70,7 @@ impl Total {
                     None => other_ports.push(other),
                 }
             }
+            evicted.extend(part.evicted);
             parts.push((part.sessions, part.flows));
         }
         sessions.sort_by_key(|session| session.key);
@@ -83,15 +87,18 @@ impl Total {
             received,
             flows_joined,
             flows,
+            evicted,
         }
     }
 
-    /// The records of the flows that lived to the end, in the order of their first packets.
+    /// The records that are still to be handed out: of flows that had to make room, and of those that
+    /// lived to the end, in the order of their first packets.
     pub fn records(&self) -> impl Iterator<Item = FlowRecord> {
-        self.flows.iter().filter_map(|flow| {
+        let living = self.flows.iter().filter_map(|flow| {
             let session = self.sessions.get(flow.key.session().0 as usize)?;
             Some(FlowRecord::new(flow, session, EndReason::Forced))
-        })
+        });
+        self.evicted.iter().copied().chain(living)
     }
 }
 

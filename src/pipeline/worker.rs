@@ -6,7 +6,8 @@
 use crate::capture::encode::{Batch, CaptureRecord, CutBy, Format, NewSession, room_for};
 use crate::flow::key::FlowKey;
 use crate::flow::record::{EndReason, FlowRecord};
-use crate::flow::table::{Flow, FlowPacket, FlowTable};
+use crate::flow::table::{Flow, FlowPacket};
+use crate::flow::updates::Updates;
 use crate::mirror::direction::Direction;
 use crate::mirror::session::{SessionId, SessionKey, Sessions};
 use crate::pipeline::ledger::{Dropped, Ledger, Noted};
@@ -90,6 +91,8 @@ pub struct Part {
     pub sessions: Sessions,
     /// Flows that live.
     pub flows: Vec<Flow>,
+    /// Records of flows that had to make room for the last packets.
+    pub evicted: Vec<FlowRecord>,
     /// UDP traffic that went to other ports.
     pub other_ports: Vec<OtherPort>,
 }
@@ -101,7 +104,7 @@ pub struct Worker {
     sessions: Sessions,
     /// Sessions the writer has been told of.
     announced: usize,
-    flows: FlowTable,
+    flows: Updates,
     reassembly: Reassembly,
     other_ports: Vec<OtherPort>,
     /// Room to put an Ethernet header in front of a bare IP packet.
@@ -123,7 +126,7 @@ impl Worker {
     /// A worker with empty tables.
     pub fn new(settings: WorkerSettings) -> Self {
         Self {
-            flows: FlowTable::new(settings.max_flows),
+            flows: Updates::new(settings.max_flows),
             settings,
             ledger: Ledger::default(),
             sessions: Sessions::default(),
@@ -146,13 +149,27 @@ impl Worker {
         }
     }
 
+    /// Ends a batch: flow updates that were put off are done. Whoever feeds packets in batches calls it
+    /// behind each; results do not depend on it, only how soon they are there.
+    pub fn settle(&mut self, outlet: &mut impl Outlet) {
+        let Self {
+            flows, sessions, ..
+        } = self;
+        flows.settle(|flow| hand_out(&flow, sessions, outlet));
+    }
+
     /// Ends the input: gives up what waits for more and hands out what was counted.
     pub fn end(mut self) -> Part {
         self.reassembly.finish();
         self.count_lost_fragments();
+        let mut evicted = Evicted(Vec::new());
+        let flows = self
+            .flows
+            .drain(|flow| hand_out(&flow, &self.sessions, &mut evicted));
         Part {
             ledger: self.ledger,
-            flows: self.flows.drain(),
+            flows,
+            evicted: evicted.0,
             sessions: self.sessions,
             other_ports: self.other_ports,
         }
@@ -381,17 +398,18 @@ impl Worker {
             session.add(frame.ts_ns, &evidence, lengths, verdict, direction);
         }
         let vni = mirrored.map(|mirrored| mirrored.vni);
-        match FlowKey::of(session_id, vni, &inner) {
-            Some((key, way)) if self.settings.flows => {
-                let packet = FlowPacket {
-                    ts_ns: frame.ts_ns,
-                    lengths,
-                    verdict,
-                    inner: &inner,
-                };
-                if let Some(evicted) = self.flows.update(&key, way, &packet) {
-                    self.hand_out(&evicted, outlet);
-                }
+        match FlowKey::of(session_id, vni, &inner).zip(FlowPacket::of(
+            frame.ts_ns,
+            lengths,
+            verdict,
+            &inner,
+        )) {
+            Some(((key, way), packet)) if self.settings.flows => {
+                let Self {
+                    flows, sessions, ..
+                } = self;
+                let evicted = |flow| hand_out(&flow, sessions, outlet);
+                flows.add(&key, way, &packet, evicted);
             }
             Some(_) => {}
             None => self.ledger.note(Noted::InnerNotIp),
@@ -438,13 +456,6 @@ impl Worker {
         self.ledger.delivered += 1;
     }
 
-    /// Hands out a flow that had to make room.
-    fn hand_out(&self, flow: &Flow, outlet: &mut impl Outlet) {
-        if let Some(session) = self.sessions.session(flow.key.session()) {
-            outlet.flow(FlowRecord::new(flow, session, EndReason::LackOfResources));
-        }
-    }
-
     fn remember_other_port(&mut self, udp: &OuterUdp<'_>) {
         let like_vxlan = u64::from(
             matches!(udp.payload, [8, 0, 0, 0, _, _, _, 0, rest @ ..] if rest.len() >= 14),
@@ -463,6 +474,26 @@ impl Worker {
                 like_vxlan,
             });
         }
+    }
+}
+
+/// Where flow records go when there is no outlet any more.
+struct Evicted(Vec<FlowRecord>);
+
+impl Outlet for Evicted {
+    fn room(&mut self, _len: usize) -> Option<&mut Batch> {
+        None
+    }
+
+    fn flow(&mut self, record: FlowRecord) {
+        self.0.push(record);
+    }
+}
+
+/// Hands out a flow that had to make room.
+fn hand_out(flow: &Flow, sessions: &Sessions, outlet: &mut impl Outlet) {
+    if let Some(session) = sessions.session(flow.key.session()) {
+        outlet.flow(FlowRecord::new(flow, session, EndReason::LackOfResources));
     }
 }
 
