@@ -124,7 +124,7 @@ impl Load {
                 sent_len: datagram.len(),
             });
             self.worker.take(&arrival, &mut self.outlet);
-            if number % 64 == 0 {
+            if number.is_multiple_of(64) {
                 self.write();
             }
         }
