@@ -12,10 +12,14 @@ use super::direction::Direction;
 use super::truncation::Truncation;
 use crate::wire::Vni;
 use crate::wire::decapsulate::Tunnel;
+use crate::wire::ip::Address;
 use crate::wire::length::{Evidence, FrameLen, Verdict};
 
 /// Most sessions kept apart; each is an interface in the capture file.
 pub const MAX_SESSIONS: usize = 4096;
+
+/// Sessions that are found without hashing.
+const LATELY: usize = 16;
 
 /// What names a mirror session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -170,11 +174,37 @@ impl Session {
 pub struct Sessions {
     by_key: HashMap<SessionKey, SessionId, foldhash::fast::RandomState>,
     list: Vec<Session>,
-    /// The one found last: packets of a session often come in a row.
-    last: Option<(SessionKey, SessionId)>,
+    /// Sessions found lately, each at the place that the last bits of its VNI name: few are busy at a time.
+    lately: [Option<(Address, Vni, SessionId)>; LATELY],
 }
 
 impl Sessions {
+    /// The session of traffic from `source` with `vni`, as [`Self::find`].
+    #[inline]
+    pub fn find_mirror(
+        &mut self,
+        source: Address,
+        vni: Vni,
+        target: Address,
+        tunnel: Tunnel,
+    ) -> SessionId {
+        let place = vni.as_u32() as usize % LATELY;
+        match self.lately.get(place) {
+            Some(Some((known, its_vni, id))) if (*known, *its_vni) == (source, vni) => *id,
+            _ => {
+                let key = SessionKey::Mirror {
+                    source: source.ip(),
+                    vni,
+                };
+                let id = self.find(key, Some(target.ip()), Some(tunnel));
+                if let Some(slot) = self.lately.get_mut(place) {
+                    *slot = Some((source, vni, id));
+                }
+                id
+            }
+        }
+    }
+
     /// The session named `key`, new if need be; [`SessionKey::Other`] once the table is full.
     pub fn find(
         &mut self,
@@ -182,12 +212,8 @@ impl Sessions {
         target: Option<IpAddr>,
         tunnel: Option<Tunnel>,
     ) -> SessionId {
-        if let Some((_, id)) = self.last.filter(|(last, _)| *last == key) {
-            return id;
-        }
-        if let Some(id) = self.by_key.get(&key).copied() {
-            self.last = Some((key, id));
-            return id;
+        if let Some(id) = self.by_key.get(&key) {
+            return *id;
         }
         if self.list.len() >= MAX_SESSIONS && key != SessionKey::Other {
             return self.find(SessionKey::Other, None, None);

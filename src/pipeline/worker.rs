@@ -197,8 +197,8 @@ impl Worker {
     fn datagram(&mut self, datagram: &Datagram<'_>, outlet: &mut impl Outlet) {
         let ip_header_len = if datagram.src.is_ipv4() { 20 } else { 40 };
         let udp = OuterUdp {
-            src: datagram.src.ip().to_canonical(),
-            dst: datagram.dst.ip().to_canonical(),
+            src: datagram.src.ip().to_canonical().into(),
+            dst: datagram.dst.ip().to_canonical().into(),
             src_port: datagram.src.port(),
             dst_port: datagram.dst.port(),
             payload: datagram.payload,
@@ -282,11 +282,7 @@ impl Worker {
             tunnel,
             ..
         } = mirrored;
-        let session = self.sessions.find(
-            SessionKey::Mirror { source, vni },
-            Some(target),
-            Some(tunnel),
-        );
+        let session = self.sessions.find_mirror(source, vni, target, tunnel);
         let frame = Frame {
             ts_ns,
             bytes: mirrored.bytes,

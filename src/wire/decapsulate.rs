@@ -1,8 +1,7 @@
 //! From a UDP datagram to the mirrored frame: which tunnel it is, by destination port, and how many
 //! layers to remove.
 
-use std::net::IpAddr;
-
+use super::ip::Address;
 use super::outer::{self, LinkType, Outer, OuterUdp};
 use super::refusal::{Filtered, Malformed, Refusal};
 use super::vxlan::Payload;
@@ -75,9 +74,9 @@ impl Tunnels {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Mirrored<'a> {
     /// The VTEP: source address of the packet directly around the tunnel header.
-    pub source: IpAddr,
+    pub source: Address,
     /// Destination address of that packet.
-    pub target: IpAddr,
+    pub target: Address,
     /// The network identifier.
     pub vni: Vni,
     /// The tunnel it came out of.
@@ -121,10 +120,8 @@ pub fn decapsulate<'a>(tunnels: &Tunnels, udp: &OuterUdp<'a>) -> Result<Mirrored
     if mirrored.bytes.is_empty() {
         return Err(Malformed::InnerEmpty.into());
     }
-    Ok(Mirrored {
-        outer_ip_len: udp.ip_len,
-        ..mirrored
-    })
+    mirrored.outer_ip_len = udp.ip_len;
+    Ok(mirrored)
 }
 
 #[inline(always)]

@@ -62,6 +62,11 @@ impl Address {
         }
     }
 
+    /// Whether it is IPv4.
+    pub const fn is_ipv4(self) -> bool {
+        !self.ipv6
+    }
+
     /// The same address in the standard library's form.
     #[inline]
     pub const fn ip(self) -> IpAddr {

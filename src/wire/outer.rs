@@ -7,7 +7,7 @@ use std::net::IpAddr;
 
 use super::be16;
 use super::inner::Mac;
-use super::ip::{Fragment, IpError, IpHeader, is_extension, protocol};
+use super::ip::{Address, Fragment, IpError, IpHeader, is_extension, protocol};
 use super::refusal::{Filtered, Malformed, Refusal};
 
 /// The link layers that can be read (<https://www.tcpdump.org/linktypes.html>).
@@ -133,9 +133,9 @@ pub struct LinkPayload<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OuterUdp<'a> {
     /// Source address.
-    pub src: IpAddr,
+    pub src: Address,
     /// Destination address.
-    pub dst: IpAddr,
+    pub dst: Address,
     /// Source port.
     pub src_port: u16,
     /// Destination port.
@@ -196,15 +196,19 @@ pub fn read(link: LinkType, record: &[u8], record_cut: bool) -> Result<Outer<'_>
         ETHER_TYPE_IPV6 => 6,
         _ => return Err(Filtered::NotIp.into()),
     };
-    let outer = read_ip(payload, record_cut)?;
-    let src = match &outer {
-        Outer::Udp(udp) => udp.src,
-        Outer::Fragment(fragment) => fragment.src,
-    };
-    if src.is_ipv4() == (version == 4) {
-        Ok(outer)
+    if payload.first().is_some_and(|first| first >> 4 == version) {
+        read_ip(payload, record_cut)
     } else {
-        Err(Malformed::OuterIp.into())
+        Err(mislabelled(payload, record_cut))
+    }
+}
+
+/// What is wrong with a packet whose IP version is not the one its EtherType names.
+#[cold]
+fn mislabelled(packet: &[u8], record_cut: bool) -> Refusal {
+    match read_ip(packet, record_cut) {
+        Ok(_) => Malformed::OuterIp.into(),
+        Err(refusal) => refusal,
     }
 }
 
@@ -292,8 +296,8 @@ pub fn read_udp<'a>(
     };
     let on_the_wire = ip.header_len + 8 + present.len();
     Ok(OuterUdp {
-        src: ip.src.ip(),
-        dst: ip.dst.ip(),
+        src: ip.src,
+        dst: ip.dst,
         src_port: u16::from_be_bytes([s0, s1]),
         dst_port: u16::from_be_bytes([d0, d1]),
         payload,
