@@ -394,21 +394,17 @@ impl Worker {
             session.add(frame.ts_ns, &evidence, lengths, verdict, direction);
         }
         let vni = mirrored.map(|mirrored| mirrored.vni);
-        match FlowKey::of(session_id, vni, &inner).zip(FlowPacket::of(
-            frame.ts_ns,
-            lengths,
-            verdict,
-            &inner,
-        )) {
-            Some(((key, way), packet)) if self.settings.flows => {
-                let Self {
-                    flows, sessions, ..
-                } = self;
-                let evicted = |flow| hand_out(&flow, sessions, outlet);
-                flows.add(&key, way, &packet, evicted);
-            }
-            Some(_) => {}
-            None => self.ledger.note(Noted::InnerNotIp),
+        if inner.ip.is_none() {
+            self.ledger.note(Noted::InnerNotIp);
+        } else if self.settings.flows
+            && let Some((key, way)) = FlowKey::of(session_id, vni, &inner)
+            && let Some(packet) = FlowPacket::of(frame.ts_ns, lengths, verdict, &inner)
+        {
+            let Self {
+                flows, sessions, ..
+            } = self;
+            let evicted = |flow| hand_out(&flow, sessions, outlet);
+            flows.add(&key, way, &packet, evicted);
         }
         let Some(format) = self.settings.capture else {
             self.ledger.delivered += 1;
@@ -420,14 +416,9 @@ impl Worker {
             }
             return self.ledger.drop(Dropped::CaptureQueue, 1);
         };
-        let sessions = self.sessions.list();
-        for (at, session) in sessions.iter().enumerate().skip(self.announced) {
-            batch.new_sessions.push(NewSession {
-                id: SessionId(saturate(at)),
-                key: session.key,
-            });
+        if self.announced < self.sessions.list().len() {
+            self.announce(batch);
         }
-        self.announced = sessions.len();
         if frame.bytes.len() > crate::capture::encode::SNAPLEN as usize {
             self.ledger.note(Noted::SnapLength);
         }
@@ -450,6 +441,19 @@ impl Worker {
         };
         format.encode(&record, batch);
         self.ledger.delivered += 1;
+    }
+
+    /// Tells the writer, through `batch`, of sessions it has not heard of.
+    #[cold]
+    fn announce(&mut self, batch: &mut Batch) {
+        let sessions = self.sessions.list();
+        for (at, session) in sessions.iter().enumerate().skip(self.announced) {
+            batch.new_sessions.push(NewSession {
+                id: SessionId(saturate(at)),
+                key: session.key,
+            });
+        }
+        self.announced = sessions.len();
     }
 
     fn remember_other_port(&mut self, udp: &OuterUdp<'_>) {
