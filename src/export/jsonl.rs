@@ -158,7 +158,11 @@ macro_rules! numbers {
         $(impl Value for $kind {
             fn write(&self, name: &[u8], out: &mut Vec<u8>) {
                 out.extend_from_slice(name);
-                out.extend_from_slice(text::decimal((*self).into()).bytes());
+                match *self {
+                    // Most are.
+                    digit @ 0..10 => out.push(b'0' + digit as u8),
+                    number => out.extend_from_slice(text::decimal(number.into()).bytes()),
+                }
             }
         })+
     };

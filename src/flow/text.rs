@@ -48,16 +48,13 @@ impl Text {
 
     /// `number` with at least `digits` digits.
     fn decimal(&mut self, mut number: u64, digits: usize) {
-        let from = self.len;
-        loop {
-            self.push(b'0' + (number % 10) as u8);
-            number /= 10;
-            if number == 0 && self.len - from >= digits {
-                break;
+        let digits = digits.max(number.checked_ilog10().map_or(1, |log| log as usize + 1));
+        if let Some(free) = self.bytes.get_mut(self.len..self.len + digits) {
+            for digit in free.iter_mut().rev() {
+                *digit = b'0' + (number % 10) as u8;
+                number /= 10;
             }
-        }
-        if let Some(written) = self.bytes.get_mut(from..self.len) {
-            written.reverse();
+            self.len += digits;
         }
     }
 
