@@ -1,7 +1,7 @@
 //! The flow table of one worker: bounded, the flow seen longest ago makes room for a new one.
 //!
 //! What every packet writes stands apart from what only the first one tells: two cache lines a flow, in
-//! chunks that never move, so growing copies nothing. [`super::index`] finds them, [`super::recent`] keeps
+//! chunks that never move, so growing copies nothing. `index` finds them, `recent` keeps
 //! the order in which they were last seen.
 
 use std::hash::BuildHasher;
