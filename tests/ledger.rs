@@ -19,6 +19,7 @@ use std::sync::{Arc, LazyLock};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use vxtap::capture::encode::{Batch, EPB, Format, SNAPLEN};
+use vxtap::export::jsonl::write_line;
 use vxtap::flow::record::FlowRecord;
 use vxtap::pipeline::total::Total;
 use vxtap::pipeline::worker::{Outlet, Worker, WorkerSettings};
@@ -501,8 +502,9 @@ fn check(
         prop_assert!(flow.trunc_missing_o <= flow.l2_bytes_o - flow.cap_bytes_o);
         prop_assert!(flow.ttl_min <= flow.ttl_max);
         // What is told can be written and read again.
-        let text = serde_json::to_string(flow).unwrap();
-        serde_json::from_str::<serde_json::Value>(&text).unwrap();
+        let mut line = Vec::new();
+        write_line(flow, &mut line);
+        serde_json::from_slice::<serde_json::Value>(&line).unwrap();
     }
 
     // The capture: a record for each packet delivered, each of a session the writer was told of.

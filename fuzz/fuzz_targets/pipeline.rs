@@ -22,6 +22,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use libfuzzer_sys::fuzz_target;
 use vxtap::capture::encode::{Batch, Format, SNAPLEN, room_for};
+use vxtap::export::jsonl::write_line;
 use vxtap::flow::record::{EndReason, FlowRecord};
 use vxtap::pipeline::ledger::Ledger;
 use vxtap::pipeline::total::Total;
@@ -256,7 +257,9 @@ fn run(chosen: u8, format: Format, packets: &[Packet]) -> Outcome {
         flow_bytes += record.cap_bytes_o + record.cap_bytes_r;
         flows_cut += record.trunc_pkts_o + record.trunc_pkts_r;
         at_end += usize::from(record.end_reason == EndReason::Forced as u8);
-        serde_json::to_string(record).expect("a record is JSON");
+        let mut line = Vec::new();
+        write_line(record, &mut line);
+        serde_json::from_slice::<serde_json::Value>(&line).expect("a record is JSON");
     }
     assert_eq!(in_flows, frames - not_ip.unwrap_or_default());
     assert!(flow_bytes <= frame_bytes && flows_cut <= cut);

@@ -40,8 +40,8 @@ fuzz_target!(|data: &[u8]| {
         for dst_port in [vxlan::PORT, vxlan::GPE_PORT, geneve::PORT] {
             for missing in [0, 77] {
                 let udp = OuterUdp {
-                    src,
-                    dst: src,
+                    src: src.into(),
+                    dst: src.into(),
                     src_port: 50_000,
                     dst_port,
                     payload: data,
@@ -103,7 +103,7 @@ fn plausible(mirrored: &Mirrored<'_>, udp: &OuterUdp<'_>) {
         assert_eq!(udp.dst_port, geneve::PORT);
     }
     if mirrored.payload == vxlan::Payload::Ethernet {
-        frame(mirrored.bytes, mirrored.carried_len, mirrored.source);
+        frame(mirrored.bytes, mirrored.carried_len, mirrored.source.ip());
     }
 }
 
@@ -234,7 +234,7 @@ fn both_ways(inner: &Inner, source: IpAddr) {
     let ends = key.ends(way);
     assert_eq!(
         ends.map(|(address, _)| address),
-        [ip.header.src, ip.header.dst]
+        [ip.header.src.ip(), ip.header.dst.ip()]
     );
     if let Transport::Ports { src, dst, .. } = ip.transport {
         assert_eq!(ends.map(|(_, port)| port), [src, dst]);
@@ -275,7 +275,7 @@ fn both_ways(inner: &Inner, source: IpAddr) {
         assert_eq!(back_way, if same_ends { way } else { way.reverse() });
     }
 
-    for mirror_source in [source, ip.header.src, ip.header.dst] {
+    for mirror_source in [source.into(), ip.header.src, ip.header.dst] {
         let expected = match Direction::of(mirror_source, inner) {
             Direction::Inbound => Direction::Outbound,
             Direction::Outbound => Direction::Inbound,

@@ -165,43 +165,59 @@ fn stored<'a>(record: &CaptureRecord<'a>) -> (&'a [u8], u32, u32) {
 fn encode_epb(record: &CaptureRecord<'_>, out: &mut Vec<u8>) {
     let (frame, captured_len, orig_len) = stored(record);
     let start = out.len();
-    let mut fixed = [0u8; EPB_FIXED_LEN];
+    out.reserve(room_for(frame.len()));
     let ts_high = (record.ts_ns >> 32) as u32;
     let ts_low = record.ts_ns as u32;
+    let pad_len = frame.len().wrapping_neg() % 4;
+    let flags: u32 = match record.direction {
+        Direction::Inbound => 1,
+        Direction::Outbound => 2,
+        Direction::Unknown => 0,
+    };
+    let cut = matches!(
+        record.verdict,
+        Verdict::Truncated | Verdict::BufferTruncated
+    );
+    let flags_len = if flags == 0 { 0 } else { 12 };
+    // What most blocks have: at most flags, and no comment. Its length is known beforehand.
+    let total_len = (EPB_FIXED_LEN + frame.len() + pad_len + flags_len + 4) as u32;
     let words = [
         EPB,
-        0,
+        total_len,
         record.session.0,
         ts_high,
         ts_low,
         captured_len,
         orig_len,
     ];
-    for (chunk, word) in fixed.as_chunks_mut::<4>().0.iter_mut().zip(words) {
-        *chunk = word.to_le_bytes();
-    }
-    out.extend_from_slice(&fixed);
+    out.extend_from_slice(words.map(u32::to_le_bytes).as_flattened());
     out.extend_from_slice(frame);
-    pad(out, frame.len());
-    let options_at = out.len();
-    let flags: u32 = match record.direction {
-        Direction::Inbound => 1,
-        Direction::Outbound => 2,
-        Direction::Unknown => 0,
+    // Padding, flags, the end of options and the length once more: written in one piece of fixed size,
+    // of which only as much is kept as this block has.
+    let mut end = [0u8; 3 + 12 + 4];
+    let option = u32::from(OPTION_FLAGS) | 4 << 16;
+    let words = if flags == 0 {
+        [total_len, 0, 0, 0]
+    } else {
+        [option, flags, 0, total_len]
     };
-    if flags != 0 {
-        option_header(out, OPTION_FLAGS, 4);
-        out.extend_from_slice(&flags.to_le_bytes());
+    if let Some(words_at) = end.get_mut(pad_len..pad_len + 16) {
+        words_at.copy_from_slice(words.map(u32::to_le_bytes).as_flattened());
     }
-    if matches!(
-        record.verdict,
-        Verdict::Truncated | Verdict::BufferTruncated
-    ) {
-        comment(record, out);
+    let end_at = out.len();
+    out.extend_from_slice(&end);
+    out.truncate(end_at + pad_len + flags_len + 4);
+    if cut {
+        insert_comment(record, start, flags != 0, out);
     }
-    if out.len() > options_at {
-        option_header(out, 0, 0);
-    }
+}
+
+/// Puts the comment of a cut packet behind the other options of the block at `start`, the last one.
+fn insert_comment(record: &CaptureRecord<'_>, start: usize, has_options: bool, out: &mut Vec<u8>) {
+    // The end of options, where there are any, and the length come again behind the comment.
+    out.truncate(out.len() - if has_options { 8 } else { 4 });
+    comment(record, out);
+    option_header(out, 0, 0);
     let total = (out.len() - start + 4) as u32;
     if let Some(len) = out.get_mut(start + 4..start + 8) {
         len.copy_from_slice(&total.to_le_bytes());
@@ -214,12 +230,9 @@ fn encode_pcap(record: &CaptureRecord<'_>, out: &mut Vec<u8>) {
     // The format's seconds end in 2106.
     let seconds = u32::try_from(record.ts_ns / 1_000_000_000).unwrap_or(u32::MAX);
     let nanoseconds = (record.ts_ns % 1_000_000_000) as u32;
-    let mut header = [0u8; 16];
     let words = [seconds, nanoseconds, captured_len, orig_len];
-    for (chunk, word) in header.as_chunks_mut::<4>().0.iter_mut().zip(words) {
-        *chunk = word.to_le_bytes();
-    }
-    out.extend_from_slice(&header);
+    out.reserve(room_for(frame.len()));
+    out.extend_from_slice(words.map(u32::to_le_bytes).as_flattened());
     out.extend_from_slice(frame);
 }
 

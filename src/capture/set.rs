@@ -65,6 +65,14 @@ pub struct Written {
     pub bytes: u64,
 }
 
+/// A session of a worker.
+#[derive(Clone, Copy)]
+struct Known {
+    key: SessionKey,
+    /// The file's number for it, once it is described there.
+    number: Option<u32>,
+}
+
 /// A capture file being written.
 pub struct CaptureSet {
     out: OutFile,
@@ -74,7 +82,7 @@ pub struct CaptureSet {
     interfaces: Vec<SessionKey>,
     by_key: HashMap<SessionKey, u32, foldhash::fast::RandomState>,
     /// For each worker, its sessions by its own numbers.
-    workers: Vec<Vec<SessionKey>>,
+    workers: Vec<Vec<Known>>,
     /// Packets of each interface.
     written: Vec<u64>,
     /// Small pieces on their way to the file.
@@ -181,9 +189,11 @@ impl CaptureSet {
         }
         if let Some(known) = self.workers.get_mut(worker) {
             for new in new_sessions {
-                known.resize(known.len().max(new.id.0 as usize + 1), SessionKey::Other);
-                if let Some(key) = known.get_mut(new.id.0 as usize) {
-                    *key = new.key;
+                let session = |key| Known { key, number: None };
+                let len = known.len().max(new.id.0 as usize + 1);
+                known.resize(len, session(SessionKey::Other));
+                if let Some(known) = known.get_mut(new.id.0 as usize) {
+                    *known = session(new.key);
                 }
             }
         }
@@ -262,30 +272,26 @@ impl CaptureSet {
     ) -> Result<(), CaptureOutError> {
         let (mut from, mut at) = (0, 0);
         for len in lens {
-            let field = records
-                .get_mut(at + EPB_INTERFACE_AT..)
-                .and_then(<[u8]>::first_chunk_mut::<4>);
-            if let Some(field) = field {
-                let session = u32::from_le_bytes(*field) as usize;
-                let key = self
-                    .workers
-                    .get(worker)
-                    .and_then(|known| known.get(session))
-                    .copied();
-                let key = key.unwrap_or(SessionKey::Other);
-                let number = match self.by_key.get(&key) {
-                    Some(number) => *number,
+            let session = records
+                .get(at + EPB_INTERFACE_AT..)
+                .and_then(<[u8]>::first_chunk::<4>);
+            if let Some(session) = session {
+                let session = u32::from_le_bytes(*session);
+                let number = match self.known(worker, session).and_then(|known| known.number) {
+                    Some(number) => number,
                     None => {
                         // It is described right before its first packet, wherever that comes from, so
                         // that the file does not depend on how batches were cut.
-                        self.gather(records.get(from..at).unwrap_or_default())?;
+                        let before = records.get(from..at).unwrap_or_default();
+                        let number = self.describe_session(worker, session, before)?;
                         from = at;
-                        self.interface(key)?
+                        number
                     }
                 };
-                if let Some(field) = records
-                    .get_mut(at + EPB_INTERFACE_AT..)
-                    .and_then(<[u8]>::first_chunk_mut::<4>)
+                if number != session
+                    && let Some(field) = records
+                        .get_mut(at + EPB_INTERFACE_AT..)
+                        .and_then(<[u8]>::first_chunk_mut::<4>)
                 {
                     *field = number.to_le_bytes();
                 }
@@ -296,6 +302,29 @@ impl CaptureSet {
             at += len as usize;
         }
         self.gather(records.get(from..).unwrap_or_default())
+    }
+
+    fn known(&mut self, worker: usize, session: u32) -> Option<&mut Known> {
+        self.workers.get_mut(worker)?.get_mut(session as usize)
+    }
+
+    /// The file's number for a worker's session that comes up for the first time, with its description
+    /// behind the records `before` if no other worker had it.
+    fn describe_session(
+        &mut self,
+        worker: usize,
+        session: u32,
+        before: &[u8],
+    ) -> Result<u32, CaptureOutError> {
+        let key = self
+            .known(worker, session)
+            .map_or(SessionKey::Other, |known| known.key);
+        self.gather(before)?;
+        let number = self.interface(key)?;
+        if let Some(known) = self.known(worker, session) {
+            known.number = Some(number);
+        }
+        Ok(number)
     }
 
     /// Puts small pieces together and writes large ones at once.

@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::Failure;
 use super::settings::Settings;
-use crate::flow::record::rfc3339;
+use crate::flow::text::rfc3339;
 use crate::mirror::session::{Session, SessionKey};
 use crate::mirror::truncation::{Cause, percent};
 use crate::outfile::OutFile;
@@ -458,8 +458,8 @@ impl SessionSummary {
                 SessionKey::Plain => None,
                 _ => truncation.advice(session.packets, settings.mtu, settings.mtu_overhead),
             },
-            first_seen: rfc3339(session.first_ns),
-            last_seen: rfc3339(session.last_ns),
+            first_seen: rfc3339(session.first_ns).to_owned(),
+            last_seen: rfc3339(session.last_ns).to_owned(),
         }
     }
 

@@ -4,6 +4,7 @@
 //! It knows nothing of tunnels: flows of two VNIs with the same addresses share an id, so it is printed
 //! in flow records and never used as their key.
 
+use std::fmt;
 use std::net::IpAddr;
 
 use base64::Engine as _;
@@ -56,7 +57,7 @@ pub const fn icmp_answer(kind: u8, ipv6: bool) -> Option<u8> {
 }
 
 /// The id of a flow, with `seed` (0 unless two sites must not be compared).
-pub fn community_id(seed: u16, tuple: &Tuple) -> String {
+pub fn community_id(seed: u16, tuple: &Tuple) -> CommunityId {
     let Tuple {
         src,
         dst,
@@ -89,7 +90,28 @@ pub fn community_id(seed: u16, tuple: &Tuple) -> String {
         hash.update(first_port.to_be_bytes());
         hash.update(second_port.to_be_bytes());
     }
-    format!("1:{}", STANDARD.encode(hash.finalize()))
+    let mut id = *b"1:____________________________";
+    let [_, _, text @ ..] = &mut id;
+    let written = STANDARD.encode_slice(hash.finalize(), text);
+    debug_assert!(matches!(written, Ok(28)), "20 bytes take 28 digits");
+    CommunityId(id)
+}
+
+/// An id as text: `1:` and 28 digits of base 64.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CommunityId([u8; 30]);
+
+impl CommunityId {
+    /// Its text, all ASCII.
+    pub const fn bytes(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl fmt::Display for CommunityId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&String::from_utf8_lossy(&self.0))
+    }
 }
 
 /// An address as 4 or 16 bytes that compare as the specification orders them.
@@ -129,6 +151,7 @@ mod tests {
                 ports,
             },
         )
+        .to_string()
     }
 
     /// Baseline values of the specification's own test data, as tshark computes them too.

@@ -1,12 +1,13 @@
 //! What names a flow: mirror session and inner 5-tuple, without direction.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::hash::{Hash, Hasher};
+use std::net::IpAddr;
 
 use super::community_id::icmp_answer;
 use crate::mirror::session::SessionId;
 use crate::wire::Vni;
 use crate::wire::inner::{Inner, InnerIp, Transport};
-use crate::wire::ip::protocol;
+use crate::wire::ip::{Address, protocol};
 
 /// What the two port fields of a key mean.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -25,17 +26,33 @@ pub enum Ports {
 
 /// Session and 5-tuple; the lower (address, port) pair stands first, so that both directions are equal.
 /// One-way ICMP keeps its direction.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct FlowKey {
     session: u32,
     vni: u32,
     protocol: u8,
     ipv6: bool,
     ports: Ports,
-    a: [u8; 16],
-    b: [u8; 16],
+    a: [u64; 2],
+    b: [u64; 2],
     a_port: u16,
     b_port: u16,
+}
+
+/// Six words, which a hasher takes at a fraction of what the fields one by one cost.
+impl Hash for FlowKey {
+    #[inline]
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        for word in [self.a, self.b].as_flattened() {
+            state.write_u64(*word);
+        }
+        state.write_u64((u64::from(self.session) << 32) | u64::from(self.vni));
+        let ends = (u64::from(self.a_port) << 16) | u64::from(self.b_port);
+        let kind = (u64::from(self.protocol) << 16)
+            | (u64::from(self.ipv6) << 8)
+            | u64::from(self.ports as u8);
+        state.write_u64((ends << 32) | kind);
+    }
 }
 
 /// Which way a packet goes, seen from its key.
@@ -60,12 +77,12 @@ impl Way {
 impl FlowKey {
     /// The key of a frame and the way it goes; `None` when the frame holds no IP header. `vni` keeps
     /// networks apart that share the session "other".
+    #[inline]
     pub fn of(session: SessionId, vni: Option<Vni>, inner: &Inner) -> Option<(Self, Way)> {
         let InnerIp {
             header, transport, ..
-        } = inner.ip?;
-        let ipv6 = header.version() == 6;
-        let (ports, src_port, dst_port) = match transport {
+        } = inner.ip.as_ref()?;
+        let (ports, src_port, dst_port) = match *transport {
             Transport::Ports { src, dst, .. } => (Ports::Transport, src, dst),
             Transport::Icmp { kind, code } => {
                 match icmp_answer(kind, header.protocol == protocol::ICMPV6) {
@@ -76,24 +93,21 @@ impl FlowKey {
             Transport::None if header.is_later_fragment() => (Ports::LaterFragment, 0, 0),
             Transport::None => (Ports::None, 0, 0),
         };
-        let src = (octets(header.src), src_port);
-        let dst = (octets(header.dst), dst_port);
-        let way = if src <= dst || ports == Ports::IcmpOneWay {
+        let (src, dst) = (header.src.words, header.dst.words);
+        let way = if (src, src_port) <= (dst, dst_port) || ports == Ports::IcmpOneWay {
             Way::AToB
         } else {
             Way::BToA
         };
-        let ((a, a_port), (b, b_port)) = if way == Way::AToB {
-            (src, dst)
-        } else {
-            (dst, src)
+        let (a, a_port, b, b_port) = match way {
+            Way::AToB => (src, src_port, dst, dst_port),
+            Way::BToA => (dst, dst_port, src, src_port),
         };
-        let vni = vni.map_or(u32::MAX, Vni::as_u32);
         let key = Self {
             session: session.0,
-            vni,
+            vni: vni.map_or(u32::MAX, Vni::as_u32),
             protocol: header.protocol,
-            ipv6,
+            ipv6: header.version() == 6,
             ports,
             a,
             b,
@@ -133,28 +147,14 @@ impl FlowKey {
 
     /// Source and destination, address and port field, of a packet that goes `way`.
     pub fn ends(&self, way: Way) -> [(IpAddr, u16); 2] {
-        let a = (address(self.ipv6, self.a), self.a_port);
-        let b = (address(self.ipv6, self.b), self.b_port);
+        let address = |words| {
+            let ipv6 = self.ipv6;
+            Address { words, ipv6 }.ip()
+        };
+        let a = (address(self.a), self.a_port);
+        let b = (address(self.b), self.b_port);
         if way == Way::AToB { [a, b] } else { [b, a] }
     }
-}
-
-fn octets(address: IpAddr) -> [u8; 16] {
-    match address {
-        IpAddr::V6(v6) => v6.octets(),
-        IpAddr::V4(v4) => {
-            let [a, b, c, d] = v4.octets();
-            [a, b, c, d, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]
-        }
-    }
-}
-
-fn address(ipv6: bool, octets: [u8; 16]) -> IpAddr {
-    if ipv6 {
-        return IpAddr::V6(Ipv6Addr::from(octets));
-    }
-    let [a, b, c, d, ..] = octets;
-    IpAddr::V4(Ipv4Addr::new(a, b, c, d))
 }
 
 #[cfg(test)]

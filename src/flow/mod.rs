@@ -3,6 +3,10 @@
 //! Pure: time comes with the packets.
 
 pub mod community_id;
+mod index;
 pub mod key;
+mod recent;
 pub mod record;
 pub mod table;
+pub mod text;
+pub mod updates;

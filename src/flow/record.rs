@@ -2,12 +2,12 @@
 
 use std::net::IpAddr;
 
-use serde::Serialize;
 use sha1::{Digest, Sha1};
 
-use super::community_id::{Tuple, community_id};
+use super::community_id::{CommunityId, Tuple, community_id};
 use super::key::{Ports, Way};
 use super::table::{Counts, Flow};
+use super::text;
 use crate::mirror::session::{Session, SessionKey};
 use crate::wire::inner::Mac;
 use crate::wire::ip::is_extension;
@@ -22,61 +22,57 @@ pub enum EndReason {
     LackOfResources = 5,
 }
 
+/// Nanoseconds since 1970; in text RFC 3339 with nine decimals, UTC.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Time(pub u64);
+
+/// What names one flow; in text 16 hexadecimal digits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FlowId(pub u64);
+
 /// One flow record. Suffix `_o` counts packets of the originator, `_r` of the responder.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Copy, Debug)]
 pub struct FlowRecord {
-    /// First packet, RFC 3339 with nanoseconds, UTC.
-    pub ts_start: String,
+    /// First packet.
+    pub ts_start: Time,
     /// Last packet.
-    pub ts_end: String,
+    pub ts_end: Time,
     /// Nanoseconds between the two.
     pub dur_ns: u64,
-    /// 16 hexadecimal digits: hash of session, 5-tuple and start; the same in every run.
-    pub flow_id: String,
+    /// Hash of session, 5-tuple and start; the same in every run.
+    pub flow_id: FlowId,
     /// Community id version 1; absent for later fragments and packets cut before their ports.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub community_id: Option<String>,
+    pub community_id: Option<CommunityId>,
     /// VXLAN network identifier; absent when the input was not encapsulated.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub vni: Option<u32>,
     /// Outer source addresses (VTEPs).
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub outer_src: Vec<IpAddr>,
+    pub outer_src: Option<[IpAddr; 1]>,
     /// Outer destination addresses.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub outer_dst: Vec<IpAddr>,
+    pub outer_dst: Option<[IpAddr; 1]>,
     /// `vxlan`, `vxlan-gpe` or `geneve`.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub tunnel: Option<&'static str>,
     /// Originator's address.
     pub src_ip: IpAddr,
     /// Originator's port.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub src_port: Option<u16>,
     /// Responder's address.
     pub dst_ip: IpAddr,
     /// Responder's port.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub dst_port: Option<u16>,
     /// IANA protocol number.
     pub proto: u8,
     /// IP version, 4 or 6.
     pub ip_v: u8,
     /// ICMP type of the first packet.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub icmp_type: Option<u8>,
     /// ICMP code of the first packet.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub icmp_code: Option<u8>,
     /// Inner VLAN identifier of the first packet.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub vlan: Option<u16>,
     /// Originator's hardware address.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub src_mac: Option<String>,
+    pub src_mac: Option<Mac>,
     /// Responder's hardware address.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub dst_mac: Option<String>,
+    pub dst_mac: Option<Mac>,
     /// Packets.
     pub pkts_o: u64,
     /// Packets.
@@ -108,10 +104,8 @@ pub struct FlowRecord {
     /// Packets that were IP fragments.
     pub frag_pkts: u32,
     /// Every TCP flag the originator sent, as a number (FIN 1, SYN 2, RST 4, PSH 8, ACK 16, …).
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub tcp_flags_o: Option<u8>,
     /// Every TCP flag the responder sent.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub tcp_flags_r: Option<u8>,
     /// Type of service of the first packet.
     pub tos: u8,
@@ -129,8 +123,8 @@ impl FlowRecord {
         let key = &flow.key;
         let [(src_ip, src_field), (dst_ip, dst_field)] = key.ends(flow.originator);
         let (outer_src, vni) = match session.key {
-            SessionKey::Mirror { source, vni } => (vec![source], Some(vni)),
-            SessionKey::Plain | SessionKey::Other => (Vec::new(), key.vni()),
+            SessionKey::Mirror { source, vni } => (Some([source]), Some(vni)),
+            SessionKey::Plain | SessionKey::Other => (None, key.vni()),
         };
         let ports = (key.ports() == Ports::Transport).then_some((src_field, dst_field));
         let id_ports = ports.or(flow
@@ -153,14 +147,14 @@ impl FlowRecord {
         );
         let tcp = |counts: &Counts| (key.protocol() == 6).then_some(counts.tcp_flags);
         Self {
-            ts_start: rfc3339(flow.first_ns),
-            ts_end: rfc3339(flow.last_ns),
+            ts_start: Time(flow.first_ns),
+            ts_end: Time(flow.last_ns),
             dur_ns: flow.last_ns - flow.first_ns,
             flow_id: flow_id(flow, session),
             community_id: (!cut).then(|| community_id(0, &tuple)),
             vni: vni.map(|vni| vni.as_u32()),
             outer_src,
-            outer_dst: session.target.into_iter().collect(),
+            outer_dst: session.target.map(|target| [target]),
             tunnel: session.tunnel.map(|tunnel| tunnel.name()),
             src_ip,
             src_port: ports.map(|(src, _)| src),
@@ -171,8 +165,8 @@ impl FlowRecord {
             icmp_type: flow.icmp.map(|(kind, _)| kind),
             icmp_code: flow.icmp.map(|(_, code)| code),
             vlan: flow.vlan,
-            src_mac: flow.macs.map(|(src, _)| mac(src)),
-            dst_mac: flow.macs.map(|(_, dst)| mac(dst)),
+            src_mac: flow.macs.map(|(src, _)| src),
+            dst_mac: flow.macs.map(|(_, dst)| dst),
             pkts_o: o.packets,
             pkts_r: r.packets,
             ip_bytes_o: o.ip_bytes,
@@ -198,22 +192,19 @@ impl FlowRecord {
     }
 }
 
-/// Nanoseconds since 1970 as RFC 3339 with nine decimals, UTC.
-pub fn rfc3339(ts_ns: u64) -> String {
-    match jiff::Timestamp::from_nanosecond(i128::from(ts_ns)) {
-        Ok(time) => format!("{time:.9}"),
-        Err(_) => ts_ns.to_string(),
-    }
-}
-
-fn mac([a, b, c, d, e, f]: Mac) -> String {
-    format!("{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}")
-}
-
-fn flow_id(flow: &Flow, session: &Session) -> String {
+fn flow_id(flow: &Flow, session: &Session) -> FlowId {
     let mut hash = Sha1::new();
     hash.update(b"vxtap flow 1");
-    hash.update(session.key.interface_name());
+    // The session's interface name, in pieces.
+    match session.key {
+        SessionKey::Mirror { source, vni } => {
+            hash.update(b"vni");
+            hash.update(text::decimal(vni.as_u32().into()).bytes());
+            hash.update(b"@");
+            hash.update(text::ip(source).bytes());
+        }
+        SessionKey::Plain | SessionKey::Other => hash.update(session.key.interface_name()),
+    }
     hash.update(
         flow.key
             .vni()
@@ -221,30 +212,12 @@ fn flow_id(flow: &Flow, session: &Session) -> String {
             .to_be_bytes(),
     );
     for (address, port) in flow.key.ends(Way::AToB) {
-        hash.update(address.to_string());
+        hash.update(text::ip(address).bytes());
         hash.update(port.to_be_bytes());
     }
     hash.update([flow.key.protocol(), flow.key.ports() as u8]);
     hash.update(flow.first_ns.to_be_bytes());
     let digest = hash.finalize();
-    digest
-        .iter()
-        .take(8)
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn times_have_nine_decimals() {
-        assert_eq!(rfc3339(0), "1970-01-01T00:00:00.000000000Z");
-        assert_eq!(
-            rfc3339(1_768_435_200_000_000_001),
-            "2026-01-15T00:00:00.000000001Z"
-        );
-        assert_eq!(rfc3339(u64::MAX), "2554-07-21T23:34:33.709551615Z");
-    }
+    let first = digest.first_chunk::<8>();
+    FlowId(first.map_or(0, |first| u64::from_be_bytes(*first)))
 }

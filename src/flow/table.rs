@@ -1,11 +1,16 @@
 //! The flow table of one worker: bounded, the flow seen longest ago makes room for a new one.
 //!
-//! Flows live in chunks that never move, so growing copies nothing; a list through them keeps the
-//! order in which they were last seen.
+//! What every packet writes stands apart from what only the first one tells: two cache lines a flow, in
+//! chunks that never move, so growing copies nothing. `index` finds them, `recent` keeps
+//! the order in which they were last seen.
 
-use hashbrown::HashTable;
+use std::hash::BuildHasher;
 
+use hashbrown::HashMap;
+
+use super::index::{Index, entries_for};
 use super::key::{FlowKey, Way};
+use super::recent::{Link, Recent};
 use crate::wire::inner::{Inner, Mac, Transport};
 use crate::wire::length::{FrameLen, Verdict};
 
@@ -112,61 +117,138 @@ impl Flow {
 
 /// A packet as the table sees it.
 #[derive(Clone, Copy, Debug)]
-pub struct FlowPacket<'a> {
+pub struct FlowPacket {
     /// Arrival, nanoseconds since 1970.
     pub ts_ns: u64,
     /// Its two lengths.
     pub lengths: FrameLen,
     /// What is known of them.
     pub verdict: Verdict,
-    /// Its headers.
-    pub inner: &'a Inner,
+    /// Bytes of IP packet by its own declaration; what is present where it declares none.
+    pub ip_len: u32,
+    /// Type of service.
+    pub tos: u8,
+    /// Time to live.
+    pub ttl: u8,
+    /// Whether it is a fragment.
+    pub is_fragment: bool,
+    /// TCP flags, where they arrived.
+    pub tcp_flags: Option<u8>,
+    /// ICMP type and code.
+    pub icmp: Option<(u8, u8)>,
+    /// VLAN identifier.
+    pub vlan: Option<u16>,
+    /// Hardware addresses: source, destination.
+    pub macs: Option<(Mac, Mac)>,
+}
+
+impl FlowPacket {
+    /// What counts of a packet whose headers are `inner`; `None` when it is not IP.
+    #[inline]
+    pub fn of(ts_ns: u64, lengths: FrameLen, verdict: Verdict, inner: &Inner) -> Option<Self> {
+        let ip = inner.ip.as_ref()?;
+        let (tcp_flags, icmp) = match ip.transport {
+            Transport::Ports { tcp_flags, .. } => (tcp_flags, None),
+            Transport::Icmp { kind, code } => (None, Some((kind, code))),
+            Transport::None => (None, None),
+        };
+        Some(Self {
+            ts_ns,
+            lengths,
+            verdict,
+            ip_len: match ip.header.declared_len {
+                0 => lengths.captured.saturating_sub(ip.offset),
+                len => len,
+            },
+            tos: ip.header.tos,
+            ttl: ip.header.ttl,
+            is_fragment: ip.header.fragment.is_some(),
+            tcp_flags,
+            icmp,
+            vlan: inner.vlan,
+            macs: inner.src_mac.zip(inner.dst_mac),
+        })
+    }
 }
 
 const SYN: u8 = 0x02;
 const ACK: u8 = 0x10;
 const CHUNK: usize = 1024;
-/// Ends a list.
-const NONE: u32 = u32::MAX;
+/// Updates that [`FlowTable::warm`] reads ahead for. More than a processor has reads under way gain
+/// nothing.
+pub const GROUP: usize = 16;
 
-/// Neighbours of a flow in the order last seen. They stand apart from the flows: moving one to the end
-/// writes to two others, and these are eight to a cache line.
+/// What every packet of a flow touches: one cache line to tell the flow, one to count in.
+#[repr(C, align(64))]
+struct Hot {
+    key: FlowKey,
+    first_ns: u64,
+    last_ns: u64,
+    tallies: [Tally; 2],
+}
+
+/// [`Counts`] of one direction at half the size; what does not fit is moved to [`FlowTable::large`].
 #[derive(Clone, Copy)]
-struct Link {
-    older: u32,
-    newer: u32,
+struct Tally {
+    packets: u32,
+    ip_bytes: u32,
+    l2_bytes: u32,
+    captured_bytes: u32,
+    truncated: u32,
+    missing_bytes: u32,
+    max_ip_len: u32,
+    tcp_flags: u8,
+    ttl_min: u8,
+    ttl_max: u8,
+}
+
+/// What packets after the first hardly ever touch.
+struct Cold {
+    originator: Way,
+    originator_sure: bool,
+    macs: Option<(Mac, Mac)>,
+    vlan: Option<u16>,
+    tos: u8,
+    icmp: Option<(u8, u8)>,
+    fragments: u32,
+}
+
+/// Flows of neighbouring places.
+struct Chunk {
+    hot: Vec<Hot>,
+    cold: Vec<Cold>,
 }
 
 /// The flows of one worker.
 pub struct FlowTable {
-    index: HashTable<u32>,
+    index: Index,
     hasher: foldhash::fast::RandomState,
-    chunks: Vec<Vec<Flow>>,
-    links: Vec<Link>,
+    chunks: Vec<Chunk>,
+    recent: Recent,
+    /// What flows counted beyond the width of their tallies, by place.
+    large: HashMap<u32, [Counts; 2], foldhash::fast::RandomState>,
     len: u32,
     max_flows: u32,
-    oldest: u32,
-    newest: u32,
 }
 
 /// Bytes a table of `max_flows` may take, for the memory line printed at start.
 pub const fn memory_bytes(max_flows: u32) -> u64 {
-    // A flow, its link, its index entry at the table's load factor, and the control byte beside it.
-    (max_flows as u64) * (size_of::<Flow>() as u64 + size_of::<Link>() as u64 + 10)
+    let flow = size_of::<Hot>() + size_of::<Cold>() + size_of::<Link>();
+    let index = entries_for(max_flows as u64) * size_of::<u64>() as u64;
+    (max_flows as u64) * (flow as u64) + index
 }
 
 impl FlowTable {
     /// A table for at most `max_flows` flows (at least one).
     pub fn new(max_flows: u32) -> Self {
         Self {
-            index: HashTable::new(),
+            index: Index::default(),
             hasher: foldhash::fast::RandomState::default(),
             chunks: Vec::new(),
-            links: Vec::new(),
+            recent: Recent::default(),
+            large: HashMap::default(),
             len: 0,
-            max_flows: max_flows.clamp(1, NONE - 1),
-            oldest: NONE,
-            newest: NONE,
+            max_flows: max_flows.clamp(1, u32::MAX - 1),
         }
     }
 
@@ -180,197 +262,289 @@ impl FlowTable {
         self.len == 0
     }
 
-    /// Counts a packet. Returns the flow that had to make room for it, if one had to.
-    pub fn update(&mut self, key: &FlowKey, way: Way, packet: &FlowPacket<'_>) -> Option<Flow> {
-        let hash = std::hash::BuildHasher::hash_one(&self.hasher, key);
-        let Self { index, chunks, .. } = self;
-        let found = index
-            .find(hash, |at| {
-                flow_at(chunks, *at).is_some_and(|flow| flow.key == *key)
-            })
-            .copied();
-        if let Some(at) = found {
-            self.touch(at);
-            if let Some(flow) = flow_at_mut(&mut self.chunks, at) {
-                count(flow, way, packet);
+    /// The hash of a key, for [`Self::warm`] and [`Self::update`].
+    #[inline]
+    pub fn hash(&self, key: &FlowKey) -> u32 {
+        hash_of(&self.hasher, key)
+    }
+
+    /// Reads what updates with these hashes will touch, so that it is in the cache when they come.
+    ///
+    /// In a large table nearly all of it is not. One update would wait for its lines one after the other;
+    /// here the reads do not depend on each other, and the processor waits for all at once.
+    pub fn warm(&self, hashes: &[u32; GROUP]) {
+        let places = hashes.map(|hash| self.index.first_with(hash));
+        let mut read = 0;
+        let links = places.map(|at| {
+            if let Some(hot) = hot_at(&self.chunks, at) {
+                let [a_to_b, _] = &hot.tallies;
+                read ^= hot.last_ns ^ u64::from(a_to_b.packets);
             }
+            self.recent.neighbours(at)
+        });
+        for neighbour in links.as_flattened() {
+            read ^= u64::from(self.recent.neighbours(*neighbour)[0]);
+        }
+        // The reads are the point: without this the compiler would leave them out.
+        std::hint::black_box(read);
+    }
+
+    /// Counts a packet of the flow `key`, whose hash is `hash`. Returns the flow that had to make room
+    /// for it, if one had to.
+    pub fn update(
+        &mut self,
+        hash: u32,
+        key: &FlowKey,
+        way: Way,
+        packet: &FlowPacket,
+    ) -> Option<Flow> {
+        let chunks = &self.chunks;
+        let found = self.index.find(hash, |at| {
+            hot_at(chunks, at).is_some_and(|hot| hot.key == *key)
+        });
+        if let Some(at) = found {
+            self.recent.touch(at);
+            self.count(at, way, packet);
             return None;
         }
-        let mut flow = open(key, way, packet);
-        count(&mut flow, way, packet);
+        let (hot, cold) = open(key, way, packet);
         let (at, evicted) = if self.len < self.max_flows {
             let at = self.len;
             self.len += 1;
-            if self.chunks.last().is_none_or(|chunk| chunk.len() == CHUNK) {
-                self.chunks.push(Vec::with_capacity(CHUNK));
+            if self.chunks.last().is_none_or(Chunk::is_full) {
+                self.chunks.push(Chunk::with_room());
             }
             if let Some(chunk) = self.chunks.last_mut() {
-                chunk.push(flow);
+                chunk.hot.push(hot);
+                chunk.cold.push(cold);
             }
-            self.links.push(Link {
-                older: NONE,
-                newer: NONE,
-            });
+            self.recent.add(at);
             (at, None)
         } else {
-            let at = self.oldest;
-            self.unlink(at);
-            let slot = flow_at_mut(&mut self.chunks, at)?;
-            let evicted = std::mem::replace(slot, flow);
-            let old_hash = std::hash::BuildHasher::hash_one(&self.hasher, evicted.key);
-            if let Ok(entry) = self.index.find_entry(old_hash, |other| *other == at) {
-                entry.remove();
-            }
-            (at, Some(evicted))
+            let at = self.recent.oldest()?;
+            self.recent.touch(at);
+            let (old_hot, old_cold) = self.slot(at)?;
+            let old_hot = std::mem::replace(old_hot, hot);
+            let old_cold = std::mem::replace(old_cold, cold);
+            self.index.remove(hash_of(&self.hasher, &old_hot.key), at);
+            (at, Some(flow(&old_hot, &old_cold, self.large.remove(&at))))
         };
-        self.link_newest(at);
-        let Self {
-            index,
-            chunks,
-            hasher,
-            ..
-        } = self;
-        index.insert_unique(hash, at, |at| {
-            flow_at(chunks, *at)
-                .map_or(0, |flow| std::hash::BuildHasher::hash_one(hasher, flow.key))
-        });
+        self.index.insert(hash, at);
+        self.count(at, way, packet);
         evicted
     }
 
-    /// Empties the table; flows come out in the order of their first packets.
+    /// Empties the table.
     pub fn drain(&mut self) -> Vec<Flow> {
-        let mut flows: Vec<Flow> = std::mem::take(&mut self.chunks)
+        let mut flows = Vec::with_capacity(self.len());
+        for (chunk, first) in std::mem::take(&mut self.chunks)
             .into_iter()
-            .flatten()
-            .collect();
-        flows.sort_by_key(|flow| flow.first_ns);
-        self.index.clear();
-        self.links.clear();
-        (self.len, self.oldest, self.newest) = (0, NONE, NONE);
+            .zip((0u32..).step_by(CHUNK))
+        {
+            for ((hot, cold), at) in chunk.hot.iter().zip(&chunk.cold).zip(first..) {
+                flows.push(flow(hot, cold, self.large.remove(&at)));
+            }
+        }
+        self.index = Index::default();
+        self.recent = Recent::default();
+        self.len = 0;
         flows
     }
 
-    fn touch(&mut self, at: u32) {
-        if at != self.newest {
-            self.unlink(at);
-            self.link_newest(at);
-        }
+    fn slot(&mut self, at: u32) -> Option<(&mut Hot, &mut Cold)> {
+        let chunk = self.chunks.get_mut(at as usize / CHUNK)?;
+        let hot = chunk.hot.get_mut(at as usize % CHUNK)?;
+        Some((hot, chunk.cold.get_mut(at as usize % CHUNK)?))
     }
 
-    fn unlink(&mut self, at: u32) {
-        let Some(Link { older, newer }) = self.links.get(at as usize).copied() else {
+    /// Counts a packet in the flow at `at`.
+    fn count(&mut self, at: u32, way: Way, packet: &FlowPacket) {
+        let FlowPacket {
+            ts_ns,
+            lengths,
+            verdict,
+            ip_len,
+            is_fragment,
+            ..
+        } = *packet;
+        let Some(chunk) = self.chunks.get_mut(at as usize / CHUNK) else {
             return;
         };
-        match self.links.get_mut(older as usize) {
-            Some(link) => link.newer = newer,
-            None => self.oldest = newer,
+        let Some(hot) = chunk.hot.get_mut(at as usize % CHUNK) else {
+            return;
+        };
+        hot.first_ns = hot.first_ns.min(ts_ns);
+        hot.last_ns = hot.last_ns.max(ts_ns);
+        let tcp_flags = packet.tcp_flags.unwrap_or_default();
+        let opens = tcp_flags & (SYN | ACK) == SYN;
+        if (opens || is_fragment)
+            && let Some(cold) = chunk.cold.get_mut(at as usize % CHUNK)
+        {
+            cold.fragments += u32::from(is_fragment);
+            if opens {
+                cold.opened(way);
+            }
         }
-        match self.links.get_mut(newer as usize) {
-            Some(link) => link.older = older,
-            None => self.newest = older,
+        let [a_to_b, b_to_a] = &mut hot.tallies;
+        let tally = if way == Way::AToB { a_to_b } else { b_to_a };
+        // Nothing else counts faster than these two.
+        let fits = tally.ip_bytes.checked_add(ip_len).is_some()
+            && tally.l2_bytes.checked_add(lengths.orig).is_some();
+        if !fits {
+            let [a_to_b, b_to_a] = self.large.entry(at).or_default();
+            let large = if way == Way::AToB { a_to_b } else { b_to_a };
+            large.absorb(&tally.counts());
+            *tally = tally.emptied();
         }
-    }
-
-    fn link_newest(&mut self, at: u32) {
-        let older = self.newest;
-        if let Some(link) = self.links.get_mut(at as usize) {
-            *link = Link { older, newer: NONE };
+        tally.packets += 1;
+        tally.ip_bytes += ip_len;
+        tally.l2_bytes += lengths.orig;
+        tally.captured_bytes += lengths.captured;
+        if matches!(verdict, Verdict::Truncated | Verdict::BufferTruncated) {
+            tally.truncated += 1;
+            tally.missing_bytes += lengths.missing();
         }
-        match self.links.get_mut(older as usize) {
-            Some(link) => link.newer = at,
-            None => self.oldest = at,
-        }
-        self.newest = at;
+        tally.max_ip_len = tally.max_ip_len.max(ip_len);
+        tally.tcp_flags |= tcp_flags;
+        tally.ttl_min = tally.ttl_min.min(packet.ttl);
+        tally.ttl_max = tally.ttl_max.max(packet.ttl);
     }
 }
 
-fn flow_at(chunks: &[Vec<Flow>], at: u32) -> Option<&Flow> {
-    chunks.get(at as usize / CHUNK)?.get(at as usize % CHUNK)
+impl Chunk {
+    fn with_room() -> Self {
+        Self {
+            hot: Vec::with_capacity(CHUNK),
+            cold: Vec::with_capacity(CHUNK),
+        }
+    }
+
+    fn is_full(&self) -> bool {
+        self.hot.len() == CHUNK
+    }
 }
 
-fn flow_at_mut(chunks: &mut [Vec<Flow>], at: u32) -> Option<&mut Flow> {
+impl Tally {
+    const NOTHING: Self = Self {
+        packets: 0,
+        ip_bytes: 0,
+        l2_bytes: 0,
+        captured_bytes: 0,
+        truncated: 0,
+        missing_bytes: 0,
+        max_ip_len: 0,
+        tcp_flags: 0,
+        ttl_min: u8::MAX,
+        ttl_max: 0,
+    };
+
+    fn counts(&self) -> Counts {
+        Counts {
+            packets: self.packets.into(),
+            ip_bytes: self.ip_bytes.into(),
+            l2_bytes: self.l2_bytes.into(),
+            captured_bytes: self.captured_bytes.into(),
+            truncated: self.truncated.into(),
+            missing_bytes: self.missing_bytes.into(),
+            max_ip_len: self.max_ip_len,
+            tcp_flags: self.tcp_flags,
+        }
+    }
+
+    /// The same without what adds up.
+    const fn emptied(self) -> Self {
+        let Self {
+            max_ip_len,
+            tcp_flags,
+            ttl_min,
+            ttl_max,
+            ..
+        } = self;
+        Self {
+            max_ip_len,
+            tcp_flags,
+            ttl_min,
+            ttl_max,
+            ..Self::NOTHING
+        }
+    }
+}
+
+impl Cold {
+    /// A SYN without ACK went `way`: the first of them names the originator.
+    fn opened(&mut self, way: Way) {
+        if self.originator_sure {
+            return;
+        }
+        if self.originator != way {
+            self.macs = self.macs.map(|(src, dst)| (dst, src));
+        }
+        (self.originator, self.originator_sure) = (way, true);
+    }
+}
+
+#[inline]
+fn hash_of(hasher: &foldhash::fast::RandomState, key: &FlowKey) -> u32 {
+    let hash = hasher.hash_one(key);
+    (hash ^ (hash >> 32)) as u32
+}
+
+fn hot_at(chunks: &[Chunk], at: u32) -> Option<&Hot> {
     chunks
-        .get_mut(at as usize / CHUNK)?
-        .get_mut(at as usize % CHUNK)
-}
-
-fn tcp_flags(packet: &FlowPacket<'_>) -> Option<u8> {
-    match packet.inner.ip?.transport {
-        Transport::Ports { tcp_flags, .. } => tcp_flags,
-        _ => None,
-    }
+        .get(at as usize / CHUNK)?
+        .hot
+        .get(at as usize % CHUNK)
 }
 
 /// A flow with no packet counted yet.
-fn open(key: &FlowKey, way: Way, packet: &FlowPacket<'_>) -> Flow {
-    let inner = packet.inner;
-    let syn = tcp_flags(packet).map(|flags| flags & (SYN | ACK));
+fn open(key: &FlowKey, way: Way, packet: &FlowPacket) -> (Hot, Cold) {
+    let syn = packet.tcp_flags.map(|flags| flags & (SYN | ACK));
     // A SYN-ACK first: the SYN was missed, the other side opened the connection.
     let flipped = syn == Some(SYN | ACK);
-    let macs = inner.src_mac.zip(inner.dst_mac);
-    Flow {
+    let hot = Hot {
         key: *key,
         first_ns: packet.ts_ns,
         last_ns: packet.ts_ns,
-        counts: [Counts::default(); 2],
+        tallies: [Tally::NOTHING; 2],
+    };
+    let cold = Cold {
         originator: if flipped { way.reverse() } else { way },
         originator_sure: syn == Some(SYN),
         macs: if flipped {
-            macs.map(|(src, dst)| (dst, src))
+            packet.macs.map(|(src, dst)| (dst, src))
         } else {
-            macs
+            packet.macs
         },
-        vlan: inner.vlan,
-        tos: inner.ip.map_or(0, |ip| ip.header.tos),
-        ttl_min: u8::MAX,
-        ttl_max: 0,
-        icmp: inner.ip.and_then(|ip| match ip.transport {
-            Transport::Icmp { kind, code } => Some((kind, code)),
-            _ => None,
-        }),
+        vlan: packet.vlan,
+        tos: packet.tos,
+        icmp: packet.icmp,
         fragments: 0,
-    }
+    };
+    (hot, cold)
 }
 
-fn count(flow: &mut Flow, way: Way, packet: &FlowPacket<'_>) {
-    let FlowPacket {
-        ts_ns,
-        lengths,
-        verdict,
-        inner,
-    } = *packet;
-    flow.first_ns = flow.first_ns.min(ts_ns);
-    flow.last_ns = flow.last_ns.max(ts_ns);
-    let Some(ip) = inner.ip else {
-        return;
-    };
-    flow.ttl_min = flow.ttl_min.min(ip.header.ttl);
-    flow.ttl_max = flow.ttl_max.max(ip.header.ttl);
-    flow.fragments += u32::from(ip.header.fragment.is_some());
-    let flags = tcp_flags(packet).unwrap_or_default();
-    if flags & (SYN | ACK) == SYN && !flow.originator_sure {
-        if flow.originator != way {
-            flow.macs = flow.macs.map(|(src, dst)| (dst, src));
-        }
-        flow.originator = way;
-        flow.originator_sure = true;
+/// A flow as others see it, put together from where its parts are.
+fn flow(hot: &Hot, cold: &Cold, large: Option<[Counts; 2]>) -> Flow {
+    let mut counts = hot.tallies.each_ref().map(Tally::counts);
+    for (counts, large) in counts.iter_mut().zip(large.unwrap_or_default()) {
+        counts.absorb(&large);
     }
-    let ip_len = match ip.header.declared_len {
-        0 => lengths.captured.saturating_sub(ip.offset),
-        len => len,
-    };
-    let [a_to_b, b_to_a] = &mut flow.counts;
-    let counts = if way == Way::AToB { a_to_b } else { b_to_a };
-    counts.packets += 1;
-    counts.ip_bytes += u64::from(ip_len);
-    counts.l2_bytes += u64::from(lengths.orig);
-    counts.captured_bytes += u64::from(lengths.captured);
-    if matches!(verdict, Verdict::Truncated | Verdict::BufferTruncated) {
-        counts.truncated += 1;
-        counts.missing_bytes += u64::from(lengths.missing());
+    let [a_to_b, b_to_a] = &hot.tallies;
+    Flow {
+        key: hot.key,
+        first_ns: hot.first_ns,
+        last_ns: hot.last_ns,
+        counts,
+        originator: cold.originator,
+        originator_sure: cold.originator_sure,
+        macs: cold.macs,
+        vlan: cold.vlan,
+        tos: cold.tos,
+        ttl_min: a_to_b.ttl_min.min(b_to_a.ttl_min),
+        ttl_max: a_to_b.ttl_max.max(b_to_a.ttl_max),
+        icmp: cold.icmp,
+        fragments: cold.fragments,
     }
-    counts.max_ip_len = counts.max_ip_len.max(ip_len);
-    counts.tcp_flags |= flags;
 }
 
 #[cfg(test)]
@@ -415,16 +589,8 @@ mod tests {
             captured: 54,
             orig: 60,
         };
-        table.update(
-            &key,
-            way,
-            &FlowPacket {
-                ts_ns,
-                lengths,
-                verdict: Verdict::Truncated,
-                inner: &inner,
-            },
-        )
+        let packet = FlowPacket::of(ts_ns, lengths, Verdict::Truncated, &inner).unwrap();
+        table.update(table.hash(&key), &key, way, &packet)
     }
 
     #[test]
@@ -529,8 +695,43 @@ mod tests {
         );
     }
 
+    /// Sums that outgrow 32 bits go on as if they had 64.
+    #[test]
+    fn flows_count_beyond_four_gigabytes() {
+        let mut table = FlowTable::new(1);
+        let frame = tcp(1, 9, 0x18);
+        let inner = Inner::read(&frame);
+        let (key, way) = FlowKey::of(SessionId(0), None, &inner).unwrap();
+        let lengths = FrameLen {
+            captured: 1,
+            orig: u32::MAX,
+        };
+        let packet = FlowPacket::of(1, lengths, Verdict::Truncated, &inner).unwrap();
+        for _ in 0..5 {
+            table.update(table.hash(&key), &key, way, &packet);
+        }
+        let answer = feed(&mut table, 2, &tcp(9, 1, 0x18));
+        assert!(answer.is_none());
+        let flow = feed(&mut table, 3, &tcp(7, 9, 0x02)).expect("it makes room");
+        let (forth, back) = (flow.counts(way), flow.counts(way.reverse()));
+        assert_eq!((forth.packets, forth.truncated), (5, 5));
+        assert_eq!(forth.l2_bytes, 5 * u64::from(u32::MAX));
+        assert_eq!(forth.missing_bytes, 5 * u64::from(u32::MAX - 1));
+        assert_eq!((forth.captured_bytes, forth.ip_bytes), (5, 200));
+        assert_eq!((forth.max_ip_len, forth.tcp_flags), (40, 0x18));
+        assert_eq!((back.packets, back.l2_bytes), (1, 60));
+        let flow = table.drain().pop().unwrap();
+        assert_eq!(
+            flow.counts(flow.originator).l2_bytes,
+            60,
+            "nothing is left of the other"
+        );
+    }
+
     #[test]
     fn a_live_flow_fits_the_memory_figure() {
-        assert!(memory_bytes(1) <= 256, "{} bytes a flow", memory_bytes(1));
+        let bytes = memory_bytes(1 << 20) >> 20;
+        assert!(bytes <= 192, "{bytes} bytes a flow");
+        assert_eq!(size_of::<Hot>(), 128, "two cache lines");
     }
 }

@@ -4,9 +4,8 @@
 //! packet from that address was outbound and one to it inbound. Secondary addresses, containers behind
 //! the interface and NAT leave it unknown.
 
-use std::net::IpAddr;
-
 use crate::wire::inner::Inner;
+use crate::wire::ip::Address;
 
 /// Direction at the mirror source.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,10 +20,14 @@ pub enum Direction {
 
 impl Direction {
     /// From the outer source address and the inner packet.
-    pub fn of(outer_source: IpAddr, inner: &Inner) -> Self {
-        match inner.ip.map(|ip| ip.header) {
-            Some(ip) if ip.src == outer_source && ip.dst != outer_source => Self::Outbound,
-            Some(ip) if ip.dst == outer_source && ip.src != outer_source => Self::Inbound,
+    #[inline]
+    pub fn of(source: Address, inner: &Inner) -> Self {
+        let Some(ip) = inner.ip.as_ref().map(|ip| &ip.header) else {
+            return Self::Unknown;
+        };
+        match (ip.src == source, ip.dst == source) {
+            (true, false) => Self::Outbound,
+            (false, true) => Self::Inbound,
             _ => Self::Unknown,
         }
     }
@@ -32,7 +35,7 @@ impl Direction {
 
 #[cfg(test)]
 mod tests {
-    use std::net::Ipv4Addr;
+    use std::net::{IpAddr, Ipv4Addr};
 
     use super::*;
 
@@ -43,13 +46,13 @@ mod tests {
         frame[14] = 0x45;
         frame[26..34].copy_from_slice(&[10, 0, 0, 1, 10, 0, 0, 2]);
         let inner = Inner::read(&frame);
-        let from = |last| Direction::of(IpAddr::V4(Ipv4Addr::new(10, 0, 0, last)), &inner);
+        let from = |last| Direction::of(IpAddr::V4(Ipv4Addr::new(10, 0, 0, last)).into(), &inner);
         assert_eq!(
             (from(1), from(2), from(3)),
             (Direction::Outbound, Direction::Inbound, Direction::Unknown)
         );
         assert_eq!(
-            Direction::of(IpAddr::V4(Ipv4Addr::UNSPECIFIED), &Inner::default()),
+            Direction::of(IpAddr::V4(Ipv4Addr::UNSPECIFIED).into(), &Inner::default()),
             Direction::Unknown
         );
     }

@@ -35,6 +35,9 @@ pub struct QueueOutlet {
     most: usize,
     full: Sender<FromWorker>,
     empty: Receiver<Batch>,
+    /// Empty batches, the one that came back last at the end: its bytes are the likeliest to be in the
+    /// core's cache still. After a stall there are many, and a queue would go through them all.
+    spare: Vec<Batch>,
     when_full: WhenFull,
     flow_chunk: Vec<FlowRecord>,
     flows: Sender<Vec<FlowRecord>>,
@@ -60,6 +63,7 @@ impl QueueOutlet {
             most,
             full,
             empty,
+            spare: Vec::with_capacity(most),
             when_full,
             flow_chunk: Vec::new(),
             flows,
@@ -90,14 +94,15 @@ impl QueueOutlet {
 
     /// Swaps the current batch for an empty one; `false` when there is none to be had.
     fn hand_over(&mut self) -> bool {
-        let next = match self.empty.try_recv() {
-            Ok(batch) => batch,
-            Err(_) if self.allocated < self.most => {
+        self.spare.extend(self.empty.try_iter());
+        let next = match self.spare.pop() {
+            Some(batch) => batch,
+            None if self.allocated < self.most => {
                 self.allocated += 1;
                 Batch::with_room()
             }
-            Err(_) if self.when_full == WhenFull::Drop => return false,
-            Err(_) => match self.empty.recv() {
+            None if self.when_full == WhenFull::Drop => return false,
+            None => match self.empty.recv() {
                 Ok(batch) => batch,
                 Err(_) => return false,
             },
@@ -142,7 +147,7 @@ impl QueueOutlet {
 
     /// Hands over the flow records that are waiting.
     pub fn hand_over_flows(&mut self) {
-        let chunk = std::mem::take(&mut self.flow_chunk);
+        let chunk = std::mem::replace(&mut self.flow_chunk, Vec::with_capacity(FLOW_CHUNK));
         let len = chunk.len() as u64;
         let sent = match self.when_full {
             WhenFull::Wait => self.flows.send(chunk).is_ok(),

@@ -585,6 +585,7 @@ impl Lane {
                 }
                 worker.take(&arrival, outlet);
             });
+            worker.settle(outlet);
             let delivered = worker.ledger().delivered - before;
             shared.settle(share, delivered);
             if share != u64::MAX && delivered == 0 {

@@ -85,6 +85,8 @@ pub struct Total {
     pub flows_joined: u64,
     /// Flows that live to the end, by their first packets; their sessions are places in `sessions`.
     flows: Vec<Flow>,
+    /// Records of flows that had to make room for the last packets.
+    evicted: Vec<FlowRecord>,
 }
 
 impl Total {
@@ -92,8 +94,10 @@ impl Total {
     pub fn of(workers: impl IntoIterator<Item = Worker>) -> Self {
         let mut sum = Sum::default();
         let mut parts = Vec::new();
+        let mut evicted = Vec::new();
         for worker in workers {
             let part = worker.end();
+            evicted.extend(part.evicted);
             sum.add(Snapshot {
                 ledger: part.ledger,
                 sessions: part.sessions.list().to_vec(),
@@ -125,15 +129,18 @@ impl Total {
             measured,
             flows_joined,
             flows,
+            evicted,
         }
     }
 
-    /// The records of the flows that lived to the end, in the order of their first packets.
+    /// The records that are still to be handed out: of flows that had to make room, and of those that
+    /// lived to the end, in the order of their first packets.
     pub fn records(&self) -> impl Iterator<Item = FlowRecord> {
-        self.flows.iter().filter_map(|flow| {
+        let living = self.flows.iter().filter_map(|flow| {
             let session = self.sessions.get(flow.key.session().0 as usize)?;
             Some(FlowRecord::new(flow, session, EndReason::Forced))
-        })
+        });
+        self.evicted.iter().copied().chain(living)
     }
 }
 
@@ -146,8 +153,8 @@ fn gather(
     let several = parts.len() > 1;
     let mut flows: Vec<Flow> = Vec::new();
     let mut known: HashMap<FlowKey, usize, foldhash::fast::RandomState> = HashMap::default();
-    for (sessions, part) in parts {
-        for mut flow in part {
+    for (sessions, mut part) in parts {
+        for flow in &mut part {
             let session = sessions
                 .session(flow.key.session())
                 .map(|session| session.key);
@@ -158,15 +165,20 @@ fn gather(
             flow.key = flow
                 .key
                 .in_session(SessionId(u32::try_from(place).unwrap_or(u32::MAX)));
-            if several {
-                let at = *known.entry(flow.key).or_insert(flows.len());
-                if let Some(first) = flows.get_mut(at) {
+        }
+        if !several {
+            flows = part;
+            continue;
+        }
+        for flow in part {
+            let at = *known.entry(flow.key).or_insert(flows.len());
+            match flows.get_mut(at) {
+                Some(first) => {
                     first.absorb(flow);
                     joined += 1;
-                    continue;
                 }
+                None => flows.push(flow),
             }
-            flows.push(flow);
         }
     }
     flows.sort_unstable_by_key(|flow| (flow.first_ns, flow.key));

@@ -6,7 +6,8 @@
 use crate::capture::encode::{Batch, CaptureRecord, CutBy, Format, NewSession, room_for};
 use crate::flow::key::FlowKey;
 use crate::flow::record::{EndReason, FlowRecord};
-use crate::flow::table::{Flow, FlowPacket, FlowTable};
+use crate::flow::table::{Flow, FlowPacket};
+use crate::flow::updates::Updates;
 use crate::mirror::direction::Direction;
 use crate::mirror::session::{Session, SessionId, SessionKey, Sessions};
 use crate::pipeline::ledger::{Dropped, Ledger, Noted};
@@ -91,6 +92,8 @@ pub struct Part {
     pub sessions: Sessions,
     /// Flows that live.
     pub flows: Vec<Flow>,
+    /// Records of flows that had to make room for the last packets.
+    pub evicted: Vec<FlowRecord>,
     /// UDP traffic that went to other ports.
     pub other_ports: Vec<OtherPort>,
     /// Bytes of the frames delivered.
@@ -116,7 +119,7 @@ pub struct Worker {
     sessions: Sessions,
     /// Sessions the writer has been told of.
     announced: usize,
-    flows: FlowTable,
+    flows: Updates,
     reassembly: Reassembly,
     other_ports: Vec<OtherPort>,
     /// Bytes of the frames delivered.
@@ -140,7 +143,7 @@ impl Worker {
     /// A worker with empty tables.
     pub fn new(settings: WorkerSettings) -> Self {
         Self {
-            flows: FlowTable::new(settings.max_flows),
+            flows: Updates::new(settings.max_flows),
             settings,
             ledger: Ledger::default(),
             sessions: Sessions::default(),
@@ -165,13 +168,27 @@ impl Worker {
         }
     }
 
+    /// Ends a batch: flow updates that were put off are done. Whoever feeds packets in batches calls it
+    /// behind each; results do not depend on it, only how soon they are there.
+    pub fn settle(&mut self, outlet: &mut impl Outlet) {
+        let Self {
+            flows, sessions, ..
+        } = self;
+        flows.settle(|flow| hand_out(&flow, sessions, outlet));
+    }
+
     /// Ends the input: gives up what waits for more and hands out what was counted.
     pub fn end(mut self) -> Part {
         self.reassembly.finish();
         self.count_lost_fragments();
+        let mut evicted = Evicted(Vec::new());
+        let flows = self
+            .flows
+            .drain(|flow| hand_out(&flow, &self.sessions, &mut evicted));
         Part {
             ledger: self.ledger,
-            flows: self.flows.drain(),
+            flows,
+            evicted: evicted.0,
             sessions: self.sessions,
             other_ports: self.other_ports,
             frames: self.frames,
@@ -210,8 +227,8 @@ impl Worker {
     fn datagram(&mut self, datagram: &Datagram<'_>, outlet: &mut impl Outlet) {
         let ip_header_len = if datagram.src.is_ipv4() { 20 } else { 40 };
         let udp = OuterUdp {
-            src: datagram.src.ip().to_canonical(),
-            dst: datagram.dst.ip().to_canonical(),
+            src: datagram.src.ip().to_canonical().into(),
+            dst: datagram.dst.ip().to_canonical().into(),
             src_port: datagram.src.port(),
             dst_port: datagram.dst.port(),
             payload: datagram.payload,
@@ -295,11 +312,7 @@ impl Worker {
             tunnel,
             ..
         } = mirrored;
-        let session = self.sessions.find(
-            SessionKey::Mirror { source, vni },
-            Some(target),
-            Some(tunnel),
-        );
+        let session = self.sessions.find_mirror(source, vni, target, tunnel);
         let frame = Frame {
             ts_ns,
             bytes: mirrored.bytes,
@@ -391,7 +404,8 @@ impl Worker {
         frame: &Frame<'_>,
         outlet: &mut impl Outlet,
     ) {
-        let inner = Inner::read(frame.bytes);
+        let mut inner = Inner::default();
+        inner.fill_in(frame.bytes);
         let evidence = Evidence {
             captured_len: saturate(frame.bytes.len()),
             carried_len: frame.carried_len,
@@ -410,20 +424,17 @@ impl Worker {
             session.add(frame.ts_ns, &evidence, lengths, verdict, direction);
         }
         let vni = mirrored.map(|mirrored| mirrored.vni);
-        match FlowKey::of(session_id, vni, &inner) {
-            Some((key, way)) if self.settings.flows => {
-                let packet = FlowPacket {
-                    ts_ns: frame.ts_ns,
-                    lengths,
-                    verdict,
-                    inner: &inner,
-                };
-                if let Some(evicted) = self.flows.update(&key, way, &packet) {
-                    self.hand_out(&evicted, outlet);
-                }
-            }
-            Some(_) => {}
-            None => self.ledger.note(Noted::InnerNotIp),
+        if inner.ip.is_none() {
+            self.ledger.note(Noted::InnerNotIp);
+        } else if self.settings.flows
+            && let Some((key, way)) = FlowKey::of(session_id, vni, &inner)
+            && let Some(packet) = FlowPacket::of(frame.ts_ns, lengths, verdict, &inner)
+        {
+            let Self {
+                flows, sessions, ..
+            } = self;
+            let evicted = |flow| hand_out(&flow, sessions, outlet);
+            flows.add(&key, way, &packet, evicted);
         }
         let Some(format) = self.settings.capture else {
             return self.count_delivered(frame);
@@ -434,14 +445,9 @@ impl Worker {
             }
             return self.ledger.drop(Dropped::CaptureQueue, 1);
         };
-        let sessions = self.sessions.list();
-        for (at, session) in sessions.iter().enumerate().skip(self.announced) {
-            batch.new_sessions.push(NewSession {
-                id: SessionId(saturate(at)),
-                key: session.key,
-            });
+        if self.announced < self.sessions.list().len() {
+            self.announce(batch);
         }
-        self.announced = sessions.len();
         if frame.bytes.len() > crate::capture::encode::SNAPLEN as usize {
             self.ledger.note(Noted::SnapLength);
         }
@@ -471,11 +477,17 @@ impl Worker {
         self.frames.record(frame.bytes.len() as u64);
     }
 
-    /// Hands out a flow that had to make room.
-    fn hand_out(&self, flow: &Flow, outlet: &mut impl Outlet) {
-        if let Some(session) = self.sessions.session(flow.key.session()) {
-            outlet.flow(FlowRecord::new(flow, session, EndReason::LackOfResources));
+    /// Tells the writer, through `batch`, of sessions it has not heard of.
+    #[cold]
+    fn announce(&mut self, batch: &mut Batch) {
+        let sessions = self.sessions.list();
+        for (at, session) in sessions.iter().enumerate().skip(self.announced) {
+            batch.new_sessions.push(NewSession {
+                id: SessionId(saturate(at)),
+                key: session.key,
+            });
         }
+        self.announced = sessions.len();
     }
 
     fn remember_other_port(&mut self, udp: &OuterUdp<'_>) {
@@ -496,6 +508,26 @@ impl Worker {
                 like_vxlan,
             });
         }
+    }
+}
+
+/// Where flow records go when there is no outlet any more.
+struct Evicted(Vec<FlowRecord>);
+
+impl Outlet for Evicted {
+    fn room(&mut self, _len: usize) -> Option<&mut Batch> {
+        None
+    }
+
+    fn flow(&mut self, record: FlowRecord) {
+        self.0.push(record);
+    }
+}
+
+/// Hands out a flow that had to make room.
+fn hand_out(flow: &Flow, sessions: &Sessions, outlet: &mut impl Outlet) {
+    if let Some(session) = sessions.session(flow.key.session()) {
+        outlet.flow(FlowRecord::new(flow, session, EndReason::LackOfResources));
     }
 }
 

@@ -411,8 +411,8 @@ fn take_apart(
         }
         each(Arrival::Datagram(Datagram {
             ts_ns: frame.ts_ns,
-            src: SocketAddr::new(udp.src, udp.src_port),
-            dst: SocketAddr::new(udp.dst, udp.dst_port),
+            src: SocketAddr::new(udp.src.ip(), udp.src_port),
+            dst: SocketAddr::new(udp.dst.ip(), udp.dst_port),
             payload,
             sent_len: payload.len(),
         }));

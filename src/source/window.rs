@@ -75,6 +75,7 @@ impl Window {
     }
 
     /// The bytes read and not used yet.
+    #[inline]
     pub fn ahead(&self) -> &[u8] {
         self.bytes.get(self.start..self.end).unwrap_or_default()
     }
@@ -85,7 +86,14 @@ impl Window {
     }
 
     /// Makes at least `len` bytes available ahead, unless the input ends before; tells whether it did.
+    #[inline]
     pub fn fill(&mut self, len: usize) -> bool {
+        self.end - self.start >= len || self.read_on(len)
+    }
+
+    /// Moves what is ahead to the front and reads until `len` bytes are there.
+    #[cold]
+    fn read_on(&mut self, len: usize) -> bool {
         while self.end - self.start < len && !self.at_end {
             self.bytes.copy_within(self.start..self.end, 0);
             self.at += self.start as u64;
@@ -111,6 +119,7 @@ impl Window {
     }
 
     /// Marks `len` bytes as used and returns them.
+    #[inline]
     pub fn take(&mut self, len: usize) -> &[u8] {
         let from = self.start;
         self.start = self.end.min(from + len);

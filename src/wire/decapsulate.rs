@@ -1,8 +1,7 @@
 //! From a UDP datagram to the mirrored frame: which tunnel it is, by destination port, and how many
 //! layers to remove.
 
-use std::net::IpAddr;
-
+use super::ip::Address;
 use super::outer::{self, LinkType, Outer, OuterUdp};
 use super::refusal::{Filtered, Malformed, Refusal};
 use super::vxlan::Payload;
@@ -57,6 +56,7 @@ impl Default for Tunnels {
 impl Tunnels {
     /// The tunnel behind a destination port. The source port says nothing: it is a hash of the inner
     /// packet (RFC 7348 §5) and may be 4789 by chance.
+    #[inline]
     pub fn at_port(&self, port: u16) -> Option<Tunnel> {
         if self.vxlan_ports.contains(&port) {
             Some(Tunnel::Vxlan)
@@ -74,9 +74,9 @@ impl Tunnels {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Mirrored<'a> {
     /// The VTEP: source address of the packet directly around the tunnel header.
-    pub source: IpAddr,
+    pub source: Address,
     /// Destination address of that packet.
-    pub target: IpAddr,
+    pub target: Address,
     /// The network identifier.
     pub vni: Vni,
     /// The tunnel it came out of.
@@ -104,6 +104,7 @@ pub struct Mirrored<'a> {
 /// # Errors
 ///
 /// The [`Refusal`] of the outermost layer. An inner layer that cannot be removed stays in the frame.
+#[inline]
 pub fn decapsulate<'a>(tunnels: &Tunnels, udp: &OuterUdp<'a>) -> Result<Mirrored<'a>, Refusal> {
     let tunnel = tunnels.at_port(udp.dst_port).ok_or(Filtered::OtherPort)?;
     let mut mirrored = match tunnel {
@@ -119,12 +120,11 @@ pub fn decapsulate<'a>(tunnels: &Tunnels, udp: &OuterUdp<'a>) -> Result<Mirrored
     if mirrored.bytes.is_empty() {
         return Err(Malformed::InnerEmpty.into());
     }
-    Ok(Mirrored {
-        outer_ip_len: udp.ip_len,
-        ..mirrored
-    })
+    mirrored.outer_ip_len = udp.ip_len;
+    Ok(mirrored)
 }
 
+#[inline(always)]
 fn vxlan_layer<'a>(tunnel: Tunnel, udp: &OuterUdp<'a>) -> Result<Mirrored<'a>, Refusal> {
     let cut = udp.carried_len > udp.payload.len();
     let header = if tunnel == Tunnel::Gpe {

@@ -47,7 +47,7 @@ pub fn encapsulated_already<'a>(
         return None;
     }
     let headers = OuterHeaders {
-        ips: OuterIps::new(udp.src, udp.dst)?,
+        ips: OuterIps::new(udp.src.ip(), udp.dst.ip())?,
         src_port: udp.src_port,
         dst_port: udp.dst_port,
     };
@@ -84,7 +84,7 @@ pub fn source_port(frame: &[u8]) -> u16 {
     let inner = Inner::read(frame);
     let hash = match inner.ip {
         Some(ip) => {
-            let hash = fnv1a_ip(fnv1a_ip(FNV_OFFSET, ip.header.src), ip.header.dst);
+            let hash = fnv1a_ip(fnv1a_ip(FNV_OFFSET, ip.header.src.ip()), ip.header.dst.ip());
             let hash = fnv1a(hash, &[ip.header.protocol]);
             match ip.transport {
                 Transport::Ports { src, dst, .. } if ip.header.fragment.is_none() => {
@@ -432,7 +432,7 @@ mod tests {
                 decapsulate(&Tunnels::default(), &udp).unwrap();
             prop_assert_eq!((got, bytes, reserved_set), (vni, frame.as_slice(), false));
             prop_assert_eq!(outer_ip_len as usize, packet.len() - 14);
-            prop_assert_eq!(source.is_ipv6(), v6);
+            prop_assert_eq!(source.ipv6, v6);
         }
 
         #[test]

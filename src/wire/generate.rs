@@ -528,7 +528,7 @@ mod tests {
         let Transport::Ports { src, dst, .. } = ip.transport else {
             panic!("no ports");
         };
-        let ends = [(ip.header.src, src), (ip.header.dst, dst)];
+        let ends = [(ip.header.src.ip(), src), (ip.header.dst.ip(), dst)];
         (vni, inner.vlan, ends, ip.header.protocol)
     }
 

@@ -37,13 +37,65 @@ pub struct Fragment {
     pub protocol: u8,
 }
 
+/// An IP address as two words, which compare and hash at a fraction of what an [`IpAddr`] costs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Address {
+    /// Its bytes, most significant first; an IPv4 address fills the upper half of the first word.
+    pub words: [u64; 2],
+    /// Whether it is IPv6.
+    pub ipv6: bool,
+}
+
+impl Address {
+    const fn v4(bytes: [u8; 4]) -> Self {
+        Self {
+            words: [(u32::from_be_bytes(bytes) as u64) << 32, 0],
+            ipv6: false,
+        }
+    }
+
+    const fn v6(bytes: [u8; 16]) -> Self {
+        let bits = u128::from_be_bytes(bytes);
+        Self {
+            words: [(bits >> 64) as u64, bits as u64],
+            ipv6: true,
+        }
+    }
+
+    /// Whether it is IPv4.
+    pub const fn is_ipv4(self) -> bool {
+        !self.ipv6
+    }
+
+    /// The same address in the standard library's form.
+    #[inline]
+    pub const fn ip(self) -> IpAddr {
+        let [high, low] = self.words;
+        if self.ipv6 {
+            IpAddr::V6(Ipv6Addr::from_bits(((high as u128) << 64) | low as u128))
+        } else {
+            IpAddr::V4(Ipv4Addr::from_bits((high >> 32) as u32))
+        }
+    }
+}
+
+impl From<IpAddr> for Address {
+    #[inline]
+    fn from(address: IpAddr) -> Self {
+        match address {
+            IpAddr::V4(v4) => Self::v4(v4.octets()),
+            IpAddr::V6(v6) => Self::v6(v6.octets()),
+        }
+    }
+}
+
 /// An IP header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct IpHeader {
-    /// Source address; its variant tells the version.
-    pub src: IpAddr,
+    /// Source address; it tells the version.
+    pub src: Address,
     /// Destination address.
-    pub dst: IpAddr,
+    pub dst: Address,
     /// Protocol number of the payload, behind extension headers.
     pub protocol: u8,
     /// Bytes from the start of the IP header to its payload, extension headers included, as far as
@@ -78,6 +130,7 @@ impl IpHeader {
     /// # Errors
     ///
     /// See [`IpError`].
+    #[inline(always)]
     pub fn read(bytes: &[u8]) -> Result<Self, IpError> {
         match bytes.first().map(|first| first >> 4) {
             None => Err(IpError::Cut),
@@ -107,6 +160,7 @@ impl IpHeader {
         }
     }
 
+    #[inline(always)]
     fn read_ipv4(bytes: &[u8]) -> Result<Self, IpError> {
         let Some(header) = bytes.first_chunk::<20>() else {
             return Err(IpError::Cut);
@@ -148,8 +202,8 @@ impl IpHeader {
             protocol,
         });
         Ok(Self {
-            src: IpAddr::V4(Ipv4Addr::new(s0, s1, s2, s3)),
-            dst: IpAddr::V4(Ipv4Addr::new(d0, d1, d2, d3)),
+            src: Address::v4([s0, s1, s2, s3]),
+            dst: Address::v4([d0, d1, d2, d3]),
             protocol,
             header_len: header_len.min(bytes.len()),
             // A total length below the header's own cannot be meant.
@@ -165,21 +219,19 @@ impl IpHeader {
         })
     }
 
+    #[inline(always)]
     fn read_ipv6(bytes: &[u8]) -> Result<Self, IpError> {
         let Some((header, rest)) = bytes.split_first_chunk::<40>() else {
             return Err(IpError::Cut);
         };
         let [v, t, _, _, l0, l1, next_header, hop_limit, addresses @ ..] = header;
-        let (src, dst) = addresses.split_at(16);
-        let address = |bytes: &[u8]| {
-            <[u8; 16]>::try_from(bytes)
-                .map(Ipv6Addr::from)
-                .map_err(|_| IpError::Cut)
+        let [src, dst] = addresses.as_chunks::<16>().0 else {
+            return Err(IpError::Cut);
         };
         let payload_len = u16::from_be_bytes([*l0, *l1]);
-        let mut ip = Self {
-            src: IpAddr::V6(address(src)?),
-            dst: IpAddr::V6(address(dst)?),
+        let ip = Self {
+            src: Address::v6(*src),
+            dst: Address::v6(*dst),
             protocol: *next_header,
             header_len: 40,
             declared_len: if payload_len == 0 {
@@ -192,10 +244,18 @@ impl IpHeader {
             fragment: None,
             options_cut: false,
         };
-        if is_extension(*next_header) {
-            ip.read_extensions(rest);
-        }
-        Ok(ip)
+        // By value, so that where there are none the header need not be in memory.
+        Ok(if is_extension(*next_header) {
+            ip.behind_extensions(rest)
+        } else {
+            ip
+        })
+    }
+
+    #[cold]
+    fn behind_extensions(mut self, rest: &[u8]) -> Self {
+        self.read_extensions(rest);
+        self
     }
 
     /// Walks the extension headers at the start of `rest`, the bytes behind the header.
@@ -244,6 +304,7 @@ impl IpHeader {
     }
 
     /// The IP payload in `bytes`, which start at this header: at most what the header declares.
+    #[inline]
     pub fn payload<'a>(&self, bytes: &'a [u8]) -> &'a [u8] {
         let end = match self.declared_len {
             0 => bytes.len(),
@@ -254,13 +315,11 @@ impl IpHeader {
 
     /// IP version, 4 or 6.
     pub const fn version(&self) -> u8 {
-        match self.src {
-            IpAddr::V4(_) => 4,
-            IpAddr::V6(_) => 6,
-        }
+        if self.src.ipv6 { 6 } else { 4 }
     }
 
     /// A fragment that does not hold the payload's first byte: no ports to read.
+    #[inline]
     pub fn is_later_fragment(&self) -> bool {
         self.fragment.is_some_and(|fragment| fragment.offset != 0)
     }
@@ -295,7 +354,7 @@ mod tests {
     #[test]
     fn ipv4_by_hand() {
         let ip = IpHeader::read(&V4).unwrap();
-        assert_eq!(ip.src.to_string(), "10.0.0.1");
+        assert_eq!(ip.src.ip().to_string(), "10.0.0.1");
         assert_eq!(
             (ip.protocol, ip.declared_len, ip.header_len, ip.tos, ip.ttl),
             (17, 28, 20, 0x10, 64)

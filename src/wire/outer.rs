@@ -7,7 +7,7 @@ use std::net::IpAddr;
 
 use super::be16;
 use super::inner::Mac;
-use super::ip::{Fragment, IpError, IpHeader, is_extension, protocol};
+use super::ip::{Address, Fragment, IpError, IpHeader, is_extension, protocol};
 use super::refusal::{Filtered, Malformed, Refusal};
 
 /// The link layers that can be read (<https://www.tcpdump.org/linktypes.html>).
@@ -48,6 +48,7 @@ impl LinkType {
     ///
     /// [`Malformed::OuterLink`] when the header is cut, [`Filtered::NotIp`] for an unknown loopback
     /// address family.
+    #[inline]
     pub fn strip(self, record: &[u8]) -> Result<LinkPayload<'_>, Refusal> {
         let cut = Refusal::from(Malformed::OuterLink);
         let at = |ether_type: u16, offset: usize| LinkPayload {
@@ -132,9 +133,9 @@ pub struct LinkPayload<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OuterUdp<'a> {
     /// Source address.
-    pub src: IpAddr,
+    pub src: Address,
     /// Destination address.
-    pub dst: IpAddr,
+    pub dst: Address,
     /// Source port.
     pub src_port: u16,
     /// Destination port.
@@ -179,6 +180,7 @@ pub enum Outer<'a> {
 /// # Errors
 ///
 /// [`Filtered::NotIp`] and [`Filtered::NotUdp`] for other traffic, [`Malformed`] for broken headers.
+#[inline]
 pub fn read(link: LinkType, record: &[u8], record_cut: bool) -> Result<Outer<'_>, Refusal> {
     let LinkPayload {
         mut ether_type,
@@ -194,15 +196,19 @@ pub fn read(link: LinkType, record: &[u8], record_cut: bool) -> Result<Outer<'_>
         ETHER_TYPE_IPV6 => 6,
         _ => return Err(Filtered::NotIp.into()),
     };
-    let outer = read_ip(payload, record_cut)?;
-    let src = match &outer {
-        Outer::Udp(udp) => udp.src,
-        Outer::Fragment(fragment) => fragment.src,
-    };
-    if src.is_ipv4() == (version == 4) {
-        Ok(outer)
+    if payload.first().is_some_and(|first| first >> 4 == version) {
+        read_ip(payload, record_cut)
     } else {
-        Err(Malformed::OuterIp.into())
+        Err(mislabelled(payload, record_cut))
+    }
+}
+
+/// What is wrong with a packet whose IP version is not the one its EtherType names.
+#[cold]
+fn mislabelled(packet: &[u8], record_cut: bool) -> Refusal {
+    match read_ip(packet, record_cut) {
+        Ok(_) => Malformed::OuterIp.into(),
+        Err(refusal) => refusal,
     }
 }
 
@@ -211,6 +217,7 @@ pub fn read(link: LinkType, record: &[u8], record_cut: bool) -> Result<Outer<'_>
 /// # Errors
 ///
 /// As [`read`].
+#[inline(always)]
 pub fn read_ip(packet: &[u8], record_cut: bool) -> Result<Outer<'_>, Refusal> {
     let ip = IpHeader::read(packet).map_err(|_: IpError| Malformed::OuterIp)?;
     let cut = if ip.declared_len == 0 {
@@ -231,8 +238,8 @@ pub fn read_ip(packet: &[u8], record_cut: bool) -> Result<Outer<'_>, Refusal> {
         };
         let payload = packet.get(fragment.payload_at..end).unwrap_or_default();
         return Ok(Outer::Fragment(OuterFragment {
-            src: ip.src,
-            dst: ip.dst,
+            src: ip.src.ip(),
+            dst: ip.dst.ip(),
             fragment,
             payload,
             cut,
@@ -252,6 +259,7 @@ pub fn read_ip(packet: &[u8], record_cut: bool) -> Result<Outer<'_>, Refusal> {
 /// # Errors
 ///
 /// [`Malformed::OuterUdp`] when the header is cut or its length is below 8.
+#[inline(always)]
 pub fn read_udp<'a>(
     ip: &IpHeader,
     ip_payload: &'a [u8],

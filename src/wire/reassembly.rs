@@ -139,8 +139,8 @@ impl Reassembly {
         self.bytes -= open.buf.data().len();
         let (payload, _) = open.buf.take_bufs();
         let mut ip = IpHeader {
-            src: piece.src,
-            dst: piece.dst,
+            src: piece.src.into(),
+            dst: piece.dst.into(),
             protocol: fragment.protocol,
             header_len: open.ip_header_len,
             declared_len: u32::try_from(open.ip_header_len + payload.len()).unwrap_or(u32::MAX),

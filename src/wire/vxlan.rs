@@ -58,6 +58,7 @@ pub struct Header<'a> {
 /// - [`Filtered::Probe`] when the datagram cannot be VXLAN at all, see `is_probe`;
 /// - [`Malformed::VxlanShort`] when the record was cut inside the header;
 /// - [`Malformed::VniNotValid`] when the I flag is clear.
+#[inline]
 pub fn parse(udp_payload: &[u8], cut: bool) -> Result<Header<'_>, Refusal> {
     let Some((header, inner)) = udp_payload.split_first_chunk::<HEADER_LEN>() else {
         return Err(if cut {
