@@ -465,6 +465,67 @@ fn nobody_listens() {
     );
 }
 
+/// An interface whose queue lets 8 Mbit/s through and holds 10 kB, in a network of its own. Says what `send` says,
+/// and then what the interface has sent.
+#[cfg(target_os = "linux")]
+const SLOW_LINK: &str = "
+    exec 3>&2 2>/dev/null
+    sysctl -qw net.ipv6.conf.default.disable_ipv6=1
+    ip link add name slow0 type veth peer name slow1 &&
+    ip addr add 192.0.2.1/24 dev slow0 &&
+    ip link set slow0 up && ip link set slow1 up &&
+    ip neigh add 192.0.2.2 lladdr 02:00:00:00:00:02 dev slow0 &&
+    tc qdisc add dev slow0 root tbf rate 8mbit burst 3000 limit 10000 || exit 77
+    \"$@\" 2>&3 || exit
+    sleep 0.3
+    cat /proc/net/dev";
+
+/// What an interface has no room for is sent again, or counted; it is never lost in silence.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_full_queue_loses_nothing_that_was_counted() {
+    if !tool("unshare") || !tool("ip") || !tool("tc") {
+        return;
+    }
+    let plain = common::testdata("plain.pcap");
+    let generate = ["--generate", "--count", "300", "--frame-size", "500"];
+    for (args, frames, all) in [
+        (generate.to_vec(), 300, true),
+        ([&generate[..], &["--no-retry"]].concat(), 300, false),
+        (
+            vec![plain.to_str().unwrap(), "--loop", "10", "--mtu", "1500"],
+            320,
+            true,
+        ),
+    ] {
+        let mut command = std::process::Command::new("unshare");
+        command.args(["-rn", "sh", "-c", SLOW_LINK, "sh", common::VXTAP, "send"]);
+        command.args(args).args(["--to", "192.0.2.2"]);
+        let run = common::run(&mut command);
+        if run.code == Some(77) || run.stderr.contains("unshare") {
+            eprintln!("skipped: no network namespace with veth and tbf here");
+            return;
+        }
+        assert_eq!(run.code, Some(0), "{}", run.stderr);
+        let (_, sent) = run.stderr.split_once(", ").unwrap();
+        let sent: u64 = sent.split(' ').next().unwrap().parse().unwrap();
+        let devices = String::from_utf8(run.stdout).unwrap();
+        let line = devices
+            .lines()
+            .find_map(|line| line.trim().strip_prefix("slow0:"));
+        // Eight columns of what was received, then bytes and packets sent.
+        let transmitted: u64 = line
+            .unwrap()
+            .split_whitespace()
+            .nth(9)
+            .unwrap()
+            .parse()
+            .unwrap();
+        assert_eq!(transmitted, sent, "{}", run.stderr);
+        assert_eq!(sent == frames, all, "{}", run.stderr);
+    }
+}
+
 #[test]
 fn bad_usage_exits_with_2() {
     let to = ["--to", "127.0.0.1"];
@@ -475,6 +536,7 @@ fn bad_usage_exits_with_2() {
         (&["plain.pcap", "--count", "5"], "--generate"),
         (&["plain.pcap", "--flows", "5"], "--generate"),
         (&["plain.pcap", "--cpu", "0"], "--generate"),
+        (&["plain.pcap", "--no-retry"], "--generate"),
         (&["--generate", "--loop", "2"], "cannot be used with"),
         (&["--generate", "--speed", "2"], "cannot be used with"),
         (&["--generate", "--as-recorded"], "cannot be used with"),

@@ -232,6 +232,10 @@ pub struct GenerateArgs {
     /// Another number gives other addresses, lengths and another order
     #[arg(long, value_name = "N", requires = "generate", default_value_t = 1)]
     pub seed: u64,
+    /// Count packets the system has no room for as unsent, instead of sending them again: a rate is offered
+    /// whether it is taken or not
+    #[arg(long, requires = "generate")]
+    pub no_retry: bool,
     /// Core to send from (Linux)
     #[arg(long, value_name = "CORE", requires = "generate")]
     pub cpu: Option<usize>,

@@ -59,7 +59,8 @@ pub fn run(args: &SendArgs) -> Result<(), Failure> {
         None => {}
     }
     let seconds = run.started.elapsed().as_secs_f64();
-    let counts = run.counts;
+    let mut counts = run.counts;
+    counts.unsent = counts.read - counts.sent - counts.skipped - counts.too_large;
     if run.plan.is_some() {
         eprintln!("vxtap: frames: {}", counts.generated_line(verb, seconds));
     } else {
@@ -147,8 +148,7 @@ fn resolve(to: &HostPort, source: Option<IpAddr>) -> Result<SocketAddr, Failure>
     first.ok_or_else(|| Failure::running(format!("--to {host}: it has no address")))
 }
 
-/// What became of the frames: each one read or generated was sent, skipped, too large or left, or met the
-/// fault that ended the run.
+/// What became of the frames: each one read or generated was sent, skipped, too large or left.
 #[derive(Default, Serialize)]
 struct Counts {
     /// Read or generated.
@@ -160,7 +160,7 @@ struct Counts {
     cut: u64,
     skipped: u64,
     too_large: u64,
-    /// Generated, but the time was over, or a fault ended the run, before the system took them.
+    /// The system had no room for them (--no-retry), or the time was over or a fault came before it took them.
     unsent: u64,
     /// Bytes of UDP payload sent.
     payload_bytes: u64,

@@ -30,6 +30,8 @@ pub struct Burst {
     slots: Vec<Slot>,
     /// Numbers of slots, those of one source port together.
     order: Vec<usize>,
+    /// Send again what the system has no room for.
+    retry: bool,
     refusal_told: bool,
 }
 
@@ -48,6 +50,7 @@ impl Burst {
             batch: SendBatch::new(BATCH, longest),
             slots: Vec::with_capacity(BATCH),
             order: Vec::with_capacity(BATCH),
+            retry: !args.generate.no_retry,
             refusal_told: false,
         })
     }
@@ -64,7 +67,7 @@ impl Burst {
     }
 
     /// Sends the batch; counts each datagram as sent or too large, or as neither when the system has no room
-    /// for it until `end`. From one socket they leave in their order.
+    /// for it, with retries until `end`. From one socket they leave in their order.
     pub fn flush(&mut self, end: Option<Instant>, counts: &mut Counts) -> Result<(), Failure> {
         let port_of = |slot: usize| self.slots.get(slot).map_or(0, |slot| slot.source_port);
         let mut order = std::mem::take(&mut self.order);
@@ -125,6 +128,10 @@ impl Burst {
                 if counts.too_large == 1 {
                     tracing::warn!(payload_len, "too large for a UDP datagram: left out");
                 }
+                continue;
+            }
+            if trouble == Trouble::Full && !self.retry {
+                slots = rest;
                 continue;
             }
             if trouble == Trouble::Fault || now.duration_since(refused_since) > LONGEST_TRY {

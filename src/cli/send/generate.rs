@@ -97,13 +97,10 @@ impl Run<'_> {
         if let Some(core) = self.args.generate.cpu {
             pin_to_core(core)?;
         }
-        let outcome = match &self.output {
+        match &self.output {
             Output::Network(sockets, _) => self.generate_to_network(plan, sockets.target()),
             Output::File(_) => self.generate_to_file(plan),
-        };
-        let counts = &mut self.counts;
-        counts.unsent = counts.read - counts.sent - counts.too_large;
-        outcome
+        }
     }
 
     fn generate_to_file(&mut self, plan: &Plan) -> Result<(), Failure> {
