@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::wire::generate::{FrameSize, MAX_FRAME_LEN, MIN_FRAME_LEN};
 use crate::wire::vxlan;
 
 /// VXLAN mirror target: receives mirrored traffic, removes VXLAN, judges truncation, writes pcapng and
@@ -148,19 +149,24 @@ pub struct ListenArgs {
 #[derive(Debug, Args)]
 #[command(
     after_help = "A file that holds VXLAN datagrams is taken to be encapsulated already: they are sent as they are, \
-                  other packets are skipped. Frames are cut only where --packet-length or --mtu says so."
+                  other packets are skipped. Frames are cut only where --packet-length or --mtu says so. Frames that \
+                  --generate makes hold valid TCP and UDP packets to and from port 9; their payload starts with a \
+                  number that counts from 0, 8 bytes, most significant first."
 )]
 pub struct SendArgs {
     /// Capture files with Ethernet frames; `-` is standard input
-    #[arg(required = true, value_name = "FILE")]
+    #[arg(required_unless_present = "generate", value_name = "FILE")]
     pub files: Vec<PathBuf>,
     /// Where to send: host or address, with or without a port (default 4789)
     #[arg(long, value_name = "HOST[:PORT]", value_parser = host_port, required_unless_present = "write")]
     pub to: Option<HostPort>,
     /// Write the encapsulated packets to this pcap file (nanoseconds, original times) instead of
     /// sending; `-` is standard output
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["pps", "speed", "as_recorded"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["speed", "as_recorded"])]
     pub write: Option<PathBuf>,
+    /// Write what was sent as one JSON object to this file; `-` is standard output
+    #[arg(long, value_name = "FILE")]
+    pub summary: Option<PathBuf>,
     /// VXLAN network identifier, 0 to 16777215
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(0..=0x00ff_ffff))]
     pub vni: u32,
@@ -183,7 +189,11 @@ pub struct SendArgs {
     /// Outer source port from a hash of the inner addresses and ports, as RFC 7348 recommends
     #[arg(long)]
     pub source_port_hash: bool,
-    /// Packets a second
+    /// Send with a zero outer UDP checksum, as RFC 7348 asks for and most mirror sources do (Linux; written
+    /// packets always have one)
+    #[arg(long)]
+    pub no_udp_checksum: bool,
+    /// Packets a second; without it as fast as the system takes them (--generate --write: 1000)
     #[arg(long, value_name = "N", value_parser = positive, group = "pace")]
     pub pps: Option<f64>,
     /// Times the recorded speed
@@ -195,6 +205,54 @@ pub struct SendArgs {
     /// Send the files this many times
     #[arg(long = "loop", value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
     pub loops: u64,
+    /// Instead of files
+    #[command(flatten)]
+    pub generate: GenerateArgs,
+}
+
+/// `vxtap send --generate`.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Generate")]
+pub struct GenerateArgs {
+    /// Send synthetic traffic instead of files: flows in both directions, the same in every run
+    #[arg(long)]
+    pub generate: bool,
+    /// Stop after this many packets
+    #[arg(long, value_name = "N", requires = "generate", value_parser = clap::value_parser!(u64).range(1..))]
+    pub count: Option<u64>,
+    /// Stop after this time: 90, 30s, 5m, 2h [default: 10s, unless there is a --count]
+    #[arg(long, value_name = "TIME", requires = "generate", value_parser = duration)]
+    pub duration: Option<Duration>,
+    /// Inner flows, half of them TCP, half UDP
+    #[arg(long, value_name = "N", requires = "generate", default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=1 << 20))]
+    pub flows: u32,
+    /// Length of inner frames in bytes: one, MIN-MAX, or imix (64, 570 and 1400 at 7:4:1). Frames too short
+    /// for their headers and their number get up to 86
+    #[arg(long, value_name = "N|MIN-MAX|imix", requires = "generate", default_value = "imix", value_parser = frame_size)]
+    pub frame_size: FrameSize,
+    /// Share of flows that are IPv6
+    #[arg(long, value_name = "PERCENT", requires = "generate", default_value_t = 30, value_parser = clap::value_parser!(u8).range(..=100))]
+    pub ipv6_percent: u8,
+    /// Share of flows with an 802.1Q tag
+    #[arg(long, value_name = "PERCENT", requires = "generate", default_value_t = 0, value_parser = clap::value_parser!(u8).range(..=100))]
+    pub vlan_percent: u8,
+    /// Network identifiers, from --vni up; each flow belongs to one
+    #[arg(long, value_name = "N", requires = "generate", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=0x0100_0000))]
+    pub vnis: u32,
+    /// Outer source ports, from --source-port (49152) up, chosen by a hash of the inner addresses and ports;
+    /// the two directions of a flow may differ
+    #[arg(long, value_name = "N", requires = "generate", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=512))]
+    pub source_ports: u16,
+    /// Another number gives other addresses, lengths and another order
+    #[arg(long, value_name = "N", requires = "generate", default_value_t = 1)]
+    pub seed: u64,
+    /// Count packets the system has no room for as unsent, instead of sending them again: a rate is offered
+    /// whether it is taken or not
+    #[arg(long, requires = "generate")]
+    pub no_retry: bool,
+    /// Core to send from (Linux)
+    #[arg(long, value_name = "CORE", requires = "generate")]
+    pub cpu: Option<usize>,
 }
 
 /// A host, by name or address, and a UDP port.
@@ -298,6 +356,26 @@ fn duration(text: &str) -> Result<Duration, String> {
         .ok_or_else(|| "a time above zero is needed".to_owned())
 }
 
+/// "imix", "1400" or "64-1400".
+fn frame_size(text: &str) -> Result<FrameSize, String> {
+    if text == "imix" {
+        return Ok(FrameSize::Imix);
+    }
+    let (shortest, longest) = text.split_once('-').unwrap_or((text, text));
+    let len = |text: &str| text.parse::<u16>().ok();
+    match (len(shortest), len(longest)) {
+        (Some(shortest), Some(longest))
+            if MIN_FRAME_LEN <= shortest && shortest <= longest && longest <= MAX_FRAME_LEN =>
+        {
+            Ok(FrameSize::Between(shortest, longest))
+        }
+        _ => Err(format!(
+            "'imix', a length like 512 or a range like 64-1400 is needed, from {MIN_FRAME_LEN} to \
+             {MAX_FRAME_LEN} bytes"
+        )),
+    }
+}
+
 fn positive(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
         Ok(number) if number.is_finite() && number > 0.0 => Ok(number),
@@ -355,6 +433,28 @@ mod tests {
             "99999999999999999999999d",
         ] {
             assert!(duration(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn frame_sizes() {
+        let between = |shortest, longest| Ok(FrameSize::Between(shortest, longest));
+        assert_eq!(frame_size("imix"), Ok(FrameSize::Imix));
+        assert_eq!(frame_size("512"), between(512, 512));
+        assert_eq!(frame_size("60-65499"), between(60, 65_499));
+        for bad in [
+            "",
+            "-",
+            "59",
+            "65500",
+            "64-",
+            "-64",
+            "100-64",
+            "64-1400-2",
+            "IMIX",
+            "6e1",
+        ] {
+            assert!(frame_size(bad).is_err(), "{bad}");
         }
     }
 

@@ -1,7 +1,11 @@
 //! `vxtap send`: acts as a mirror source. Frames of capture files go into VXLAN and out of a UDP
-//! socket, or into a pcap file as the packets that would have been sent.
+//! socket, or into a pcap file as the packets that would have been sent. Instead of files, a generator
+//! may make the frames.
 
 mod ahead;
+#[cfg(target_os = "linux")]
+mod burst;
+mod generate;
 mod pace;
 mod pcap_out;
 mod sockets;
@@ -10,15 +14,18 @@ use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Instant;
 
 use ahead::Ahead;
+use generate::Plan;
 use pace::{Pace, now};
 use pcap_out::PcapOut;
+use serde::Serialize;
 use sockets::Sockets;
 
 use super::Failure;
 use super::args::{HostPort, SendArgs};
-use crate::outfile::OutError;
+use crate::outfile::{OutError, OutFile};
 use crate::source::Record;
 use crate::source::file::{CaptureFile, same_file};
 use crate::wire::encapsulate::{self, Cut, FIRST_SOURCE_PORT, OuterHeaders, OuterIps};
@@ -32,10 +39,12 @@ use crate::wire::{Vni, vxlan};
 /// When flags do not fit, a file cannot be read or written, or the system refuses to send. What stood
 /// before a damaged place is sent, or kept.
 pub fn run(args: &SendArgs) -> Result<(), Failure> {
-    check_files(args)?;
-    let started = now();
+    check(args)?;
     let mut run = Run::new(args)?;
-    let mut outcome = run.every_file();
+    let mut outcome = match run.plan {
+        None => run.every_file(),
+        Some(plan) => run.generate(&plan),
+    };
     let mut verb = "sent";
     if let Output::File(file) = run.output {
         outcome = file.close(outcome);
@@ -49,18 +58,17 @@ pub fn run(args: &SendArgs) -> Result<(), Failure> {
         Some(_) => return outcome,
         None => {}
     }
-    let counts = run.counts;
-    eprintln!(
-        "vxtap: frames: {} read, {} {verb}, {} of them cut, {} skipped (not VXLAN), {} too large; \
-         {} bytes of UDP payload in {:.3} s",
-        counts.read,
-        counts.sent,
-        counts.cut,
-        counts.skipped,
-        counts.too_large,
-        counts.payload_bytes,
-        started.elapsed().as_secs_f64()
-    );
+    let seconds = run.started.elapsed().as_secs_f64();
+    let mut counts = run.counts;
+    counts.unsent = counts.read - counts.sent - counts.skipped - counts.too_large;
+    if run.plan.is_some() {
+        eprintln!("vxtap: frames: {}", counts.generated_line(verb, seconds));
+    } else {
+        eprintln!("vxtap: frames: {}", counts.files_line(verb, seconds));
+    }
+    if let Some(path) = &args.summary {
+        counts.write(seconds, path)?;
+    }
     outcome
 }
 
@@ -72,14 +80,46 @@ fn write_fault(outcome: &Result<(), Failure>) -> Option<&OutError> {
     }
 }
 
-fn check_files(args: &SendArgs) -> Result<(), Failure> {
+fn check(args: &SendArgs) -> Result<(), Failure> {
+    let excluded = [
+        (!args.files.is_empty(), "a FILE"),
+        (args.plain, "--plain"),
+        (args.source_port_hash, "--source-port-hash"),
+        (args.speed.is_some(), "--speed"),
+        (args.as_recorded, "--as-recorded"),
+        (args.loops > 1, "--loop"),
+    ];
+    // Told here and not by clap, which would take each of these for leave to go without --generate.
+    if let Some((_, other)) = excluded.iter().find(|(given, _)| *given)
+        && args.generate.generate
+    {
+        return Err(Failure::usage(format!(
+            "--generate cannot be used with {other}"
+        )));
+    }
     let stdin = Path::new("-");
     let stdins = args.files.iter().filter(|path| *path == stdin).count();
     if stdins > 1 || (stdins == 1 && args.loops > 1) {
         let text = "standard input can be read only once: give '-' one time, without --loop";
         return Err(Failure::usage(text));
     }
-    for output in args.write.iter().filter(|output| output.is_file()) {
+    if args.write.is_some() && args.pps.is_some() && !args.generate.generate {
+        let text = "--write keeps the times of the files: --pps has no meaning";
+        return Err(Failure::usage(text));
+    }
+    if let (Some(write), Some(summary)) = (&args.write, &args.summary)
+        && (write == summary || same_file(write, summary))
+    {
+        let path = write.display();
+        return Err(Failure::usage(format!(
+            "--write and --summary both write to {path}: choose different names"
+        )));
+    }
+    let outputs = [("--write", &args.write), ("--summary", &args.summary)];
+    let outputs = outputs
+        .into_iter()
+        .filter_map(|(flag, path)| Some((flag, path.as_ref()?)));
+    for (flag, output) in outputs.filter(|(_, output)| output.is_file()) {
         // A redirected file is found behind the name that Unix gives standard input.
         let mut inputs = args.files.iter().map(|path| match path == stdin {
             true => Path::new("/dev/stdin"),
@@ -88,7 +128,7 @@ fn check_files(args: &SendArgs) -> Result<(), Failure> {
         if let Some(input) = inputs.find(|input| same_file(input, output)) {
             let (output, input) = (output.display(), input.display());
             return Err(Failure::usage(format!(
-                "--write {output} would overwrite the input {input}: choose another name"
+                "{flag} {output} would overwrite the input {input}: choose another name"
             )));
         }
     }
@@ -108,10 +148,11 @@ fn resolve(to: &HostPort, source: Option<IpAddr>) -> Result<SocketAddr, Failure>
     first.ok_or_else(|| Failure::running(format!("--to {host}: it has no address")))
 }
 
-/// What became of the frames: each one read was sent, skipped or too large, or met the fault that
-/// ended the run.
-#[derive(Default)]
+/// What became of the frames: each one read or generated was sent, skipped, too large or left.
+#[derive(Default, Serialize)]
 struct Counts {
+    /// Read or generated.
+    #[serde(rename = "frames")]
     read: u64,
     /// Sent or written.
     sent: u64,
@@ -119,7 +160,71 @@ struct Counts {
     cut: u64,
     skipped: u64,
     too_large: u64,
+    /// The system had no room for them (--no-retry), or the time was over or a fault came before it took them.
+    unsent: u64,
+    /// Bytes of UDP payload sent.
     payload_bytes: u64,
+    /// System calls of --generate that sent nothing and were made again.
+    retries: u64,
+}
+
+impl Counts {
+    fn files_line(&self, verb: &str, seconds: f64) -> String {
+        format!(
+            "{} read, {} {verb}, {} of them cut, {} skipped (not VXLAN), {} too large; \
+             {} bytes of UDP payload in {seconds:.3} s",
+            self.read, self.sent, self.cut, self.skipped, self.too_large, self.payload_bytes
+        )
+    }
+
+    fn generated_line(&self, verb: &str, seconds: f64) -> String {
+        format!(
+            "{} generated, {} {verb}, {} of them cut, {} too large, {} left; \
+             {} bytes of UDP payload in {seconds:.3} s, {:.0} packets a second, {} retries",
+            self.read,
+            self.sent,
+            self.cut,
+            self.too_large,
+            self.unsent,
+            self.payload_bytes,
+            rate(self.sent, seconds),
+            self.retries
+        )
+    }
+
+    /// Writes the JSON summary.
+    fn write(&self, seconds: f64, path: &Path) -> Result<(), Failure> {
+        #[derive(Serialize)]
+        struct Summary<'a> {
+            version: &'static str,
+            #[serde(flatten)]
+            counts: &'a Counts,
+            seconds: f64,
+            /// Packets sent a second.
+            pps: f64,
+        }
+
+        let summary = Summary {
+            version: env!("CARGO_PKG_VERSION"),
+            counts: self,
+            seconds,
+            pps: rate(self.sent, seconds),
+        };
+        let mut json = serde_json::to_vec_pretty(&summary)?;
+        json.push(b'\n');
+        let mut out = OutFile::create(path)?;
+        out.write(&json)?;
+        out.finish()?;
+        Ok(())
+    }
+}
+
+fn rate(number: u64, seconds: f64) -> f64 {
+    if seconds > 0.0 {
+        number as f64 / seconds
+    } else {
+        0.0
+    }
 }
 
 enum Output {
@@ -129,6 +234,9 @@ enum Output {
 
 struct Run<'a> {
     args: &'a SendArgs,
+    /// With --generate.
+    plan: Option<Plan>,
+    started: Instant,
     vni: Vni,
     cut: Cut,
     ips: OuterIps,
@@ -144,6 +252,8 @@ impl<'a> Run<'a> {
         let ips = OuterIps::or_documentation(args.source, target.map(|target| target.ip()))
             .ok_or_else(|| Failure::usage("--source and --to differ in their IP version"))?;
         let vni = Vni::new(args.vni).ok_or_else(|| Failure::usage("--vni: at most 24 bits"))?;
+        let generate = args.generate.generate;
+        let plan = generate.then(|| Plan::new(args, vni)).transpose()?;
         let output = match (&args.write, target) {
             (Some(path), _) => Output::File(PcapOut::create(path)?),
             (None, Some(target)) => Output::Network(Sockets::new(target, args), Pace::new(args)),
@@ -151,6 +261,8 @@ impl<'a> Run<'a> {
         };
         Ok(Self {
             args,
+            plan,
+            started: now(),
             vni,
             cut: Cut {
                 packet_length: args.packet_length,

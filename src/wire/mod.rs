@@ -5,6 +5,7 @@
 
 pub mod decapsulate;
 pub mod encapsulate;
+pub mod generate;
 pub mod geneve;
 pub mod inner;
 pub mod ip;

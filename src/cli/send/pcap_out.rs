@@ -6,7 +6,7 @@ use super::write_fault;
 use crate::capture::encode::{SNAPLEN, pcap_header};
 use crate::cli::Failure;
 use crate::outfile::{OutError, OutFile};
-use crate::wire::encapsulate::OuterHeaders;
+use crate::wire::encapsulate::{OuterHeaders, TooLarge};
 
 /// Time between the copies that --loop writes.
 const BETWEEN_COPIES_NS: u64 = 1_000_000;
@@ -18,6 +18,8 @@ pub struct PcapOut {
     out: OutFile,
     /// Encoded and not handed to the file yet.
     bytes: Vec<u8>,
+    /// The packet of a datagram, kept for its room.
+    packet: Vec<u8>,
     packets: u64,
     /// Earliest and latest recorded time.
     times_ns: (u64, u64),
@@ -30,6 +32,7 @@ impl PcapOut {
         Ok(Self {
             out: OutFile::create(path)?,
             bytes: pcap_header()?,
+            packet: Vec::new(),
             packets: 0,
             times_ns: (u64::MAX, 0),
             shift_ns: 0,
@@ -52,14 +55,19 @@ impl PcapOut {
         payload: &[u8],
         carried_len: usize,
     ) -> Result<bool, OutError> {
-        let mut packet = Vec::with_capacity(64 + payload.len());
-        if headers.append_to(carried_len, &mut packet).is_err() {
-            return Ok(false);
-        }
-        // At most 65535 bytes and the headers.
-        let orig_len = (packet.len() + carried_len) as u32;
-        packet.extend_from_slice(payload);
-        self.put(ts_ns, &packet, orig_len)
+        let mut packet = std::mem::take(&mut self.packet);
+        packet.clear();
+        let fits = match headers.append_to(carried_len, &mut packet) {
+            Ok(()) => {
+                // At most 65535 bytes and the headers.
+                let orig_len = (packet.len() + carried_len) as u32;
+                packet.extend_from_slice(payload);
+                self.put(ts_ns, &packet, orig_len)
+            }
+            Err(TooLarge) => Ok(false),
+        };
+        self.packet = packet;
+        fits
     }
 
     /// Writes a packet that had `orig_len` bytes; `false` when it is too large.

@@ -1,7 +1,7 @@
 //! The sockets datagrams are sent from, and what the system says to it.
 
 use std::collections::btree_map::{BTreeMap, Entry};
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::thread::sleep;
 use std::time::Duration;
@@ -24,29 +24,114 @@ const EMSGSIZE: i32 = 40;
 #[cfg(not(target_os = "linux"))]
 const ENOBUFS: i32 = 55;
 
+/// What the system said instead of taking a datagram.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trouble {
+    /// It is too large.
+    TooLarge,
+    /// The answer to an earlier datagram; this one has not been sent.
+    Refused,
+    /// No room for it now.
+    Full,
+    /// A signal came.
+    Interrupted,
+    /// A fault.
+    Fault,
+}
+
+impl Trouble {
+    /// What `error` means.
+    pub fn of(error: &io::Error) -> Self {
+        match (error.kind(), error.raw_os_error()) {
+            (_, Some(EMSGSIZE)) => Self::TooLarge,
+            // What routers and firewalls on the way answer, too.
+            (
+                ErrorKind::ConnectionRefused
+                | ErrorKind::HostUnreachable
+                | ErrorKind::NetworkUnreachable
+                | ErrorKind::PermissionDenied,
+                _,
+            ) => Self::Refused,
+            (ErrorKind::WouldBlock, _) | (_, Some(ENOBUFS)) => Self::Full,
+            (ErrorKind::Interrupted, _) => Self::Interrupted,
+            _ => Self::Fault,
+        }
+    }
+}
+
+/// The fault of a system that refuses to send.
+pub fn cannot_send(target: SocketAddr, error: &io::Error) -> Failure {
+    Failure::running(format!("cannot send to {target}: {error}"))
+}
+
+/// Where datagrams leave from: `source`, or any address of the target's IP version.
+pub fn source_or_any(source: Option<IpAddr>, target: SocketAddr) -> IpAddr {
+    source.unwrap_or(match target {
+        SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    })
+}
+
+/// Connects a socket to the target and gives it the options asked for.
+pub fn prepare(socket: &UdpSocket, target: SocketAddr, no_checksum: bool) -> Result<(), Failure> {
+    set_options(socket, target, no_checksum)?;
+    socket
+        .connect(target)
+        .map_err(|error| cannot_send(target, &error))
+}
+
+#[cfg(target_os = "linux")]
+fn set_options(socket: &UdpSocket, target: SocketAddr, no_checksum: bool) -> Result<(), Failure> {
+    use std::os::fd::AsFd;
+
+    use crate::source::sys::{Flag, enable};
+
+    let (tell_errors, send_no_checksum) = match target {
+        SocketAddr::V4(_) => (Flag::TellErrorsV4, Flag::SendNoChecksumV4),
+        SocketAddr::V6(_) => (Flag::TellErrorsV6, Flag::SendNoChecksumV6),
+    };
+    enable(socket.as_fd(), tell_errors)?;
+    if no_checksum {
+        enable(socket.as_fd(), send_no_checksum)
+            .map_err(|error| Failure::running(format!("--no-udp-checksum: {error}")))?;
+    }
+    Ok(())
+}
+
+#[cfg(not(target_os = "linux"))]
+fn set_options(_: &UdpSocket, _: SocketAddr, no_checksum: bool) -> Result<(), Failure> {
+    match no_checksum {
+        true => Err(Failure::running("--no-udp-checksum needs Linux")),
+        false => Ok(()),
+    }
+}
+
 /// One socket, or with --source-port-hash one for each group of ports, opened when it is needed.
 pub struct Sockets {
     target: SocketAddr,
     source: IpAddr,
     /// Source port without a hash; 0 lets the system choose.
     port: u16,
+    no_checksum: bool,
     by_port: BTreeMap<u16, UdpSocket>,
     refusal_told: bool,
 }
 
 impl Sockets {
     pub fn new(target: SocketAddr, args: &SendArgs) -> Self {
-        let any: IpAddr = match target {
-            SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
-            SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
-        };
         Self {
             target,
-            source: args.source.unwrap_or(any),
+            source: source_or_any(args.source, target),
             port: args.source_port.unwrap_or(0),
+            no_checksum: args.no_udp_checksum,
             by_port: BTreeMap::new(),
             refusal_told: false,
         }
+    }
+
+    /// Where datagrams go.
+    pub fn target(&self) -> SocketAddr {
+        self.target
     }
 
     /// Sends a datagram, from near the port `hashed` if there is one; `false` when it is too large.
@@ -59,26 +144,17 @@ impl Sockets {
                 Err(error) => error,
             };
             tries_left -= 1;
-            match (error.kind(), error.raw_os_error()) {
-                (_, Some(EMSGSIZE)) => return Ok(false),
-                // The answer to an earlier datagram; this one has not been sent.
-                (ErrorKind::ConnectionRefused | ErrorKind::HostUnreachable, _)
-                    if tries_left > 0 =>
-                {
+            match Trouble::of(&error) {
+                Trouble::TooLarge => return Ok(false),
+                Trouble::Refused if tries_left > 0 => {
                     if !self.refusal_told {
                         tracing::warn!("{target} does not take datagrams ({error}); sending on");
                     }
                     self.refusal_told = true;
                 }
-                (ErrorKind::WouldBlock, _) | (_, Some(ENOBUFS)) if tries_left > 0 => {
-                    sleep(BETWEEN_TRIES);
-                }
-                (ErrorKind::Interrupted, _) if tries_left > 0 => {}
-                _ => {
-                    return Err(Failure::running(format!(
-                        "cannot send to {target}: {error}"
-                    )));
-                }
+                Trouble::Full if tries_left > 0 => sleep(BETWEEN_TRIES),
+                Trouble::Interrupted if tries_left > 0 => {}
+                _ => return Err(cannot_send(target, &error)),
             }
         }
     }
@@ -102,9 +178,7 @@ impl Sockets {
             let end = SocketAddr::new(source, first);
             Failure::running(format!("cannot send from {end}: {error}"))
         })?;
-        socket
-            .connect(target)
-            .map_err(|error| Failure::running(format!("cannot send to {target}: {error}")))?;
+        prepare(&socket, target, self.no_checksum)?;
         Ok(vacant.insert(socket))
     }
 }

@@ -1,0 +1,168 @@
+//! `--generate`: synthetic traffic instead of files, onto the network or into a file.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use super::{Output, Run};
+use crate::cli::Failure;
+use crate::cli::args::SendArgs;
+use crate::wire::Vni;
+use crate::wire::encapsulate::{Cut, FIRST_SOURCE_PORT, OuterHeaders};
+use crate::wire::generate::{Generator, Traffic};
+use crate::wire::vxlan::HEADER_LEN;
+
+const DEFAULT_DURATION: Duration = Duration::from_secs(10);
+/// Packets a second that written times tell, where nobody says it.
+const WRITTEN_PPS: f64 = 1000.0;
+/// The time of the first packet written: 2026-01-15, the same in every run.
+const FIRST_TS_NS: u64 = 1_768_435_200_000_000_000;
+
+/// What is generated, and how much of it.
+#[derive(Clone, Copy)]
+pub struct Plan {
+    traffic: Traffic,
+    count: Option<u64>,
+    duration: Option<Duration>,
+}
+
+impl Plan {
+    /// From the flags.
+    pub fn new(args: &SendArgs, vni: Vni) -> Result<Self, Failure> {
+        let wanted = &args.generate;
+        let last = vni.as_u32() + (wanted.vnis - 1);
+        if Vni::new(last).is_none() {
+            let (first, most) = (args.vni, Vni::MAX);
+            return Err(Failure::usage(format!(
+                "--vni {first} and --vnis {}: the last would be {last}, above {most}",
+                wanted.vnis
+            )));
+        }
+        let first_port = args.source_port.unwrap_or(FIRST_SOURCE_PORT);
+        if first_port.checked_add(wanted.source_ports - 1).is_none() {
+            return Err(Failure::usage(format!(
+                "--source-port {first_port} leaves no room for --source-ports {}",
+                wanted.source_ports
+            )));
+        }
+        let unbounded = wanted.count.is_none() && wanted.duration.is_none();
+        Ok(Self {
+            traffic: Traffic {
+                flows: wanted.flows,
+                ipv6_percent: wanted.ipv6_percent,
+                vlan_percent: wanted.vlan_percent,
+                frame_size: wanted.frame_size,
+                vni,
+                vnis: wanted.vnis,
+                source_ports: wanted.source_ports,
+                seed: wanted.seed,
+            },
+            count: wanted.count,
+            duration: wanted.duration.or(unbounded.then_some(DEFAULT_DURATION)),
+        })
+    }
+
+    /// Packets in all, at `pps` packets a second or as fast as can be.
+    fn packets(&self, pps: Option<f64>) -> u64 {
+        let by_time = self.duration.zip(pps);
+        let by_time = by_time.map(|(time, pps)| (time.as_nanos() as f64 * pps / 1e9).ceil() as u64);
+        [self.count, by_time]
+            .into_iter()
+            .flatten()
+            .min()
+            .unwrap_or(u64::MAX)
+    }
+}
+
+/// The part of a datagram that --packet-length and --mtu leave.
+fn kept(cut: Cut, payload: &[u8], outer_ipv6: bool) -> &[u8] {
+    let frame = payload.get(HEADER_LEN..).unwrap_or_default();
+    let len = HEADER_LEN + cut.apply(frame, outer_ipv6).len();
+    payload.get(..len).unwrap_or(payload)
+}
+
+#[cfg(target_os = "linux")]
+fn pin_to_core(core: usize) -> Result<(), Failure> {
+    crate::source::sys::pin_to_core(core)
+        .map_err(|error| Failure::running(format!("--cpu {core}: {error}")))
+}
+
+#[cfg(not(target_os = "linux"))]
+fn pin_to_core(_: usize) -> Result<(), Failure> {
+    Err(Failure::running("--cpu needs Linux"))
+}
+
+impl Run<'_> {
+    /// Sends or writes what `plan` says.
+    pub fn generate(&mut self, plan: &Plan) -> Result<(), Failure> {
+        if let Some(core) = self.args.generate.cpu {
+            pin_to_core(core)?;
+        }
+        match &self.output {
+            Output::Network(sockets, _) => self.generate_to_network(plan, sockets.target()),
+            Output::File(_) => self.generate_to_file(plan),
+        }
+    }
+
+    fn generate_to_file(&mut self, plan: &Plan) -> Result<(), Failure> {
+        let pps = self.args.pps.unwrap_or(WRITTEN_PPS);
+        let first_port = self.args.source_port.unwrap_or(FIRST_SOURCE_PORT);
+        let mut generator = Generator::new(&plan.traffic);
+        for number in 0..plan.packets(Some(pps)) {
+            let datagram = generator.next_datagram();
+            let payload = kept(self.cut, datagram.payload, self.ips.is_ipv6());
+            let headers = OuterHeaders {
+                ips: self.ips,
+                src_port: first_port.saturating_add(datagram.source_port),
+                dst_port: self.dst_port,
+            };
+            let since_first = (number as f64 * 1e9 / pps).round() as u64;
+            let ts_ns = FIRST_TS_NS.saturating_add(since_first);
+            let was_cut = payload.len() < datagram.payload.len();
+            self.counts.read += 1;
+            let Output::File(file) = &mut self.output else {
+                return Ok(());
+            };
+            let fits = file.put_datagram(ts_ns, headers, payload, payload.len())?;
+            self.counts.cut += u64::from(fits && was_cut);
+            self.count(fits, payload.len());
+        }
+        Ok(())
+    }
+
+    #[cfg(target_os = "linux")]
+    fn generate_to_network(&mut self, plan: &Plan, target: SocketAddr) -> Result<(), Failure> {
+        use super::burst::{BATCH, Burst};
+        use super::pace::{Steady, now};
+
+        let mut generator = Generator::new(&plan.traffic);
+        let mut burst = Burst::new(self.args, target, generator.longest_payload())?;
+        let packets = plan.packets(self.args.pps);
+        self.started = now();
+        let end = plan
+            .duration
+            .and_then(|time| self.started.checked_add(time));
+        let mut pace = Steady::new(self.args.pps);
+        let together = pace.together(BATCH) as u64;
+        let mut made = 0;
+        while made < packets && pace.wait(made, end) {
+            let number = together.min(packets - made);
+            for _ in 0..number {
+                let datagram = generator.next_datagram();
+                let payload = kept(self.cut, datagram.payload, self.ips.is_ipv6());
+                let was_cut = payload.len() < datagram.payload.len();
+                burst.push(payload, datagram.source_port, was_cut);
+            }
+            made += number;
+            self.counts.read += number;
+            burst.flush(end, &mut self.counts)?;
+        }
+        Ok(())
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    fn generate_to_network(&mut self, _: &Plan, _: SocketAddr) -> Result<(), Failure> {
+        Err(Failure::running(
+            "--generate sends on Linux only (sendmmsg); --generate --write works here",
+        ))
+    }
+}
