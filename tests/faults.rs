@@ -14,6 +14,7 @@
 mod common;
 
 use std::fs;
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
@@ -190,6 +191,88 @@ fn a_reader_that_stands_still_stops_nothing() {
         assert_eq!(ended.packets(), ended.count("delivered"));
         ended.assert_capture(&reader.file);
     }
+}
+
+/// The run is told to end while the reader still stands still: it ends, and counts what it could not get rid
+/// of.
+#[test]
+fn a_reader_that_stands_still_does_not_keep_a_run_from_ending() {
+    let Some(lab) = Lab::new() else { return };
+    let (mut reader, mut listener) = Reader::of_listener(&lab, "udp", "");
+    reader.halt();
+    let sent = overflow_queue(&lab, &mut listener);
+    let ended = listener.end();
+    assert_eq!(ended.code, Some(1), "{}", ended.said);
+    let message = "standard output takes nothing any more";
+    assert!(ended.said.contains(message), "{}", ended.said);
+    assert_closes(&ended.summary);
+    assert_eq!(ended.count("received") + ended.kernel_dropped(), sent);
+    assert!(ended.reason("dropped", "capture_write") > 0);
+    assert!(ended.reason("dropped", "capture_queue") > 0);
+    assert_eq!(ended.packets(), ended.count("delivered"));
+    assert_eq!(ended.packets_in_flows(), ended.count("received"));
+    // What counts as delivered is what the pipe took; the reader finds it there.
+    reader.signal(Signal::SIGCONT);
+    assert!(reader.cat.wait().unwrap().success());
+    let piped = fs::metadata(&reader.file).unwrap().len();
+    assert!(piped >= ended.summary["files"][0]["bytes"].as_u64().unwrap());
+}
+
+/// The same for flow records, which come at the end, and for a capture that only has its statistics left.
+#[test]
+fn no_output_keeps_a_run_from_ending() {
+    let Some(lab) = Lab::new() else { return };
+    for (output, count) in [("-w", 100), ("--flows", 1000)] {
+        let args = ["--backend", "udp", "--workers", "1", output, "-"];
+        let (mut command, dir) = lab.listen_command(&[], &args, "");
+        // Nobody reads it, and it is full.
+        let (mut unread, mut pipe) = std::io::pipe().unwrap();
+        command.stdout(pipe.try_clone().unwrap());
+        let mut listener = Listener::start(command, dir);
+        listener.wait_said("listening on ");
+        if output == "-w" {
+            send(&lab, 0..count);
+            // The last packet is behind the pipe, and the writer idle.
+            let mut seen = Vec::new();
+            while !seen
+                .windows(10)
+                .any(|window| window == [count as u8 - 1; 10])
+            {
+                let mut buffer = [0; 4096];
+                let len = unread.read(&mut buffer).unwrap();
+                seen.extend_from_slice(&buffer[..len]);
+            }
+        } else {
+            let words = format!("--count {count} --flows {count} --frame-size 64");
+            lab.generate(TO_V4, &words);
+            listener.wait_for(count);
+        }
+        fill(&mut pipe);
+        let ended = listener.end();
+        assert_eq!(ended.code, Some(1), "{}", ended.said);
+        assert!(
+            ended.said.contains("takes nothing any more"),
+            "{}",
+            ended.said
+        );
+        assert_closes(&ended.summary);
+        if output == "--flows" {
+            assert_eq!(ended.count("flows") + ended.count("flows_dropped"), count);
+            assert!(ended.count("flows_dropped") > 0);
+            ended.assert_capture(&ended.capture);
+        }
+        drop(unread);
+    }
+}
+
+/// Fills a pipe to its last byte. Nobody may write to it meanwhile: for a moment it makes nobody wait.
+fn fill(pipe: &mut std::io::PipeWriter) {
+    use nix::fcntl::{FcntlArg, OFlag, fcntl};
+    fcntl(&*pipe, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).unwrap();
+    for len in [4096, 1] {
+        while pipe.write(&[0; 4096][..len]).is_ok() {}
+    }
+    fcntl(&*pipe, FcntlArg::F_SETFL(OFlag::empty())).unwrap();
 }
 
 /// A small file system in memory.

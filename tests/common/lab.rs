@@ -54,6 +54,10 @@ pub fn long_tests() -> bool {
 
 /// Asks again and again until there is an answer.
 #[track_caller]
+#[allow(
+    clippy::disallowed_methods,
+    reason = "the limit turns a hang into a failure"
+)]
 pub fn wait_until<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
     let begun = Instant::now();
     loop {
@@ -459,20 +463,10 @@ impl Listener {
     /// Asks until so many packets were received or are known to be lost.
     #[track_caller]
     pub fn wait_for(&mut self, packets: u64) -> Page {
-        let mut last = String::new();
-        let begun = Instant::now();
-        loop {
+        wait_until("packets to be received or known as lost", || {
             let page = self.page();
-            if page.received + page.lost >= packets {
-                return page;
-            }
-            last.clone_from(&page.text);
-            assert!(
-                begun.elapsed() < LIMIT,
-                "waited in vain for {packets} packets: {last}"
-            );
-            std::thread::sleep(Duration::from_millis(10));
-        }
+            (page.received + page.lost >= packets).then_some(page)
+        })
     }
 
     /// Whether it still runs.
