@@ -37,6 +37,8 @@ const LAG_NS: u64 = 3 * HAND_OVER_AFTER_MS as u64 * 1_000_000;
 const WAITS_FOR_LAST_BLOCK: u32 = 8;
 /// Fewest blocks worth a ring.
 const MIN_BLOCKS: u32 = 4;
+/// Bytes that a ring leaves to this process: threads have to start, and buffers to be had.
+const LEFT_TO_PROCESS: usize = 32 << 20;
 /// Blocks after which the kernel's counters, which wrap, are read.
 const COUNT_EVERY_BLOCKS: u32 = 256;
 /// Batches after which a busy ring lets sockets have their turn.
@@ -256,6 +258,13 @@ fn open_rings(interface: u32, workers: u32) -> io::Result<Vec<RingMemory>> {
         let rings = (0..workers.max(1))
             .map(|_| RingMemory::open(interface, geometry, &nothing))
             .collect::<io::Result<Vec<_>>>();
+        // Where address space is limited (ulimit -v), the rings must not take the last of it.
+        let rings = rings.and_then(|rings| {
+            let mut rest: Vec<u8> = Vec::new();
+            let had = std::hint::black_box(&mut rest).try_reserve_exact(LEFT_TO_PROCESS);
+            had.map_err(|_| io::ErrorKind::OutOfMemory)?;
+            Ok(rings)
+        });
         match rings {
             Err(error)
                 if error.kind() == io::ErrorKind::OutOfMemory && geometry.blocks > MIN_BLOCKS =>

@@ -104,7 +104,6 @@ impl Lab {
         }
         for (side, device, last) in [(Side::Sender, SRC, 1), (Side::Receiver, DST, 2)] {
             lab.set(side, &format!("net/ipv6/conf/{device}/accept_dad"), "0");
-            // Nothing but a test's own packets is on the wire: see `ipv6`.
             lab.set(side, &format!("net/ipv6/conf/{device}/disable_ipv6"), "1");
             lab.ip(side, "link set lo up");
             lab.ip(side, &format!("address add 10.77.0.{last}/24 dev {device}"));
@@ -115,8 +114,7 @@ impl Lab {
         Some(lab)
     }
 
-    /// Lets both ends have IPv6 addresses too. The system then reports multicast groups now and then, in
-    /// packets that a ring sees: they are `not_udp`, and left out of what a [`Page`] says.
+    /// Lets both ends have IPv6 addresses too.
     pub fn ipv6(&self) {
         for (side, device, last) in [(Side::Sender, SRC, 1), (Side::Receiver, DST, 2)] {
             self.set(side, &format!("net/ipv6/conf/{device}/disable_ipv6"), "0");
@@ -453,7 +451,7 @@ impl Listener {
             number.map_or(0, |number| number.parse().unwrap())
         };
         Page {
-            received: before(" received = ") - before(" filtered: not_udp "),
+            received: before(" received = "),
             lost: before(" lost in the kernel "),
             capture_queue: before(" dropped: capture_queue "),
             text,
@@ -528,7 +526,6 @@ pub fn wait_stopped(id: u32) {
 
 /// A page of a run that goes on.
 pub struct Page {
-    /// Packets received, those that are not UDP left out.
     pub received: u64,
     /// Lost in the kernel.
     pub lost: u64,
