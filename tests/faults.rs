@@ -430,12 +430,8 @@ fn a_taken_port_is_told_with_its_holder() {
             let held = lab.udp(Side::Receiver, TO_V4);
             refused(&format!("process {} ", std::process::id()));
             drop(held);
-            let device = "link add vx0 type vxlan id 5 dstport 4789 dev dst0";
-            let netns = lab.netns(Side::Receiver);
-            let mut add = Command::new("ip");
-            let made = run(add.args(["-n", &netns]).args(device.split(' ')));
-            if made.code != Some(0) {
-                eprintln!("skipped: no vxlan device: {}", made.stderr.trim());
+            let device = "vx0 type vxlan id 5 dstport 4789 dev dst0";
+            if !lab.add_device(Side::Receiver, device) {
                 continue;
             }
             lab.ip(Side::Receiver, "link set vx0 up");

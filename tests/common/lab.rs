@@ -149,6 +149,18 @@ impl Lab {
         assert_eq!(done.code, Some(0), "ip {words}: {}", done.stderr);
     }
 
+    /// Adds a device of a kind that not every kernel has; says so when this one does not.
+    pub fn add_device(&self, side: Side, words: &str) -> bool {
+        let netns = self.netns(side);
+        let done = run(Command::new("ip")
+            .args(["-n", &netns, "link", "add"])
+            .args(words.split(' ')));
+        if done.code != Some(0) {
+            eprintln!("skipped: ip link add {words}: {}", done.stderr.trim());
+        }
+        done.code == Some(0)
+    }
+
     /// A program to be run in a namespace.
     pub fn command(&self, side: Side, words: &[&str]) -> Command {
         let mut command = Command::new("ip");
