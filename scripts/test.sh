@@ -20,6 +20,11 @@ needed=(
   python3:python3
   ip:iproute2
   ping:iputils-ping
+  nft:nftables
+  ethtool:ethtool
+  setpriv:util-linux
+  prlimit:util-linux
+  mount:mount
 )
 missing=()
 for pair in "${needed[@]}"; do

@@ -5,6 +5,8 @@
 //! described before its first packet.
 
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use hashbrown::HashMap;
@@ -73,6 +75,25 @@ struct Known {
     number: Option<u32>,
 }
 
+/// How far a capture has come, for those who do not write it.
+#[derive(Debug, Default)]
+pub struct Settled {
+    packets: AtomicU64,
+    bytes: AtomicU64,
+}
+
+impl Settled {
+    /// Packets that are in the file for good.
+    pub fn packets(&self) -> u64 {
+        self.packets.load(Ordering::Relaxed)
+    }
+
+    /// Bytes of the file up to there.
+    pub fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
+    }
+}
+
 /// A capture file being written.
 pub struct CaptureSet {
     out: OutFile,
@@ -96,6 +117,7 @@ pub struct CaptureSet {
     /// There was an error, taken or not.
     has_failed: bool,
     lost: u64,
+    settled: Arc<Settled>,
 }
 
 impl CaptureSet {
@@ -127,6 +149,7 @@ impl CaptureSet {
             error: None,
             has_failed: false,
             lost: 0,
+            settled: Arc::default(),
         };
         match set.write_header(about) {
             Ok(()) => {
@@ -231,6 +254,16 @@ impl CaptureSet {
         }
     }
 
+    /// Its name in messages.
+    pub fn path(&self) -> &str {
+        self.out.path()
+    }
+
+    /// How far it has come, kept up to date.
+    pub fn settled(&self) -> Arc<Settled> {
+        Arc::clone(&self.settled)
+    }
+
     /// What went wrong, if something did.
     pub const fn error(&self) -> Option<&CaptureOutError> {
         self.error.as_ref()
@@ -253,6 +286,8 @@ impl CaptureSet {
             Ok(()) if self.buffer.is_empty() => {
                 self.whole = self.out.bytes();
                 self.packets += std::mem::take(&mut self.unwritten);
+                self.settled.packets.store(self.packets, Ordering::Relaxed);
+                self.settled.bytes.store(self.whole, Ordering::Relaxed);
             }
             Ok(()) => {}
             Err(error) => {

@@ -51,6 +51,16 @@ impl JsonLines {
         })
     }
 
+    /// Its name in messages.
+    pub fn path(&self) -> &str {
+        self.out.path()
+    }
+
+    /// Records that are in the file for good.
+    pub const fn records(&self) -> u64 {
+        self.records
+    }
+
     /// Adds a record.
     ///
     /// # Errors

@@ -39,6 +39,8 @@ pub struct QueueOutlet {
     /// core's cache still. After a stall there are many, and a queue would go through them all.
     spare: Vec<Batch>,
     when_full: WhenFull,
+    /// How long a full queue is waited for; `None` for as long as it takes.
+    patience: Option<Duration>,
     flow_chunk: Vec<FlowRecord>,
     flows: Sender<Vec<FlowRecord>>,
     flow_records: u64,
@@ -65,6 +67,7 @@ impl QueueOutlet {
             empty,
             spare: Vec::with_capacity(most),
             when_full,
+            patience: None,
             flow_chunk: Vec::new(),
             flows,
             flow_records: 0,
@@ -87,9 +90,9 @@ impl QueueOutlet {
         (self.flow_records, self.flow_records_dropped)
     }
 
-    /// From now on a full queue is waited for: nothing arrives any more.
-    pub const fn wait_from_now_on(&mut self) {
-        self.when_full = WhenFull::Wait;
+    /// From now on a full queue is waited for, as long as there is `patience`: nothing arrives any more.
+    pub const fn wait_from_now_on(&mut self, patience: Option<Duration>) {
+        (self.when_full, self.patience) = (WhenFull::Wait, patience);
     }
 
     /// Swaps the current batch for an empty one; `false` when there is none to be had.
@@ -102,10 +105,16 @@ impl QueueOutlet {
                 Batch::with_room()
             }
             None if self.when_full == WhenFull::Drop => return false,
-            None => match self.empty.recv() {
-                Ok(batch) => batch,
-                Err(_) => return false,
-            },
+            None => {
+                let batch = match self.patience {
+                    None => self.empty.recv().ok(),
+                    Some(patience) => self.empty.recv_timeout(patience).ok(),
+                };
+                match batch {
+                    Some(batch) => batch,
+                    None => return false,
+                }
+            }
         };
         let full = std::mem::replace(&mut self.current, next);
         self.begun = None;
@@ -150,12 +159,17 @@ impl QueueOutlet {
         let chunk = std::mem::replace(&mut self.flow_chunk, Vec::with_capacity(FLOW_CHUNK));
         let len = chunk.len() as u64;
         let sent = match self.when_full {
-            WhenFull::Wait => self.flows.send(chunk).is_ok(),
+            WhenFull::Wait => match self.patience {
+                None => self.flows.send(chunk).is_ok(),
+                Some(patience) => self.flows.send_timeout(chunk, patience).is_ok(),
+            },
             WhenFull::Drop => self.flows.try_send(chunk).is_ok(),
         };
         if sent {
             self.flow_records += len;
         } else {
+            // Whoever did not take this will not take the next one: it is waited for once.
+            self.patience = self.patience.map(|_| Duration::ZERO);
             self.flow_records_dropped += len;
         }
     }

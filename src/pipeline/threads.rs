@@ -5,13 +5,13 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::bounded;
 use hashbrown::HashMap;
 
 use super::clock::Step;
+use super::ending::{PATIENCE, Task};
 use super::inquiry::{Answer, Inquirer, Respondent, WorkerAnswer, inquiry};
 use super::ledger::Ledger;
 use super::measure::{LiveMeasures, Measured, WriterMeasures};
@@ -23,7 +23,7 @@ use super::worker::{OtherPort, Outlet, Worker, WorkerSettings};
 use super::writers::{CaptureEnd, FlowEnd, write_capture, write_flows};
 use crate::capture::encode::BATCH_LEN;
 use crate::capture::merge::Merge;
-use crate::capture::set::{CaptureOutError, CaptureSet, InterfaceStatistics, Written};
+use crate::capture::set::{CaptureOutError, CaptureSet, InterfaceStatistics, Settled, Written};
 use crate::export::jsonl::{FlowFile, JsonLines};
 use crate::mirror::session::{Session, SessionKey};
 use crate::outfile::OutError;
@@ -104,6 +104,8 @@ pub enum SinkError {
     Capture(#[from] CaptureOutError),
     #[error("flow records: {0}")]
     Flows(#[from] OutError),
+    #[error("{path} takes nothing any more: what it did not take is lost")]
+    Stuck { path: String },
 }
 
 impl SinkError {
@@ -111,7 +113,7 @@ impl SinkError {
     pub fn is_closed_pipe(&self) -> bool {
         let out = match self {
             Self::Capture(CaptureOutError::Out(out)) | Self::Flows(out) => out,
-            Self::Capture(_) => return false,
+            Self::Capture(_) | Self::Stuck { .. } => return false,
         };
         matches!(out, OutError::Write { source, .. } if source.kind() == std::io::ErrorKind::BrokenPipe)
     }
@@ -133,12 +135,29 @@ pub struct Pipeline {
     lanes: Vec<Lane>,
     settings: WorkerSettings,
     steering: Steering,
-    capture: Option<JoinHandle<CaptureEnd>>,
-    flows: Option<JoinHandle<FlowEnd>>,
+    capture: Option<CaptureTask>,
+    flows: Option<FlowTask>,
+    /// How long the end waits for a writer without progress; `None` for as long as it takes.
+    patience: Option<Duration>,
     shared: Arc<Shared>,
     inquirer: Option<Inquirer>,
     /// Records read from files that are done.
     records: u64,
+}
+
+/// The capture's writer.
+struct CaptureTask {
+    task: Task<CaptureEnd>,
+    path: String,
+    settled: Arc<Settled>,
+}
+
+/// The writer of flow records.
+struct FlowTask {
+    task: Task<FlowEnd>,
+    path: String,
+    /// Records that are in every file.
+    settled: Arc<AtomicU64>,
 }
 
 /// What the threads tell each other.
@@ -195,21 +214,35 @@ impl Pipeline {
             };
             let merge = Merge::new(workers, max_wait);
             let measures = is_live.then(WriterMeasures::default);
-            std::thread::spawn(move || {
-                write_capture(
-                    set,
-                    merge,
-                    &full_rx,
-                    &empty_txs,
-                    &shared.failed,
-                    measures,
-                    respondent,
-                )
-            })
+            CaptureTask {
+                path: set.path().to_owned(),
+                settled: set.settled(),
+                task: Task::start(move || {
+                    write_capture(
+                        set,
+                        merge,
+                        &full_rx,
+                        &empty_txs,
+                        &shared.failed,
+                        measures,
+                        respondent,
+                    )
+                }),
+            }
         });
         let flows = (!sinks.flows.is_empty()).then(|| {
             let shared = Arc::clone(&shared);
-            std::thread::spawn(move || write_flows(sinks.flows, &flow_rx, &shared.failed))
+            let paths: Vec<&str> = sinks.flows.iter().map(JsonLines::path).collect();
+            let path = paths.join(", ");
+            let settled = Arc::new(AtomicU64::new(0));
+            let told = Arc::clone(&settled);
+            FlowTask {
+                path,
+                settled,
+                task: Task::start(move || {
+                    write_flows(sinks.flows, &flow_rx, &shared.failed, &told)
+                }),
+            }
         });
         // The shares add up to what was asked for, as long as each worker gets at least one flow.
         let share = |number: usize| {
@@ -243,6 +276,7 @@ impl Pipeline {
             steering,
             capture,
             flows,
+            patience: is_live.then_some(PATIENCE),
             shared,
             inquirer: Some(inquirer),
             records: 0,
@@ -386,12 +420,14 @@ impl Pipeline {
     }
 
     /// Ends the run: flows are handed out, queues emptied, files finished. `kernel_dropped` datagrams
-    /// were lost before they could be received.
+    /// were lost before they could be received. A live run does not wait for ever for an output that
+    /// takes nothing: what it did not take is lost.
     pub fn finish(self, kernel_dropped: u64) -> Outcome {
         let Self {
             lanes,
             capture,
             flows,
+            patience,
             ..
         } = self;
         let mut measured = Measured::default();
@@ -402,7 +438,7 @@ impl Pipeline {
             .map(|lane| (lane.worker, lane.outlet))
             .unzip();
         for outlet in &mut outlets {
-            outlet.wait_from_now_on();
+            outlet.wait_from_now_on(patience);
             outlet.hand_over_now();
         }
         let total = Total::of(workers);
@@ -424,46 +460,74 @@ impl Pipeline {
         drop(outlets);
         let mut errors = Vec::new();
         let mut written = None;
-        let by_key: HashMap<SessionKey, &Session, foldhash::fast::RandomState> = total
-            .sessions
-            .iter()
-            .map(|session| (session.key, session))
-            .collect();
-        let statistics = |key: SessionKey| {
-            by_key.get(&key).map(|session| InterfaceStatistics {
+        if let Some(CaptureTask {
+            task,
+            path,
+            settled,
+        }) = capture
+        {
+            let of_session = |session: &Session| InterfaceStatistics {
                 received: session.packets,
                 kernel_dropped,
                 queue_dropped: session.capture_dropped,
                 first_ns: session.first_ns,
                 last_ns: session.last_ns,
-            })
-        };
-        if let Some(CaptureEnd {
-            mut set,
-            late,
-            measures,
-        }) = capture.and_then(|thread| thread.join().ok())
-        {
-            set.flush();
-            measured.merge(&Measured {
-                arrival_to_written: measures.map(|measures| measures.arrival_to_written().clone()),
-                ..Measured::default()
+            };
+            let sessions = total.sessions.iter();
+            let statistics: Statistics = sessions
+                .map(|session| (session.key, of_session(session)))
+                .collect();
+            let end = task.wait(patience, || settled.packets());
+            let finished = end.and_then(|end| {
+                Task::start(move || FinishedCapture::of(end, &statistics)).wait(patience, || 0)
             });
-            ledger.lose_written(set.lost());
-            ledger.note_late(late);
-            errors.extend(set.take_error().map(SinkError::from));
-            match set.finish(statistics) {
-                Ok(file) => written = Some(file),
-                Err(error) if errors.is_empty() => errors.push(error.into()),
-                Err(_) => {}
+            match finished {
+                Some(end) => {
+                    measured.merge(&Measured {
+                        arrival_to_written: end
+                            .measures
+                            .map(|measures| measures.arrival_to_written().clone()),
+                        ..Measured::default()
+                    });
+                    ledger.lose_written(end.lost);
+                    ledger.note_late(end.late);
+                    errors.extend(end.error.map(SinkError::from));
+                    written = end.written;
+                }
+                None => {
+                    let (packets, bytes) = (settled.packets(), settled.bytes());
+                    ledger.lose_written(ledger.delivered.saturating_sub(packets));
+                    errors.push(SinkError::Stuck { path: path.clone() });
+                    written = Some(Written {
+                        path,
+                        packets,
+                        bytes,
+                    });
+                }
             }
         }
         let mut flow_files = Vec::new();
-        if let Some(end) = flows.and_then(|thread| thread.join().ok()) {
-            errors.extend(end.error.map(SinkError::from));
+        if let Some(FlowTask {
+            task,
+            path,
+            settled,
+        }) = flows
+        {
             let handed_over = flow_records;
-            for file in end.files {
-                match file.finish() {
+            let written = || settled.load(Ordering::Relaxed);
+            let end = task.wait(patience, written);
+            let finished = end.and_then(|FlowEnd { files, error }| {
+                errors.extend(error.map(SinkError::from));
+                Task::start(move || files.into_iter().map(JsonLines::finish).collect())
+                    .wait(patience, written)
+            });
+            let finished: Vec<_> = finished.unwrap_or_else(|| {
+                errors.push(SinkError::Stuck { path });
+                flow_records = flow_records.min(written());
+                Vec::new()
+            });
+            for file in finished {
+                match file {
                     Ok((file, error)) => {
                         errors.extend(error.map(SinkError::from));
                         flow_records = flow_records.min(file.records);
@@ -478,7 +542,6 @@ impl Pipeline {
             // A record is written when every file has it.
             flow_records_dropped += handed_over - flow_records;
         }
-        drop(by_key);
         Outcome {
             ledger,
             sessions: total.sessions,
@@ -492,6 +555,43 @@ impl Pipeline {
             measured,
             kernel_counters: None,
             errors,
+        }
+    }
+}
+
+type Statistics = HashMap<SessionKey, InterfaceStatistics, foldhash::fast::RandomState>;
+
+/// A capture that has been ended.
+struct FinishedCapture {
+    late: u64,
+    measures: Option<WriterMeasures>,
+    lost: u64,
+    error: Option<CaptureOutError>,
+    written: Option<Written>,
+}
+
+impl FinishedCapture {
+    fn of(end: CaptureEnd, statistics: &Statistics) -> Self {
+        let CaptureEnd {
+            mut set,
+            late,
+            measures,
+        } = end;
+        set.flush();
+        let (lost, mut error) = (set.lost(), set.take_error());
+        let written = match set.finish(|key| statistics.get(&key).copied()) {
+            Ok(file) => Some(file),
+            Err(last) => {
+                error.get_or_insert(last);
+                None
+            }
+        };
+        Self {
+            late,
+            measures,
+            lost,
+            error,
+            written,
         }
     }
 }

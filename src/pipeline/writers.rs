@@ -1,7 +1,7 @@
 //! The writers: one thread puts the batches of all workers in order and into the capture, another
 //! writes flow records.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
@@ -124,11 +124,12 @@ pub fn write_capture(
     }
 }
 
-/// Writes flow records until nobody can send any more.
+/// Writes flow records until nobody can send any more. `settled` is told how many are in every file.
 pub fn write_flows(
     mut files: Vec<JsonLines>,
     chunks: &Receiver<Vec<FlowRecord>>,
     failed: &AtomicBool,
+    settled: &AtomicU64,
 ) -> FlowEnd {
     let mut error = None;
     for chunk in chunks {
@@ -139,6 +140,8 @@ pub fn write_flows(
                 error.get_or_insert(first);
             }
         }
+        let least = files.iter().map(JsonLines::records).min();
+        settled.store(least.unwrap_or_default(), Ordering::Relaxed);
     }
     FlowEnd { files, error }
 }

@@ -2,8 +2,8 @@
 //!
 //! UDP to the ports asked for, over IPv4 and IPv6, behind up to two VLAN tags. Fragments of UDP pass
 //! whatever their port is, because only the first piece names it; so do IPv6 packets with extension
-//! headers. The worker, which puts pieces together and reads extension headers, counts those that were
-//! not meant.
+//! headers, unless ICMPv6 or TCP follows the first one: every host reports its multicast groups that way.
+//! The worker, which puts pieces together and reads extension headers, counts those that were not meant.
 
 use super::bpf::*;
 
@@ -15,6 +15,8 @@ const VLAN_TYPES: [u32; 4] = [0x8100, 0x88a8, 0x9100, 0x9200];
 /// Hop-by-hop, routing, fragment, authentication, destination options, mobility, HIP, shim6.
 const EXTENSIONS: [u32; 8] = [0, 43, 44, 51, 60, 135, 139, 140];
 const UDP: u32 = 17;
+/// TCP and ICMPv6.
+const NOT_MEANT: [u32; 2] = [6, 58];
 
 /// What a packet starts with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -113,7 +115,7 @@ fn ip(asm: &mut Assembler, at: u32, ipv4: Label, ipv6: Label, port: Label) {
     asm.op(RET_K, WHOLE);
 
     asm.place(ipv6);
-    let (udp6, extended) = (asm.label(), asm.label());
+    let (udp6, extended, not_meant) = (asm.label(), asm.label(), asm.label());
     asm.op(LD_B_ABS, at + 6);
     asm.jump_if(JEQ_K, UDP, udp6);
     for extension in EXTENSIONS {
@@ -121,7 +123,14 @@ fn ip(asm: &mut Assembler, at: u32, ipv4: Label, ipv6: Label, port: Label) {
     }
     asm.op(RET_K, 0);
     asm.place(extended);
+    // Each of these headers begins with the number of the next one.
+    asm.op(LD_B_ABS, at + 40);
+    for protocol in NOT_MEANT {
+        asm.jump_if(JEQ_K, protocol, not_meant);
+    }
     asm.op(RET_K, WHOLE);
+    asm.place(not_meant);
+    asm.op(RET_K, 0);
     asm.place(udp6);
     asm.op(LD_H_ABS, at + 40 + 2);
     asm.jump(port);
@@ -186,6 +195,11 @@ mod tests {
             expect(0x86dd, &v6(17, 53), false, "IPv6 to another port");
             expect(0x86dd, &v6(6, 4789), false, "TCP over IPv6");
             expect(0x86dd, &v6(44, 0), true, "an IPv6 fragment");
+            let mut report = v6(0, 0);
+            report[40] = 58;
+            expect(0x86dd, &report, false, "a multicast listener report");
+            report[40] = 17;
+            expect(0x86dd, &report, true, "UDP behind hop-by-hop options");
         }
         let arp = frame(0, 0x0806, &[0; 28]);
         assert_eq!(interpret(&udp_to(&[4789], Link::Ethernet), &arp), 0);

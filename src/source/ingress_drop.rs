@@ -17,7 +17,7 @@ use std::time::Duration;
 const PROGRAMS: [&str; 3] = ["nft", "/usr/sbin/nft", "/sbin/nft"];
 /// How often, and how many times, it is looked whether the chain is there.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
-const LOOKS: u32 = 200;
+const LOOKS: u32 = 100;
 
 /// The chain, as long as this lives.
 pub struct IngressDrop {
@@ -31,6 +31,10 @@ impl IngressDrop {
     ///
     /// What is in the way, in words: no nft, no permission, no support in the kernel.
     pub fn start(interface: &str, wanted: &[SocketAddr], local: &[IpAddr]) -> Result<Self, String> {
+        let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+        if !may_administer(&status) {
+            return Err("a rule that drops them needs CAP_NET_ADMIN".to_owned());
+        }
         let table = format!("vxtap_{}", std::process::id());
         let script = script(&table, interface, wanted, local);
         let mut reasons = String::new();
@@ -96,6 +100,16 @@ impl Drop for IngressDrop {
     }
 }
 
+/// Whether `/proc/self/status` shows CAP_NET_ADMIN among the effective capabilities (capabilities(7)); `true`
+/// where that cannot be told. Without it nft stays at its prompt, and waiting for the rule would take long.
+fn may_administer(status: &str) -> bool {
+    const CAP_NET_ADMIN: u32 = 12;
+    let mut lines = status.lines();
+    let effective = lines.find_map(|line| line.strip_prefix("CapEff:"));
+    let effective = effective.and_then(|set| u64::from_str_radix(set.trim(), 16).ok());
+    effective.is_none_or(|set| set >> CAP_NET_ADMIN & 1 != 0)
+}
+
 /// What nft is told. Pure.
 fn script(table: &str, interface: &str, wanted: &[SocketAddr], local: &[IpAddr]) -> String {
     let mut script = format!(
@@ -129,6 +143,14 @@ fn script(table: &str, interface: &str, wanted: &[SocketAddr], local: &[IpAddr])
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_capability_is_read_from_the_status() {
+        assert!(may_administer("Name:\tvxtap\nCapEff:\t000001ffffffffff\n"));
+        assert!(!may_administer("CapEff:\t000001ffffffefff\n"));
+        assert!(!may_administer("CapEff:\t0000000000000000\n"));
+        assert!(may_administer(""), "cannot be told");
+    }
 
     #[test]
     fn rules_name_addresses_and_ports() {

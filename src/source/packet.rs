@@ -32,8 +32,13 @@ const HAND_OVER_AFTER_MS: u32 = 8;
 /// A packet may wait this long in a block: the kernel's timer sees a block begun, and hands it over the
 /// next time.
 const LAG_NS: u64 = 3 * HAND_OVER_AFTER_MS as u64 * 1_000_000;
+/// Waits after which the last block of an interface that is gone has been handed over. Some may be short:
+/// sockets beside the ring end them.
+const WAITS_FOR_LAST_BLOCK: u32 = 8;
 /// Fewest blocks worth a ring.
 const MIN_BLOCKS: u32 = 16;
+/// Bytes that a ring leaves to this process: threads have to start, and buffers to be had.
+const LEFT_TO_PROCESS: usize = 32 << 20;
 /// Blocks after which the kernel's counters, which wrap, are read.
 const COUNT_EVERY_BLOCKS: u32 = 1024;
 /// Batches after which a busy ring lets sockets have their turn.
@@ -87,6 +92,8 @@ pub struct PacketSource {
     dropped: u64,
     blocks_until_count: u32,
     down: bool,
+    /// Waits in vain since the interface was found to be gone.
+    waits_since_gone: u32,
     /// For the first worker: what comes in elsewhere than on the interface.
     aside: Option<UdpSource>,
     batches: u32,
@@ -163,6 +170,7 @@ impl PacketSource {
                 dropped: 0,
                 blocks_until_count: COUNT_EVERY_BLOCKS,
                 down: false,
+                waits_since_gone: 0,
                 aside: None,
                 batches: 0,
             });
@@ -199,16 +207,22 @@ impl PacketSource {
             self.down = false;
             return Ok(true);
         }
+        // An interface that is deleted is down first, and the socket tells of that alone. What came before is
+        // in a block that the kernel has yet to hand over.
+        if self.down && interfaces::number(&self.interface) != Some(self.number) {
+            self.waits_since_gone += 1;
+            if self.waits_since_gone > WAITS_FOR_LAST_BLOCK {
+                return Err(PacketError::Gone {
+                    interface: self.interface.clone(),
+                });
+            }
+            return Ok(false);
+        }
         if !ready {
             return Ok(false);
         }
         match self.ring.take_fault() {
             Some(fault) if fault.kind() == io::ErrorKind::NetworkDown => {
-                if interfaces::number(&self.interface) != Some(self.number) {
-                    return Err(PacketError::Gone {
-                        interface: self.interface.clone(),
-                    });
-                }
                 if !self.down {
                     tracing::warn!(interface = %self.interface, "the interface is down; waiting for it");
                 }
@@ -244,6 +258,13 @@ fn open_rings(interface: u32, workers: u32) -> io::Result<Vec<RingMemory>> {
         let rings = (0..workers.max(1))
             .map(|_| RingMemory::open(interface, geometry, &nothing))
             .collect::<io::Result<Vec<_>>>();
+        // Where address space is limited (ulimit -v), the rings must not take the last of it.
+        let rings = rings.and_then(|rings| {
+            let mut rest: Vec<u8> = Vec::new();
+            let had = std::hint::black_box(&mut rest).try_reserve_exact(LEFT_TO_PROCESS);
+            had.map_err(|_| io::ErrorKind::OutOfMemory)?;
+            Ok(rings)
+        });
         match rings {
             Err(error)
                 if error.kind() == io::ErrorKind::OutOfMemory && geometry.blocks > MIN_BLOCKS =>

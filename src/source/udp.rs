@@ -68,9 +68,14 @@ struct Bound {
 }
 
 impl Bound {
+    /// Takes note of the socket's count, which wraps. A datagram brings the count of the time it was queued:
+    /// that may be behind what the socket itself has told since.
     fn note_drops(&mut self, drops: u32) {
-        self.dropped += u64::from(drops.wrapping_sub(self.last_drops));
-        self.last_drops = drops;
+        let more = drops.wrapping_sub(self.last_drops);
+        if more <= u32::MAX / 2 {
+            self.dropped += u64::from(more);
+            self.last_drops = drops;
+        }
     }
 }
 
@@ -489,4 +494,24 @@ fn vxlan_devices() -> Vec<String> {
 /// Whether an address is one this machine would have to own.
 pub const fn is_specific(address: IpAddr) -> bool {
     !address.is_unspecified() && !address.is_loopback()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_count_that_is_behind_adds_nothing() {
+        let mut bound = bind("127.0.0.1:0".parse().unwrap(), false, None).unwrap();
+        for (drops, dropped) in [(3, 3), (2, 3), (3, 3), (5, 5), (0, 5), (7, 7)] {
+            bound.note_drops(drops);
+            assert_eq!(bound.dropped, dropped, "{drops}");
+        }
+        // The socket's count wraps.
+        bound.last_drops = u32::MAX;
+        for (drops, dropped) in [(u32::MAX, 7), (1, 9), (u32::MAX, 9)] {
+            bound.note_drops(drops);
+            assert_eq!(bound.dropped, dropped, "{drops}");
+        }
+    }
 }

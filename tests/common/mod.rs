@@ -8,6 +8,9 @@
     reason = "every test file uses a part of it, and tests end with a panic"
 )]
 
+#[cfg(target_os = "linux")]
+pub mod lab;
+
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::io::Write;
