@@ -1,14 +1,16 @@
 //! The system calls that have no safe face elsewhere: recvmmsg with its control messages, and socket
-//! options that socket2 does not know. The only module with `unsafe`, with its own `ring_memory` and
-//! `send_batch`.
+//! options that socket2 does not know. The only module with `unsafe`, with its own `ring_memory`,
+//! `blocks` and `send_batch`.
 
 #![allow(
     unsafe_code,
     reason = "recvmmsg, its control messages and socket options; see each SAFETY note"
 )]
 
+pub mod blocks;
 pub mod ring_memory;
 pub mod send_batch;
+pub mod status;
 
 use std::io;
 use std::mem::{size_of, zeroed};
