@@ -7,6 +7,7 @@ pub mod inquiry;
 pub mod ledger;
 pub mod measure;
 pub mod outlet;
+pub mod shares;
 pub mod spread;
 pub mod threads;
 pub mod total;

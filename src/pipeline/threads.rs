@@ -17,6 +17,7 @@ use super::ledger::Ledger;
 use super::measure::{LiveMeasures, Measured, WriterMeasures};
 use super::outlet::QueueOutlet;
 pub use super::outlet::WhenFull;
+use super::shares::Shares;
 use super::spread::{Chunk, ChunkSource, worker_for};
 use super::total::Total;
 use super::worker::{OtherPort, Outlet, Worker, WorkerSettings};
@@ -36,8 +37,6 @@ use crate::source::{Progress, Source};
 const FLOW_QUEUE: usize = 64;
 /// How long a stopped run goes on emptying its source.
 const MAX_DRAIN: Duration = Duration::from_secs(1);
-/// Packets a worker asks for at a time when only so many are wanted.
-const SHARE: u64 = 64;
 /// How often a worker asks again when others have taken on the last frames wanted.
 const OTHERS_TURN: Duration = Duration::from_millis(1);
 /// Chunks of a file on their way to the workers.
@@ -164,10 +163,8 @@ struct FlowTask {
 struct Shared {
     /// An output failed.
     failed: AtomicBool,
-    /// Frames that are still wanted and that no worker has taken on; the largest number for all.
-    wanted: AtomicU64,
-    /// Frames that workers have taken on.
-    taken: AtomicU64,
+    /// The frames wanted.
+    shares: Shares,
 }
 
 /// One worker and its way out.
@@ -192,8 +189,7 @@ impl Pipeline {
         let workers = steering.workers.max(1) as usize;
         let shared = Arc::new(Shared {
             failed: AtomicBool::new(false),
-            wanted: AtomicU64::new(u64::MAX),
-            taken: AtomicU64::new(0),
+            shares: Shares::new(),
         });
         let most = (capture_queue_batches(when_full) / workers).max(4);
         // Room for every batch that exists, and for promises.
@@ -303,9 +299,7 @@ impl Pipeline {
         pin: impl Fn(usize) + Sync,
     ) -> Result<(), S::Error> {
         let Self { lanes, shared, .. } = self;
-        shared
-            .wanted
-            .store(count.unwrap_or(u64::MAX), Ordering::Relaxed);
+        shared.shares.want(count);
         let pin = &pin;
         std::thread::scope(|scope| {
             let mut pairs = lanes.iter_mut().zip(sources).enumerate();
@@ -361,7 +355,7 @@ impl Pipeline {
             shared,
             ..
         } = self;
-        shared.wanted.store(u64::MAX, Ordering::Relaxed);
+        shared.shares.want(None);
         let (empty_tx, empty_rx) = bounded(CHUNKS);
         std::thread::scope(|scope| {
             let mut queues = Vec::new();
@@ -596,38 +590,6 @@ impl FinishedCapture {
     }
 }
 
-impl Shared {
-    /// Takes a share of the frames that are wanted. `None` when all have been delivered; 0 when others
-    /// have taken the rest and may yet give some back.
-    fn take(&self) -> Option<u64> {
-        if self.wanted.load(Ordering::Relaxed) == u64::MAX {
-            return Some(u64::MAX);
-        }
-        // Claimed before it is taken, so that nobody sees neither.
-        self.taken.fetch_add(SHARE, Ordering::SeqCst);
-        let left = |wanted: u64| Some(wanted.saturating_sub(SHARE));
-        let before = self
-            .wanted
-            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, left);
-        let share = before.unwrap_or(0).min(SHARE);
-        let taken = self.taken.fetch_sub(SHARE - share, Ordering::SeqCst) - (SHARE - share);
-        if share == 0 && taken == 0 {
-            None
-        } else {
-            Some(share)
-        }
-    }
-
-    /// Settles a share of which `delivered` were delivered.
-    fn settle(&self, share: u64, delivered: u64) {
-        if share != u64::MAX {
-            self.wanted
-                .fetch_add(share.saturating_sub(delivered), Ordering::SeqCst);
-            self.taken.fetch_sub(share, Ordering::SeqCst);
-        }
-    }
-}
-
 impl Lane {
     /// Feeds the worker until its source ends, `stop` is set, no more frames are wanted or an output
     /// fails.
@@ -665,6 +627,7 @@ impl Lane {
                 }))
             });
             let Some(share) = shared
+                .shares
                 .take()
                 .filter(|_| !shared.failed.load(Ordering::Relaxed))
             else {
@@ -687,7 +650,7 @@ impl Lane {
             });
             worker.settle(outlet);
             let delivered = worker.ledger().delivered - before;
-            shared.settle(share, delivered);
+            shared.shares.settle(share, delivered);
             if share != u64::MAX && delivered == 0 {
                 // Nothing came for this worker: the last frames wanted may be waiting for another, which
                 // can only take them on while nobody else holds them.

@@ -101,7 +101,7 @@ fn short(bytes: &[u8], at: usize) -> Option<u16> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use proptest::prelude::*;
 
     use super::*;
@@ -110,7 +110,7 @@ mod tests {
     const LINK_AT: usize = 96;
 
     /// A block as the kernel fills it, with frames of these payloads.
-    fn block(frames: &[&[u8]]) -> Vec<u8> {
+    pub(crate) fn block(frames: &[&[u8]]) -> Vec<u8> {
         let mut block = vec![0; 48];
         block[STATUS_AT..][..4].copy_from_slice(&STATUS_USER.to_ne_bytes());
         block[COUNT_AT..][..4].copy_from_slice(&(frames.len() as u32).to_ne_bytes());

@@ -1,18 +1,17 @@
-//! A TPACKET_V3 receive ring: the socket, the memory it shares with the kernel, and whose each block is
-//! (packet(7), Documentation/networking/packet_mmap.rst). What a block holds is read in
-//! [`crate::source::ring`], which needs no `unsafe`.
+//! A TPACKET_V3 receive ring: the socket and the memory it shares with the kernel (packet(7),
+//! Documentation/networking/packet_mmap.rst). Whose each block is stands in [`super::blocks`]; what a
+//! block holds is read in [`crate::source::ring`], which needs no `unsafe`.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicU32, Ordering};
 
 use libc::c_int;
 use socket2::{Domain, Protocol, Socket, Type};
 
+use super::blocks::Blocks;
 use super::{attach_program, option, set_number, set_option};
 use crate::source::bpf::Instruction;
-use crate::source::ring::{STATUS_AT, STATUS_USER};
 
 /// How a ring is cut up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,6 +44,7 @@ pub struct Counted {
 pub struct RingMemory {
     socket: Socket,
     memory: NonNull<u8>,
+    blocks: Blocks,
     geometry: Geometry,
 }
 
@@ -94,9 +94,14 @@ impl RingMemory {
             return Err(io::Error::last_os_error());
         }
         let memory = NonNull::new(memory.cast::<u8>()).ok_or(io::ErrorKind::OutOfMemory)?;
+        // SAFETY: the mapping is `blocks` blocks of `block_len` bytes and page-aligned, as every block is,
+        // and is there until this value is dropped; the kernel keeps to the rules (net/packet/af_packet.c,
+        // prb_flush_block and prb_curr_blk_in_use).
+        let blocks = unsafe { Blocks::new(memory, geometry.block_len as usize, geometry.blocks) };
         let ring = Self {
             socket,
             memory,
+            blocks,
             geometry,
         };
         ring.bind(interface)?;
@@ -175,34 +180,12 @@ impl RingMemory {
 
     /// The block `at`, if the kernel has handed it over.
     pub fn block(&self, at: u32) -> Option<&[u8]> {
-        let status = self.status(at)?.load(Ordering::Acquire);
-        if status & STATUS_USER == 0 {
-            return None;
-        }
-        let len = self.geometry.block_len as usize;
-        // SAFETY: the block lies inside the mapping, since `status` checked `at`. The kernel wrote it before
-        // it set the status that was just read with Acquire, and does not touch it again until
-        // `release`, which needs `&mut self` and so no live slice.
-        Some(unsafe {
-            std::slice::from_raw_parts(self.memory.add(at as usize * len).as_ptr(), len)
-        })
+        self.blocks.block(at)
     }
 
     /// Gives the block `at` back to the kernel.
     pub fn release(&mut self, at: u32) {
-        if let Some(status) = self.status(at) {
-            status.store(0, Ordering::Release);
-        }
-    }
-
-    fn status(&self, at: u32) -> Option<&AtomicU32> {
-        if at >= self.geometry.blocks {
-            return None;
-        }
-        let offset = at as usize * self.geometry.block_len as usize + STATUS_AT;
-        // SAFETY: inside the mapping, aligned to 8 because blocks are page-aligned, and both sides only ever
-        // touch this word as one.
-        Some(unsafe { AtomicU32::from_ptr(self.memory.add(offset).cast().as_ptr()) })
+        self.blocks.release(at);
     }
 
     /// What the kernel counted since this was last called.
