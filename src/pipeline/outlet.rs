@@ -13,6 +13,14 @@ const FLOW_CHUNK: usize = 128;
 /// A batch is handed over when it is this old, so that a quiet link reaches the file.
 const MAX_BATCH_AGE: Duration = Duration::from_millis(20);
 
+/// Places for promises that the queue to the writer has for each worker, beside one for every batch.
+const PROMISES: usize = 4;
+
+/// Places in the queue to the writer for `workers` workers with `most` batches each.
+pub const fn queue_places(workers: usize, most: usize) -> usize {
+    workers * (most + PROMISES)
+}
+
 /// What a full queue means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WhenFull {
@@ -38,6 +46,8 @@ pub struct QueueOutlet {
     /// Empty batches, the one that came back last at the end: its bytes are the likeliest to be in the
     /// core's cache still. After a stall there are many, and a queue would go through them all.
     spare: Vec<Batch>,
+    /// Live, no promise is sent while so many wait in the queue.
+    promise_below: usize,
     when_full: WhenFull,
     /// How long a full queue is waited for; `None` for as long as it takes.
     patience: Option<Duration>,
@@ -48,9 +58,9 @@ pub struct QueueOutlet {
 }
 
 impl QueueOutlet {
-    /// For worker number `worker`, with `most` batches.
+    /// For worker number `worker` of `workers`, with `most` batches. `full` has [`queue_places`].
     pub fn new(
-        worker: usize,
+        (worker, workers): (usize, usize),
         most: usize,
         when_full: WhenFull,
         full: Sender<FromWorker>,
@@ -66,6 +76,7 @@ impl QueueOutlet {
             full,
             empty,
             spare: Vec::with_capacity(most),
+            promise_below: workers * (PROMISES - 1),
             when_full,
             patience: None,
             flow_chunk: Vec::new(),
@@ -141,7 +152,7 @@ impl QueueOutlet {
         }
     }
 
-    /// Promises the writer that nothing below `watermark` will follow. Live, a full queue does without:
+    /// Promises the writer that nothing below `watermark` will follow. Live, a queue that grows does without:
     /// there is plenty to write, and the next promise comes soon.
     pub fn promise(&self, watermark: u64) {
         let promise = Batch {
@@ -150,7 +161,12 @@ impl QueueOutlet {
         };
         let _ = match self.when_full {
             WhenFull::Wait => self.full.send((self.worker, promise)).is_ok(),
-            WhenFull::Drop => self.full.try_send((self.worker, promise)).is_ok(),
+            // `hand_over` counts on a place for each batch, or receiving would wait for the disk. All workers
+            // may see the last place below the limit at once: that is one more promise from each.
+            WhenFull::Drop => {
+                self.full.len() < self.promise_below
+                    && self.full.try_send((self.worker, promise)).is_ok()
+            }
         };
     }
 
@@ -190,5 +206,48 @@ impl Outlet for QueueOutlet {
         if self.flow_chunk.len() >= FLOW_CHUNK {
             self.hand_over_flows();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crossbeam_channel::{bounded, unbounded};
+
+    use super::*;
+
+    /// However long nobody takes anything: promises leave a place for every batch.
+    #[test]
+    fn promises_take_no_place_from_batches() {
+        const MOST: usize = 3;
+        let (full_tx, full_rx) = bounded(queue_places(2, MOST));
+        let (_give_back, empty) = bounded(MOST);
+        let (flows, _flow_rx) = unbounded();
+        let outlet = |number| {
+            QueueOutlet::new(
+                (number, 2),
+                MOST,
+                WhenFull::Drop,
+                full_tx.clone(),
+                empty.clone(),
+                flows.clone(),
+            )
+        };
+        let (idle, mut busy) = (outlet(0), outlet(1));
+        for watermark in 0..100 {
+            idle.promise(watermark);
+            busy.promise(watermark);
+        }
+        assert!((1..=2 * PROMISES).contains(&full_rx.len()));
+        let mut handed_over = 0;
+        while let Some(batch) = busy.room(1) {
+            batch.bytes.resize(BATCH_LEN, 0);
+            batch.records = 1;
+            handed_over += 1;
+            idle.promise(100);
+        }
+        // The last one could not be swapped for another.
+        assert_eq!(handed_over, MOST);
+        let batches = full_rx.try_iter().filter(|(_, batch)| batch.records > 0);
+        assert_eq!(batches.count(), MOST - 1);
     }
 }

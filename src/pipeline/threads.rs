@@ -15,8 +15,8 @@ use super::ending::{PATIENCE, Task};
 use super::inquiry::{Answer, Inquirer, Respondent, WorkerAnswer, inquiry};
 use super::ledger::Ledger;
 use super::measure::{LiveMeasures, Measured, WriterMeasures};
-use super::outlet::QueueOutlet;
 pub use super::outlet::WhenFull;
+use super::outlet::{QueueOutlet, queue_places};
 use super::shares::Shares;
 use super::spread::{Chunk, ChunkSource, worker_for};
 use super::total::Total;
@@ -192,8 +192,7 @@ impl Pipeline {
             shares: Shares::new(),
         });
         let most = (capture_queue_batches(when_full) / workers).max(4);
-        // Room for every batch that exists, and for promises.
-        let (full_tx, full_rx) = bounded(workers * (most + 4));
+        let (full_tx, full_rx) = bounded(queue_places(workers, most));
         let (flow_tx, flow_rx) = bounded(FLOW_QUEUE);
         let (empty_txs, empty_rxs): (Vec<_>, Vec<_>) = (0..workers).map(|_| bounded(most)).unzip();
         let is_live = when_full == WhenFull::Drop;
@@ -252,7 +251,7 @@ impl Pipeline {
         let lane = |(number, (empty, respondent))| Lane {
             worker: Worker::new(share(number)),
             outlet: QueueOutlet::new(
-                number,
+                (number, workers),
                 most,
                 when_full,
                 full_tx.clone(),

@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use vxtap::capture::encode::{Batch, Format};
 use vxtap::flow::record::FlowRecord;
-use vxtap::pipeline::outlet::{FromWorker, QueueOutlet, WhenFull};
+use vxtap::pipeline::outlet::{FromWorker, QueueOutlet, WhenFull, queue_places};
 use vxtap::pipeline::worker::{Worker, WorkerSettings};
 use vxtap::source::{Arrival, Datagram};
 
@@ -78,12 +78,12 @@ impl Load {
             ..WorkerSettings::default()
         };
         let most = 8;
-        let (full_tx, full) = bounded(most + 4);
+        let (full_tx, full) = bounded(queue_places(1, most));
         let (empty, empty_rx) = bounded(most);
         let (records_tx, records) = bounded(64);
         Self {
             worker: Worker::new(settings),
-            outlet: QueueOutlet::new(0, most, WhenFull::Drop, full_tx, empty_rx, records_tx),
+            outlet: QueueOutlet::new((0, 1), most, WhenFull::Drop, full_tx, empty_rx, records_tx),
             full,
             empty,
             records,

@@ -1,0 +1,365 @@
+//! The hand-off from workers to writers under pressure: full queues, a reader that is slow or goes
+//! away, counts, stops and questions. Whatever happens, every packet is accounted for once.
+//!
+//! Written for ThreadSanitizer as well (scripts/sanitize.sh tsan): many hand-overs, few bytes of check.
+#![cfg(target_os = "linux")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::disallowed_methods,
+    reason = "a test ends where something is not as expected"
+)]
+
+use std::convert::Infallible;
+use std::io::{Cursor, PipeReader, Read};
+use std::os::fd::AsRawFd;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use vxtap::capture::encode::Format;
+use vxtap::capture::set::CaptureSet;
+use vxtap::export::jsonl::JsonLines;
+use vxtap::pipeline::inquiry::Interim;
+use vxtap::pipeline::threads::{Outcome, Pipeline, Sharing, Sinks, WhenFull};
+use vxtap::pipeline::worker::WorkerSettings;
+use vxtap::source::file::CaptureFile;
+use vxtap::source::steer::Steering;
+use vxtap::source::{Arrival, Datagram, Progress, Source};
+use vxtap::wire::Vni;
+use vxtap::wire::encapsulate::{OuterHeaders, OuterIps, encapsulate};
+
+/// Where the serial number is in an inner frame: behind Ethernet, IPv4 and UDP.
+const SERIAL_AT: usize = 42;
+
+/// An inner frame of `len` bytes with a number of its own; every seventh starts another flow.
+fn frame(serial: u64, len: usize) -> Vec<u8> {
+    let mut frame = vec![2, 0, 0, 0, 0, 2, 2, 0, 0, 0, 0, 1, 0x08, 0, 0x45, 0];
+    frame.extend((len as u16 - 14).to_be_bytes());
+    frame.extend([0, 0, 0, 0, 64, 17, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2]);
+    frame.extend((1024 + (serial / 7 % 5000) as u16).to_be_bytes());
+    frame.extend(53u16.to_be_bytes());
+    frame.extend((len as u16 - 34).to_be_bytes());
+    frame.extend([0, 0]);
+    frame.extend(serial.to_be_bytes());
+    frame.resize(len, 0);
+    frame
+}
+
+fn now_ns() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    now.as_nanos() as u64
+}
+
+/// Hands over so many frames as fast as they are taken, then keeps quiet.
+struct Burst<'a> {
+    worker: u64,
+    next: u64,
+    end: u64,
+    frame_len: usize,
+    /// What all sources have handed over.
+    handed: &'a AtomicU64,
+}
+
+impl Source for Burst<'_> {
+    type Error = Infallible;
+
+    fn next_batch(
+        &mut self,
+        most: usize,
+        mut each: impl FnMut(Arrival<'_>),
+    ) -> Result<Progress, Infallible> {
+        if self.next == self.end {
+            thread::sleep(Duration::from_millis(1));
+            return Ok(Progress::Idle);
+        }
+        // Batches of all sizes.
+        let most = (most as u64).min(1 + self.next % 97);
+        let end = self.end.min(self.next + most);
+        for number in self.next..end {
+            let payload = encapsulate(
+                Vni::new(7).unwrap(),
+                &frame(self.worker << 32 | number, self.frame_len),
+            );
+            self.handed.fetch_add(1, Ordering::Relaxed);
+            each(Arrival::Datagram(Datagram {
+                ts_ns: now_ns(),
+                src: ([192, 0, 2, 1], 50_000).into(),
+                dst: ([192, 0, 2, 2], 4789).into(),
+                payload: &payload,
+                sent_len: payload.len(),
+            }));
+        }
+        self.next = end;
+        Ok(Progress::Batch)
+    }
+}
+
+fn bursts<'a>(counts: &[u64], frame_len: usize, handed: &'a AtomicU64) -> Vec<Burst<'a>> {
+    let counts = (0..).zip(counts);
+    let bursts = counts.map(|(worker, count)| Burst {
+        worker,
+        next: 0,
+        end: *count,
+        frame_len,
+        handed,
+    });
+    bursts.collect()
+}
+
+/// A pipeline that writes flow records to `flows` and its capture to a pipe.
+fn pipeline(workers: u32, when_full: WhenFull, flows: &Path) -> (Pipeline, PipeReader) {
+    let (reader, writer) = std::io::pipe().unwrap();
+    let path = PathBuf::from(format!("/dev/fd/{}", writer.as_raw_fd()));
+    let sinks = Sinks {
+        capture: Some(CaptureSet::create(&path, Format::Pcap, "", 1500).unwrap()),
+        flows: vec![JsonLines::create(flows).unwrap()],
+    };
+    drop(writer);
+    let settings = WorkerSettings {
+        capture: Some(Format::Pcap),
+        flows: true,
+        max_flows: 1000,
+        ..WorkerSettings::default()
+    };
+    let sharing = Sharing {
+        steering: Steering {
+            workers,
+            multiplier: 0x9e37_79b1,
+        },
+        max_reorder: Duration::from_millis(20),
+        when_full,
+    };
+    (Pipeline::start(settings, sinks, sharing), reader)
+}
+
+/// The serial numbers in a classic pcap of this machine's byte order, in the order they stand in it.
+fn serials(capture: &[u8]) -> Vec<u64> {
+    let mut serials = Vec::new();
+    let mut rest = &capture[24..];
+    while let Some((header, records)) = rest.split_first_chunk::<16>() {
+        let len = u32::from_ne_bytes(*header[8..].first_chunk().unwrap()) as usize;
+        let serial = records[SERIAL_AT..].first_chunk().unwrap();
+        serials.push(u64::from_be_bytes(*serial));
+        rest = &records[len..];
+    }
+    assert!(rest.is_empty(), "the capture ends with a whole record");
+    serials
+}
+
+/// Everything is accounted for: what sources handed over, what the capture holds, what flow files hold.
+fn assert_accounted(outcome: &Outcome, handed: u64, capture: &[u8], flows: &Path) {
+    let ledger = &outcome.ledger;
+    assert!(ledger.closes(), "{ledger:?}");
+    assert_eq!(ledger.received, handed);
+    assert_eq!(outcome.received.iter().sum::<u64>(), handed);
+    let mut serials = serials(capture);
+    assert_eq!(serials.len() as u64, ledger.delivered, "{ledger:?}");
+    assert_eq!(outcome.capture.as_ref().unwrap().packets, ledger.delivered);
+    for worker in 0..outcome.received.len() as u64 {
+        let own = serials.iter().filter(|serial| **serial >> 32 == worker);
+        assert!(own.is_sorted(), "worker {worker} keeps its order");
+    }
+    serials.sort_unstable();
+    serials.dedup();
+    assert_eq!(serials.len() as u64, ledger.delivered, "nothing twice");
+    let lines = std::fs::read_to_string(flows).unwrap().lines().count();
+    assert_eq!(lines as u64, outcome.flow_records);
+    assert!(outcome.errors.is_empty(), "{:?}", outcome.errors);
+}
+
+/// Nobody reads until all has been received: queues are full, packets are dropped and counted, and
+/// receiving goes on.
+#[test]
+fn full_queues_drop_and_count() {
+    let dir = tempfile::tempdir().unwrap();
+    let flows = dir.path().join("flows");
+    let (mut pipeline, mut reader) = pipeline(3, WhenFull::Drop, &flows);
+    let handed = AtomicU64::new(0);
+    let counts = [5000, 4000, 1000];
+    let all: u64 = counts.iter().sum();
+    let mut sources = bursts(&counts, 9000, &handed);
+    let stop = AtomicBool::new(false);
+    let (outcome, capture) = thread::scope(|scope| {
+        let reading = scope.spawn(|| {
+            while handed.load(Ordering::Relaxed) < all {
+                thread::sleep(Duration::from_millis(1));
+            }
+            stop.store(true, Ordering::Relaxed);
+            let mut capture = Vec::new();
+            reader.read_to_end(&mut capture).unwrap();
+            capture
+        });
+        pipeline.feed(&mut sources, &stop, None, |_| {}).unwrap();
+        (pipeline.finish(0), reading.join().unwrap())
+    });
+    assert_accounted(&outcome, all, &capture, &flows);
+    let dropped = outcome.ledger.dropped();
+    assert!(dropped["capture_queue"] > 0, "{dropped:?}");
+    assert_eq!(dropped["capture_queue"] + outcome.ledger.delivered, all);
+}
+
+/// The reader takes a little at a time while somebody asks how things are; then all is stopped while
+/// packets still come.
+#[test]
+fn a_stop_in_the_middle_with_questions() {
+    let dir = tempfile::tempdir().unwrap();
+    let flows = dir.path().join("flows");
+    let (mut pipeline, mut reader) = pipeline(3, WhenFull::Drop, &flows);
+    let inquirer = pipeline.take_inquirer().unwrap();
+    let handed = AtomicU64::new(0);
+    let mut sources = bursts(&[u64::MAX, 3, u64::MAX], 300, &handed);
+    let stop = AtomicBool::new(false);
+    let begun = Instant::now();
+    let (outcome, capture) = thread::scope(|scope| {
+        let reading = scope.spawn(|| {
+            let mut capture = Vec::new();
+            let mut some = [0; 50_000];
+            loop {
+                match reader.read(&mut some).unwrap() {
+                    0 => return capture,
+                    len => capture.extend(&some[..len]),
+                }
+                if begun.elapsed() < Duration::from_millis(300) {
+                    thread::sleep(Duration::from_millis(1));
+                }
+            }
+        });
+        scope.spawn(|| {
+            let mut before = 0;
+            while begun.elapsed() < Duration::from_millis(300) {
+                let interim = Interim::ask(&inquirer);
+                let received = interim.outcome.ledger.received;
+                if interim.silent == 0 {
+                    assert!(interim.outcome.ledger.closes());
+                    assert!(received >= before, "counts only grow");
+                    before = received;
+                }
+            }
+            stop.store(true, Ordering::Relaxed);
+        });
+        pipeline.feed(&mut sources, &stop, None, |_| {}).unwrap();
+        (pipeline.finish(0), reading.join().unwrap())
+    });
+    let handed = handed.load(Ordering::Relaxed);
+    assert_accounted(&outcome, handed, &capture, &flows);
+}
+
+/// Exactly so many are delivered, however the frames are spread over the sources, and the run ends by
+/// itself.
+#[test]
+fn a_count_is_met_exactly() {
+    let dir = tempfile::tempdir().unwrap();
+    for count in [0, 1, 63, 65, 200, 1000] {
+        for spread in [[1000, 1000, 1000], [0, 5, 995], [0, 0, 1000], [400, 0, 600]] {
+            let flows = dir.path().join(format!("flows-{count}-{spread:?}"));
+            let (mut pipeline, mut reader) = pipeline(3, WhenFull::Drop, &flows);
+            let handed = AtomicU64::new(0);
+            let mut sources = bursts(&spread, 100, &handed);
+            let (outcome, capture) = thread::scope(|scope| {
+                let reading = scope.spawn(|| {
+                    let mut capture = Vec::new();
+                    reader.read_to_end(&mut capture).unwrap();
+                    capture
+                });
+                let never = AtomicBool::new(false);
+                let ended = pipeline.feed(&mut sources, &never, Some(count), |_| {});
+                ended.unwrap();
+                (pipeline.finish(0), reading.join().unwrap())
+            });
+            let handed = handed.load(Ordering::Relaxed);
+            assert_accounted(&outcome, handed, &capture, &flows);
+            assert_eq!(outcome.ledger.delivered, count, "{spread:?}");
+        }
+    }
+}
+
+/// The reader goes away: the run ends by itself, and what did not reach it is not called delivered.
+#[test]
+fn a_reader_that_goes_away_ends_the_run() {
+    let dir = tempfile::tempdir().unwrap();
+    let flows = dir.path().join("flows");
+    let (mut pipeline, mut reader) = pipeline(2, WhenFull::Drop, &flows);
+    let handed = AtomicU64::new(0);
+    let mut sources = bursts(&[u64::MAX, u64::MAX], 1400, &handed);
+    let reading = thread::spawn(move || {
+        let mut some = vec![0; 300_000];
+        reader.read_exact(&mut some).unwrap();
+    });
+    let never = AtomicBool::new(false);
+    pipeline.feed(&mut sources, &never, None, |_| {}).unwrap();
+    assert!(pipeline.has_failed());
+    let outcome = pipeline.finish(0);
+    reading.join().unwrap();
+    let ledger = &outcome.ledger;
+    assert!(ledger.closes(), "{ledger:?}");
+    assert_eq!(ledger.received, handed.load(Ordering::Relaxed));
+    assert!(ledger.dropped()["capture_write"] > 0, "{ledger:?}");
+    assert!(outcome.errors.iter().any(|error| error.is_closed_pipe()));
+}
+
+/// A file waits for its reader: nothing is dropped, and the order is that of the file.
+#[test]
+fn a_replay_waits_for_a_slow_reader() {
+    const RECORDS: u64 = 20_000;
+    let dir = tempfile::tempdir().unwrap();
+    let flows = dir.path().join("flows");
+    // pcap with nanosecond times: magic, version, snap length, Ethernet.
+    let mut input = Vec::new();
+    for word in [0xa1b2_3c4du32, 2 | 4 << 16, 0, 0, 65_535, 1] {
+        input.extend(word.to_ne_bytes());
+    }
+    let headers = OuterHeaders {
+        ips: OuterIps::new([192, 0, 2, 1].into(), [192, 0, 2, 2].into()).unwrap(),
+        src_port: 50_000,
+        dst_port: 4789,
+    };
+    for serial in 0..RECORDS {
+        let payload = encapsulate(Vni::new(7).unwrap(), &frame(serial, 300));
+        let mut record = Vec::new();
+        headers.append_to(payload.len(), &mut record).unwrap();
+        record.extend(payload);
+        let len = record.len() as u32;
+        for word in [1, serial as u32, len, len] {
+            input.extend(word.to_ne_bytes());
+        }
+        input.extend(record);
+    }
+    let (mut pipeline, mut reader) = pipeline(3, WhenFull::Wait, &flows);
+    let inquirer = pipeline.take_inquirer().unwrap();
+    let mut file = CaptureFile::from_reader("in.pcap".to_owned(), Cursor::new(input)).unwrap();
+    let done = AtomicBool::new(false);
+    let (outcome, capture) = thread::scope(|scope| {
+        let reading = scope.spawn(|| {
+            let mut capture = Vec::new();
+            let mut some = [0; 100_000];
+            loop {
+                match reader.read(&mut some).unwrap() {
+                    0 => return capture,
+                    len => capture.extend(&some[..len]),
+                }
+                thread::sleep(Duration::from_micros(500));
+            }
+        });
+        scope.spawn(|| {
+            while !done.load(Ordering::Relaxed) {
+                Interim::ask(&inquirer);
+                thread::sleep(Duration::from_millis(1));
+            }
+        });
+        pipeline.replay(&mut file).unwrap();
+        done.store(true, Ordering::Relaxed);
+        (pipeline.finish(0), reading.join().unwrap())
+    });
+    assert!(
+        outcome.received.iter().all(|share| *share > 0),
+        "{:?}",
+        outcome.received
+    );
+    assert_eq!(serials(&capture), (0..RECORDS).collect::<Vec<_>>());
+    assert_eq!(outcome.ledger.delivered, RECORDS);
+    // One number for all here: the workers are told apart by the hash.
+    assert_accounted(&outcome, RECORDS, &capture, &flows);
+}
