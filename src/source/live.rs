@@ -67,9 +67,9 @@ pub struct Live {
 /// A worker's source.
 pub enum LiveSource {
     /// Sockets.
-    Udp(UdpSource),
+    Udp(Box<UdpSource>),
     /// A packet ring.
-    Packet(PacketSource),
+    Packet(Box<PacketSource>),
 }
 
 impl Live {
@@ -102,7 +102,10 @@ impl Live {
             .map(UdpSource::addresses)
             .unwrap_or_default();
         Ok(Self {
-            sources: sources.into_iter().map(LiveSource::Udp).collect(),
+            sources: sources
+                .into_iter()
+                .map(|source| LiveSource::Udp(Box::new(source)))
+                .collect(),
             addresses,
             about: format!("UDP sockets ({why_not})"),
             ingress: None,
@@ -177,7 +180,10 @@ fn rings(plan: &Plan) -> Result<Live, LiveError> {
         }
     };
     Ok(Live {
-        sources: sources.into_iter().map(LiveSource::Packet).collect(),
+        sources: sources
+            .into_iter()
+            .map(|source| LiveSource::Packet(Box::new(source)))
+            .collect(),
         addresses,
         about: format!("packet ring on {interface} ({why}; packets {cost})"),
         ingress,

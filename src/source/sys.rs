@@ -543,6 +543,10 @@ pub fn wait_readable<'a>(
 }
 
 #[cfg(test)]
+#[allow(
+    clippy::unnecessary_cast,
+    reason = "some lengths are narrower with musl"
+)]
 mod tests {
     use super::*;
 
