@@ -25,6 +25,7 @@ use common::lab::{
     wait_until,
 };
 use common::{Run, assert_closes, expected, frames, reasons, run};
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::signal::Signal;
 
 /// Takes away what receiving beyond net.core.rmem_max needs.
@@ -234,14 +235,15 @@ fn no_output_keeps_a_run_from_ending() {
             send(&lab, 0..count);
             // The last packet is behind the pipe, and the writer idle.
             let mut seen = Vec::new();
-            while !seen
-                .windows(10)
-                .any(|window| window == [count as u8 - 1; 10])
-            {
+            fcntl(&unread, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).unwrap();
+            wait_until("the last packet", || {
                 let mut buffer = [0; 4096];
-                let len = unread.read(&mut buffer).unwrap();
-                seen.extend_from_slice(&buffer[..len]);
-            }
+                while let Ok(len @ 1..) = unread.read(&mut buffer) {
+                    seen.extend_from_slice(&buffer[..len]);
+                }
+                let last = [count as u8 - 1; 10];
+                seen.windows(10).any(|window| window == last).then_some(())
+            });
         } else {
             let words = format!("--count {count} --flows {count} --frame-size 64");
             lab.generate(TO_V4, &words);
@@ -267,7 +269,6 @@ fn no_output_keeps_a_run_from_ending() {
 
 /// Fills a pipe to its last byte. Nobody may write to it meanwhile: for a moment it makes nobody wait.
 fn fill(pipe: &mut std::io::PipeWriter) {
-    use nix::fcntl::{FcntlArg, OFlag, fcntl};
     fcntl(&*pipe, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).unwrap();
     for len in [4096, 1] {
         while pipe.write(&[0; 4096][..len]).is_ok() {}
