@@ -3,16 +3,16 @@
 //!
 //! Three counters and nothing behind them: no other memory depends on their order.
 
-#[cfg(vxtap_loom)]
+#[cfg(all(test, vxtap_loom))]
 use loom::sync::atomic::{AtomicU64, Ordering};
-#[cfg(not(vxtap_loom))]
+#[cfg(not(all(test, vxtap_loom)))]
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Frames a worker takes on at a time.
-#[cfg(not(vxtap_loom))]
+#[cfg(not(all(test, vxtap_loom)))]
 const SHARE: u64 = 64;
 /// Few, so that loom can look at every order of events.
-#[cfg(vxtap_loom)]
+#[cfg(all(test, vxtap_loom))]
 const SHARE: u64 = 2;
 
 /// Frames wanted, shared out.
@@ -105,6 +105,11 @@ mod tests {
 }
 
 #[cfg(all(test, vxtap_loom))]
+#[allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "clippy does not see that these are tests"
+)]
 mod loom_tests {
     use loom::sync::Arc;
     use loom::thread;

@@ -34,6 +34,11 @@ pub fn give_back(status: &impl Word) {
 }
 
 #[cfg(all(test, vxtap_loom))]
+#[allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "clippy does not see that these are tests"
+)]
 mod loom_tests {
     use loom::cell::UnsafeCell;
     use loom::sync::Arc;
