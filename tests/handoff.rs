@@ -363,3 +363,97 @@ fn a_replay_waits_for_a_slow_reader() {
     // One number for all here: the workers are told apart by the hash.
     assert_accounted(&outcome, RECORDS, &capture, &flows);
 }
+
+/// Quiet at first, though its frames have come: as a ring is before its block is handed over.
+struct Behind<'a> {
+    quiet: u32,
+    burst: Burst<'a>,
+}
+
+impl Source for Behind<'_> {
+    type Error = Infallible;
+
+    fn next_batch(
+        &mut self,
+        most: usize,
+        each: impl FnMut(Arrival<'_>),
+    ) -> Result<Progress, Infallible> {
+        if self.quiet > 0 {
+            self.quiet -= 1;
+            return Ok(Progress::Idle);
+        }
+        self.burst.next_batch(most, each)
+    }
+
+    fn lag_ns(&self) -> u64 {
+        500_000_000
+    }
+}
+
+#[test]
+fn a_stopped_run_takes_what_could_not_be_seen_yet() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut pipeline, mut reader) = pipeline(1, WhenFull::Drop, &dir.path().join("flows"));
+    let reading = thread::spawn(move || reader.read_to_end(&mut Vec::new()).unwrap());
+    let handed = AtomicU64::new(0);
+    let mut sources = bursts(&[200], 80, &handed)
+        .into_iter()
+        .map(|burst| Behind { quiet: 3, burst })
+        .collect::<Vec<_>>();
+    let stop = AtomicBool::new(true);
+    pipeline.feed(&mut sources, &stop, None, |_| {}).unwrap();
+    let outcome = pipeline.finish(0);
+    assert_eq!(outcome.ledger.received, 200);
+    assert!(outcome.ledger.closes());
+    reading.join().unwrap();
+}
+
+/// Keeps quiet, or fails in a way that it should not.
+struct Quiet {
+    broken: bool,
+}
+
+impl Source for Quiet {
+    type Error = Infallible;
+
+    fn next_batch(
+        &mut self,
+        _most: usize,
+        _each: impl FnMut(Arrival<'_>),
+    ) -> Result<Progress, Infallible> {
+        assert!(!self.broken, "broken on purpose");
+        thread::sleep(Duration::from_millis(1));
+        Ok(Progress::Idle)
+    }
+}
+
+/// Neither do the others wait for what the broken one took on, nor does the run pass for a good one.
+#[test]
+fn a_worker_that_panics_ends_the_run() {
+    for broken in 0..3 {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut pipeline, _reader) = pipeline(3, WhenFull::Drop, &dir.path().join("flows"));
+        let mut sources = [0, 1, 2].map(|worker| Quiet {
+            broken: worker == broken,
+        });
+        let stop = AtomicBool::new(false);
+        let (ended, end) = std::sync::mpsc::channel::<()>();
+        thread::scope(|scope| {
+            let stop = &stop;
+            scope.spawn(move || {
+                // Long after a run that ends by itself.
+                let timed_out = end.recv_timeout(Duration::from_secs(20)).is_err();
+                stop.store(timed_out, Ordering::Relaxed);
+            });
+            let fed = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+                pipeline.feed(&mut sources, stop, Some(10), |_| {})
+            }));
+            ended.send(()).unwrap_or_default();
+            assert!(fed.is_err(), "worker {broken}");
+            assert!(
+                !stop.load(Ordering::Relaxed),
+                "worker {broken} kept the others"
+            );
+        });
+    }
+}

@@ -4,6 +4,7 @@
 pub mod clock;
 pub mod ending;
 pub mod inquiry;
+mod lane;
 pub mod ledger;
 pub mod measure;
 pub mod outlet;

@@ -3,16 +3,17 @@
 //!
 //! Live, a full queue is a counted drop and receiving goes on; in replay the reader waits.
 
+use std::panic::resume_unwind;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crossbeam_channel::bounded;
 use hashbrown::HashMap;
 
-use super::clock::Step;
 use super::ending::{PATIENCE, Task};
-use super::inquiry::{Answer, Inquirer, Respondent, WorkerAnswer, inquiry};
+use super::inquiry::{Inquirer, inquiry};
+use super::lane::{Lane, Shared};
 use super::ledger::Ledger;
 use super::measure::{LiveMeasures, Measured, WriterMeasures};
 pub use super::outlet::WhenFull;
@@ -28,21 +29,15 @@ use crate::capture::set::{CaptureOutError, CaptureSet, InterfaceStatistics, Sett
 use crate::export::jsonl::{FlowFile, JsonLines};
 use crate::mirror::session::{Session, SessionKey};
 use crate::outfile::OutError;
+use crate::source::Source;
 use crate::source::file::{CaptureError, CaptureFile};
 use crate::source::kernel::Counts;
 use crate::source::steer::Steering;
-use crate::source::{Progress, Source};
 
 /// Chunks of flow records that may wait.
 const FLOW_QUEUE: usize = 64;
-/// How long a stopped run goes on emptying its source.
-const MAX_DRAIN: Duration = Duration::from_secs(1);
-/// How often a worker asks again when others have taken on the last frames wanted.
-const OTHERS_TURN: Duration = Duration::from_millis(1);
 /// Chunks of a file on their way to the workers.
 const CHUNKS: usize = 4;
-/// Datagrams may reach a socket a little after the time the kernel stamped them with.
-const STAMP_TO_SOCKET_NS: u64 = 1_000_000;
 
 /// Buffers between the workers and the capture writer.
 pub const fn capture_queue_batches(when_full: WhenFull) -> usize {
@@ -157,25 +152,6 @@ struct FlowTask {
     path: String,
     /// Records that are in every file.
     settled: Arc<AtomicU64>,
-}
-
-/// What the threads tell each other.
-struct Shared {
-    /// An output failed.
-    failed: AtomicBool,
-    /// The frames wanted.
-    shares: Shares,
-}
-
-/// One worker and its way out.
-struct Lane {
-    worker: Worker,
-    outlet: QueueOutlet,
-    /// Sessions the log has heard of.
-    logged_sessions: usize,
-    /// What is measured of packets that come live.
-    live: Option<LiveMeasures>,
-    respondent: Respondent,
 }
 
 impl Pipeline {
@@ -301,6 +277,7 @@ impl Pipeline {
         shared.shares.want(count);
         let pin = &pin;
         std::thread::scope(|scope| {
+            let _others_end = shared.fails_with_panic();
             let mut pairs = lanes.iter_mut().zip(sources).enumerate();
             // The first worker stays on this thread.
             let first = pairs.next();
@@ -308,6 +285,7 @@ impl Pipeline {
                 .map(|(number, (lane, source))| {
                     let shared: &Shared = shared;
                     scope.spawn(move || {
+                        let _others_end = shared.fails_with_panic();
                         pin(number);
                         lane.run(source, stop, shared)
                     })
@@ -321,7 +299,8 @@ impl Pipeline {
                 None => Ok(()),
             };
             for other in others {
-                let ended = other.join().unwrap_or(Ok(()));
+                // A panic goes on here: it is a defect, and a run that hid it would claim too much.
+                let ended = other.join().unwrap_or_else(|panic| resume_unwind(panic));
                 outcome = outcome.and(ended);
             }
             outcome
@@ -587,139 +566,4 @@ impl FinishedCapture {
             written,
         }
     }
-}
-
-impl Lane {
-    /// Feeds the worker until its source ends, `stop` is set, no more frames are wanted or an output
-    /// fails.
-    #[allow(
-        clippy::disallowed_methods,
-        reason = "one clock call a batch, to hand over batches that grow old and to tell when the other clock is set"
-    )]
-    fn run<S: Source>(
-        &mut self,
-        source: &mut S,
-        stop: &AtomicBool,
-        shared: &Shared,
-    ) -> Result<(), S::Error> {
-        let Self {
-            worker,
-            outlet,
-            logged_sessions,
-            live,
-            respondent,
-        } = self;
-        let begun = Instant::now();
-        let mut stopped_at = None;
-        loop {
-            respondent.answer_if_asked(|| {
-                let mut measured = Measured::default();
-                if let Some(live) = live {
-                    live.add_to(&mut measured);
-                }
-                Answer::Worker(Box::new(WorkerAnswer {
-                    worker: outlet.worker(),
-                    snapshot: worker.snapshot(),
-                    measured,
-                    lost_before: source.lost_so_far(),
-                    flow_records: outlet.flow_records(),
-                }))
-            });
-            let Some(share) = shared
-                .shares
-                .take()
-                .filter(|_| !shared.failed.load(Ordering::Relaxed))
-            else {
-                return Ok(());
-            };
-            if share == 0 {
-                if stop.load(Ordering::Relaxed) {
-                    return Ok(());
-                }
-                std::thread::sleep(OTHERS_TURN);
-                continue;
-            }
-            let before = worker.ledger().delivered;
-            let most = usize::try_from(share).unwrap_or(usize::MAX);
-            let outcome = source.next_batch(most, |arrival| {
-                if let Some(live) = live {
-                    live.arrived(arrival.ts_ns());
-                }
-                worker.take(&arrival, outlet);
-            });
-            worker.settle(outlet);
-            let delivered = worker.ledger().delivered - before;
-            shared.shares.settle(share, delivered);
-            if share != u64::MAX && delivered == 0 {
-                // Nothing came for this worker: the last frames wanted may be waiting for another, which
-                // can only take them on while nobody else holds them.
-                std::thread::sleep(2 * OTHERS_TURN);
-            }
-            let progress = outcome?;
-            let now = Instant::now();
-            let live_now = live.as_mut().map(|live| (live, wall_clock_ns()));
-            let wall_ns = live_now.map(|(live, wall_ns)| {
-                if let Some(step) = live.end_batch(wall_ns, now - begun) {
-                    warn_of_step(step);
-                }
-                wall_ns
-            });
-            log_new_sessions(worker, logged_sessions);
-            match progress {
-                Progress::Batch => outlet.hand_over_if_old(now),
-                Progress::End => outlet.hand_over_now(),
-                Progress::UpTo(order) => {
-                    outlet.hand_over_now();
-                    outlet.promise(order);
-                }
-                Progress::Idle => {
-                    outlet.hand_over_now();
-                    if let Some(wall_ns) = wall_ns {
-                        let lag_ns = STAMP_TO_SOCKET_NS + source.lag_ns();
-                        outlet.promise(wall_ns.saturating_sub(lag_ns));
-                    }
-                }
-            }
-            if stop.load(Ordering::Relaxed) {
-                let since = now - *stopped_at.get_or_insert(now);
-                let waits = outlet.when_full() == WhenFull::Wait;
-                if progress == Progress::Idle || since >= MAX_DRAIN || waits {
-                    return Ok(());
-                }
-            }
-            if progress == Progress::End {
-                return Ok(());
-            }
-        }
-    }
-}
-
-/// Nanoseconds since 1970, as the kernel stamps datagrams.
-#[allow(
-    clippy::disallowed_methods,
-    reason = "once a batch, to tell how long its packets took and to let the writer go on where nothing arrives"
-)]
-pub(super) fn wall_clock_ns() -> u64 {
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    u64::try_from(now.unwrap_or_default().as_nanos()).unwrap_or(u64::MAX)
-}
-
-fn warn_of_step(step: Step) {
-    let (by, whither) = match step {
-        Step::Back(by) => (by, "back"),
-        Step::Forward(by) => (by, "forward"),
-    };
-    tracing::warn!(
-        "the clock was set {whither} by {:.1} s; times in the files jump with it",
-        by.as_secs_f64()
-    );
-}
-
-/// Tells of sessions that are new since the last batch; their table is bounded, and so is this.
-fn log_new_sessions(worker: &Worker, logged: &mut usize) {
-    let sessions = worker.sessions().list();
-    for session in sessions.iter().skip(*logged) {
-        tracing::debug!(session = %session.key.interface_name(), "mirror session first seen");
-    }
-    *logged = sessions.len();
 }

@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 
 use super::inquiry::{Answer, Respondent, WriterAnswer};
+use super::lane::wall_clock_ns;
 use super::measure::WriterMeasures;
 use super::outlet::FromWorker;
-use super::threads::wall_clock_ns;
 use crate::capture::encode::Batch;
 use crate::capture::merge::Merge;
 use crate::capture::set::CaptureSet;
