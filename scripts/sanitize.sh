@@ -76,7 +76,7 @@ for run in "${runs[@]}"; do
     case $outcome in
         0) echo "$run: nothing found" ;;
         2) echo "$run: could not run" ;;
-        *) echo "$run: FOUND SOMETHING" ;;
+        *) echo "$run: FOUND SOMETHING, or did not build" ;;
     esac
     if [[ $found != 1 && $outcome != 0 ]]; then
         found=$((outcome == 2 ? 2 : 1))

@@ -392,7 +392,7 @@ fn the_kernel_counts_a_lost_train_as_one() {
 #[test]
 fn conversations_stay_on_one_worker() {
     for backend in BACKENDS {
-        for ports in [1, 512] {
+        for ports in [1, 1024] {
             let Some(lab) = Lab::new() else { return };
             let mut listener = lab.listen(backend, "--workers 2");
             let words = format!(

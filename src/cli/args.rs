@@ -241,7 +241,7 @@ pub struct GenerateArgs {
     pub vnis: u32,
     /// Outer source ports, from --source-port (49152) up, chosen by a hash of the inner addresses and ports;
     /// the two directions of a flow may differ
-    #[arg(long, value_name = "N", requires = "generate", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=512))]
+    #[arg(long, value_name = "N", requires = "generate", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=4096))]
     pub source_ports: u16,
     /// Another number gives other addresses, lengths and another order
     #[arg(long, value_name = "N", requires = "generate", default_value_t = 1)]

@@ -9,6 +9,8 @@ use std::time::{Duration, Instant};
 use super::Counts;
 use super::pace::now;
 use super::sockets::{Trouble, cannot_send, prepare, source_or_any};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+
 use crate::cli::Failure;
 use crate::cli::args::SendArgs;
 use crate::source::sys::send_batch::SendBatch;
@@ -158,6 +160,18 @@ impl Burst {
     }
 }
 
+/// Lets this process have `sockets` open at once, as far as the system allows: the limit that most systems
+/// begin with is 1024 files.
+fn raise_open_files(sockets: usize) {
+    let wanted = sockets as u64 + 64;
+    if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE)
+        && soft < wanted
+    {
+        // What is not granted shows when the sockets are opened.
+        let _ = setrlimit(Resource::RLIMIT_NOFILE, wanted.min(hard), hard);
+    }
+}
+
 /// A socket for each source port. Ports that are taken make room for the next, unless they were asked for.
 fn open(args: &SendArgs, target: SocketAddr) -> Result<Vec<UdpSocket>, Failure> {
     let source = source_or_any(args.source, target);
@@ -168,6 +182,7 @@ fn open(args: &SendArgs, target: SocketAddr) -> Result<Vec<UdpSocket>, Failure> 
         (None, 1) => 0,
         (None, _) => FIRST_SOURCE_PORT,
     };
+    raise_open_files(wanted);
     let mut sockets = Vec::with_capacity(wanted);
     for port in first..=u16::MAX {
         if sockets.len() == wanted {
