@@ -49,9 +49,11 @@ fi
 # Tests skip what they cannot do here and say "skipped: WHY" on standard error; show those lines.
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
-status=0
-cargo test --locked --no-fail-fast -- --nocapture 2>&1 | tee "$log" | grep -vE '^(test .* ok|running [0-9]+ tests?|)$' || true
+# What follows a failed pipeline overwrites PIPESTATUS, even `|| true`: it is read right behind.
+set +e
+cargo test --locked --no-fail-fast -- --nocapture 2>&1 | tee "$log" | grep -vE '^(test .* ok|running [0-9]+ tests?|)$'
 status=${PIPESTATUS[0]}
+set -e
 skipped=$(grep -c '^skipped:' "$log" || true)
 passed=$(grep -oE '[0-9]+ passed' "$log" | awk '{n += $1} END {print n + 0}')
 failed=$(grep -oE '[0-9]+ failed' "$log" | awk '{n += $1} END {print n + 0}')
