@@ -557,7 +557,7 @@ fn bad_usage_exits_with_2() {
             &["--generate", "--vni", "16777215", "--vnis", "2"],
             "16777216",
         ),
-        (&["--generate", "--source-ports", "513"], "1..=512"),
+        (&["--generate", "--source-ports", "4097"], "1..=4096"),
         (
             &[
                 "--generate",
