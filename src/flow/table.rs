@@ -2,7 +2,8 @@
 //!
 //! What every packet writes stands apart from what only the first one tells: two cache lines a flow, in
 //! chunks that never move, so growing copies nothing. `index` finds them, `recent` keeps
-//! the order in which they were last seen.
+//! the order in which they were last seen: by the packet once the table is full, else by the second, because
+//! nothing but making room needs it.
 
 use std::hash::BuildHasher;
 
@@ -174,6 +175,9 @@ impl FlowPacket {
 const SYN: u8 = 0x02;
 const ACK: u8 = 0x10;
 const CHUNK: usize = 1024;
+/// While there is room, flows are put in order again when another so many nanoseconds begin, as a power of
+/// two: about a second.
+const PERIOD: u32 = 30;
 /// Updates that [`FlowTable::warm`] reads ahead for. More than a processor has reads under way gain
 /// nothing.
 pub const GROUP: usize = 16;
@@ -272,18 +276,26 @@ impl FlowTable {
     ///
     /// In a large table nearly all of it is not. One update would wait for its lines one after the other;
     /// here the reads do not depend on each other, and the processor waits for all at once.
-    pub fn warm(&self, hashes: &[u32; GROUP]) {
+    /// The updates are of about the time `ts_ns`.
+    pub fn warm(&self, hashes: &[u32; GROUP], ts_ns: u64) {
         let places = hashes.map(|hash| self.index.first_with(hash));
         let mut read = 0;
-        let links = places.map(|at| {
-            if let Some(hot) = hot_at(&self.chunks, at) {
+        let links = places.map(|at| match hot_at(&self.chunks, at) {
+            Some(hot) => {
                 let [a_to_b, _] = &hot.tallies;
-                read ^= hot.last_ns ^ u64::from(a_to_b.packets);
+                read ^= u64::from(a_to_b.packets);
+                if self.moves(hot, ts_ns) {
+                    self.recent.neighbours(at)
+                } else {
+                    [at; 2]
+                }
             }
-            self.recent.neighbours(at)
+            None => [at; 2],
         });
-        for neighbour in links.as_flattened() {
-            read ^= u64::from(self.recent.neighbours(*neighbour)[0]);
+        for (links, at) in links.iter().zip(places) {
+            for neighbour in links.iter().filter(|neighbour| **neighbour != at) {
+                read ^= u64::from(self.recent.neighbours(*neighbour)[0]);
+            }
         }
         // The reads are the point: without this the compiler would leave them out.
         std::hint::black_box(read);
@@ -303,7 +315,9 @@ impl FlowTable {
             hot_at(chunks, at).is_some_and(|hot| hot.key == *key)
         });
         if let Some(at) = found {
-            self.recent.touch(at);
+            if hot_at(&self.chunks, at).is_some_and(|hot| self.moves(hot, packet.ts_ns)) {
+                self.recent.touch(at);
+            }
             self.count(at, way, packet);
             return None;
         }
@@ -332,6 +346,12 @@ impl FlowTable {
         self.index.insert(hash, at);
         self.count(at, way, packet);
         evicted
+    }
+
+    /// Whether a packet of the time `ts_ns` makes this flow the newest.
+    #[inline]
+    const fn moves(&self, hot: &Hot, ts_ns: u64) -> bool {
+        self.len == self.max_flows || hot.last_ns >> PERIOD != ts_ns >> PERIOD
     }
 
     /// Empties the table.
@@ -676,6 +696,34 @@ mod tests {
             assert_eq!(table.len(), model.len());
         }
         assert_eq!(table.drain().len(), 3);
+    }
+
+    /// Before it is full, the table knows to the second which flow that is.
+    #[test]
+    fn order_is_known_to_the_second_until_it_matters() {
+        let mut table = FlowTable::new(4);
+        let second = |number: u64| number << PERIOD;
+        for (host, ts) in [
+            (1u8, second(1)),
+            (2, second(1) + 1),
+            (3, second(1) + 2),
+            (1, second(2)),
+            (2, second(2) + 1),
+            // Still the same second: 1 stays before 2.
+            (1, second(2) + 2),
+            (4, second(2) + 3),
+        ] {
+            assert!(feed(&mut table, ts, &tcp(host, 99, 0x10)).is_none());
+        }
+        let mut evicted = |host: u8, ts| {
+            let flow = feed(&mut table, ts, &tcp(host, 99, 0x10));
+            flow.map(|flow| flow.key.ends(Way::AToB)[0].1)
+        };
+        assert_eq!(evicted(5, second(2) + 4), Some(3));
+        // Now every packet counts.
+        assert_eq!(evicted(1, second(2) + 5), None);
+        assert_eq!(evicted(6, second(2) + 6), Some(2));
+        assert_eq!(evicted(7, second(2) + 7), Some(4));
     }
 
     #[test]

@@ -61,7 +61,7 @@ impl Updates {
             packet: *packet,
         });
         if self.waiting.len() == GROUP {
-            self.table.warm(&self.hashes);
+            self.table.warm(&self.hashes, packet.ts_ns);
             self.settle(evicted);
         }
     }

@@ -75,6 +75,29 @@ impl Distribution {
         }
     }
 
+    /// Counts values of which neighbours are mostly close to each other.
+    pub fn record_all(&mut self, values: impl Iterator<Item = u64>) {
+        let Some(counts) = &mut self.counts else {
+            return;
+        };
+        let mut values = values.peekable();
+        while let Some(first) = values.next() {
+            // What lies between these is counted in the same place.
+            let (lowest, highest) = (
+                counts.lowest_equivalent(first),
+                counts.highest_equivalent(first),
+            );
+            let mut run = 1;
+            while values
+                .next_if(|value| (lowest..=highest).contains(value))
+                .is_some()
+            {
+                run += 1;
+            }
+            counts.saturating_record_n(first, run);
+        }
+    }
+
     /// Adds another of the same kind.
     pub fn merge(&mut self, other: &Self) {
         if let (Some(mine), Some(theirs)) = (&mut self.counts, &other.counts) {
@@ -201,10 +224,9 @@ impl LiveMeasures {
         if !self.arrivals.is_empty() {
             self.batch.record(self.arrivals.len() as u64);
         }
-        for ts_ns in self.arrivals.drain(..) {
-            self.arrival_to_encoded
-                .record(wall_ns.saturating_sub(ts_ns));
-        }
+        let took = |ts_ns| wall_ns.saturating_sub(ts_ns);
+        self.arrival_to_encoded
+            .record_all(self.arrivals.drain(..).map(took));
         let (watch, steps) = self.clock.as_mut()?;
         let step = watch.look(wall_ns, monotonic);
         if let Some(step) = step {
@@ -255,10 +277,9 @@ impl WriterMeasures {
 
     /// What was given is with the file, and it is `wall_ns`.
     pub fn settle(&mut self, wall_ns: u64) {
-        for ts_ns in self.arrivals.drain(..) {
-            self.arrival_to_written
-                .record(wall_ns.saturating_sub(ts_ns));
-        }
+        let took = |ts_ns| wall_ns.saturating_sub(ts_ns);
+        self.arrival_to_written
+            .record_all(self.arrivals.drain(..).map(took));
     }
 
     /// What was measured.
@@ -269,6 +290,8 @@ impl WriterMeasures {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -302,6 +325,27 @@ mod tests {
         let off = facts.max.abs_diff(MAX_LATENCY_NS);
         assert!(off <= MAX_LATENCY_NS / 50, "{}", facts.max);
         assert!(facts.p50 <= facts.p99 && facts.p99 <= facts.max);
+    }
+
+    proptest! {
+        /// One by one or in runs: the same counts.
+        #[test]
+        fn runs_count_as_often_as_their_values(
+            runs in proptest::collection::vec((0u64..1 << 40, 1usize..20, 0u64..200), 0..20),
+        ) {
+            let values = runs.iter().flat_map(|&(first, len, step)| {
+                (0..len as u64).map(move |at| first + at * step)
+            });
+            let (mut at_once, mut singly) = (Distribution::of_latencies(), Distribution::of_latencies());
+            at_once.record_all(values.clone());
+            values.for_each(|value| singly.record(value));
+            let counts = |distribution: &Distribution| -> Vec<(u64, u64)> {
+                let counts = distribution.counts.as_ref().unwrap();
+                let recorded = counts.iter_recorded();
+                recorded.map(|step| (step.value_iterated_to(), step.count_at_value())).collect()
+            };
+            prop_assert_eq!(counts(&at_once), counts(&singly));
+        }
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //! ledger in which every packet ends up once.
 
 pub mod clock;
+pub mod doorbell;
 pub mod ending;
 pub mod inquiry;
 mod lane;

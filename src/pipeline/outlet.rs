@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender};
 
+use super::doorbell::Callers;
 use super::worker::Outlet;
 use crate::capture::encode::{BATCH_LEN, Batch};
 use crate::flow::record::FlowRecord;
@@ -41,7 +42,7 @@ pub struct QueueOutlet {
     begun: Option<Instant>,
     allocated: usize,
     most: usize,
-    full: Sender<FromWorker>,
+    full: Callers<FromWorker>,
     empty: Receiver<Batch>,
     /// Empty batches, the one that came back last at the end: its bytes are the likeliest to be in the
     /// core's cache still. After a stall there are many, and a queue would go through them all.
@@ -63,7 +64,7 @@ impl QueueOutlet {
         (worker, workers): (usize, usize),
         most: usize,
         when_full: WhenFull,
-        full: Sender<FromWorker>,
+        full: Callers<FromWorker>,
         empty: Receiver<Batch>,
         flows: Sender<Vec<FlowRecord>>,
     ) -> Self {
@@ -213,13 +214,14 @@ impl Outlet for QueueOutlet {
 mod tests {
     use crossbeam_channel::{bounded, unbounded};
 
+    use super::super::doorbell::doorbell;
     use super::*;
 
     /// However long nobody takes anything: promises leave a place for every batch.
     #[test]
     fn promises_take_no_place_from_batches() {
         const MOST: usize = 3;
-        let (full_tx, full_rx) = bounded(queue_places(2, MOST));
+        let (full_tx, full_rx) = doorbell(queue_places(2, MOST));
         let (_give_back, empty) = bounded(MOST);
         let (flows, _flow_rx) = unbounded();
         let outlet = |number| {
@@ -247,7 +249,7 @@ mod tests {
         }
         // The last one could not be swapped for another.
         assert_eq!(handed_over, MOST);
-        let batches = full_rx.try_iter().filter(|(_, batch)| batch.records > 0);
+        let batches = full_rx.waiting().filter(|(_, batch)| batch.records > 0);
         assert_eq!(batches.count(), MOST - 1);
     }
 }

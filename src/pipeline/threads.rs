@@ -11,6 +11,7 @@ use std::time::Duration;
 use crossbeam_channel::bounded;
 use hashbrown::HashMap;
 
+use super::doorbell::doorbell;
 use super::ending::{PATIENCE, Task};
 use super::inquiry::{Inquirer, inquiry};
 use super::lane::{Lane, Shared};
@@ -168,7 +169,7 @@ impl Pipeline {
             shares: Shares::new(),
         });
         let most = (capture_queue_batches(when_full) / workers).max(4);
-        let (full_tx, full_rx) = bounded(queue_places(workers, most));
+        let (full_tx, full_rx) = doorbell(queue_places(workers, most));
         let (flow_tx, flow_rx) = bounded(FLOW_QUEUE);
         let (empty_txs, empty_rxs): (Vec<_>, Vec<_>) = (0..workers).map(|_| bounded(most)).unzip();
         let is_live = when_full == WhenFull::Drop;

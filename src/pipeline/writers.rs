@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 
+use super::doorbell::Sleeper;
 use super::inquiry::{Answer, Respondent, WriterAnswer};
 use super::lane::wall_clock_ns;
 use super::measure::WriterMeasures;
@@ -47,7 +48,7 @@ pub struct FlowEnd {
 pub fn write_capture(
     mut set: CaptureSet,
     mut merge: Merge,
-    full: &Receiver<FromWorker>,
+    full: &Sleeper<FromWorker>,
     empty: &[Sender<Batch>],
     failed: &AtomicBool,
     mut measures: Option<WriterMeasures>,
@@ -64,12 +65,7 @@ pub fn write_capture(
     };
     let mut open = true;
     while open {
-        let next = if merge.is_empty() {
-            full.recv().map_err(|_| RecvTimeoutError::Disconnected)
-        } else {
-            full.recv_timeout(TICK)
-        };
-        match next {
+        match full.recv((!merge.is_empty()).then_some(TICK)) {
             Ok((worker, batch)) => {
                 set.introduce(worker, &batch.new_sessions);
                 if let Some(batch) = merge.push(worker, batch, start.elapsed()) {

@@ -1,143 +1,85 @@
 //! Keeps what a packet ring has taken away from the rest of the network stack.
 //!
-//! A ring copies packets; the originals go on to IP and UDP, which costs as much again as the ring. With
-//! CAP_NET_ADMIN an nftables chain at the interface's ingress, which is behind the ring, drops them. It
-//! must not outlive this process, even when that is killed: the table is owned by a child process
-//! (`flags owner`, Linux 5.12), an `nft -i` that ends when the other end of its standard input goes
-//! away, and with its owner the table goes too.
+//! A ring copies packets; the originals go on to IP and UDP, which costs as much again as the ring. They are
+//! dropped at the interface's ingress, behind the ring. The rule must not outlive this process, even when
+//! that is killed: an eBPF program on a TCX link goes with its descriptor (CAP_BPF and CAP_NET_ADMIN, Linux
+//! 6.6), an nftables chain that a child process owns goes with that ([`nft`]).
 
-use std::fmt::Write as _;
-use std::io::Write as _;
+mod nft;
+pub mod program;
+
 use std::net::{IpAddr, SocketAddr};
-use std::os::unix::process::CommandExt;
-use std::process::{Child, Command, Stdio};
-use std::time::Duration;
 
-/// Where nft may be when the search path does not lead to it.
-const PROGRAMS: [&str; 3] = ["nft", "/usr/sbin/nft", "/sbin/nft"];
-/// How often, and how many times, it is looked whether the chain is there.
-const LOOK_EVERY: Duration = Duration::from_millis(10);
-const LOOKS: u32 = 100;
+use super::filter::Link;
+use super::sys::tcx::TcxLink;
 
-/// The chain, as long as this lives.
-pub struct IngressDrop {
-    child: Child,
+/// The rule, as long as this lives.
+pub enum IngressDrop {
+    /// An eBPF program.
+    Program(#[allow(dead_code, reason = "it is there to be dropped")] TcxLink),
+    /// An nftables chain.
+    Chain(#[allow(dead_code, reason = "it is there to be dropped")] nft::Chain),
+}
+
+/// The interface the rule stands at.
+#[derive(Clone, Copy, Debug)]
+pub struct At<'a> {
+    /// Its name.
+    pub interface: &'a str,
+    /// Its number.
+    pub number: u32,
+    /// What its packets start with.
+    pub link: Link,
 }
 
 impl IngressDrop {
-    /// Drops UDP to `wanted` that comes in on `interface`; `local` is what `0.0.0.0` and `[::]` stand for.
+    /// Drops UDP to `wanted` that comes in there; `local` is what `0.0.0.0` and `[::]` stand for.
     ///
     /// # Errors
     ///
-    /// What is in the way, in words: no nft, no permission, no support in the kernel.
-    pub fn start(interface: &str, wanted: &[SocketAddr], local: &[IpAddr]) -> Result<Self, String> {
-        let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-        if !may_administer(&status) {
-            return Err("a rule that drops them needs CAP_NET_ADMIN".to_owned());
-        }
-        let table = format!("vxtap_{}", std::process::id());
-        let script = script(&table, interface, wanted, local);
-        let mut reasons = String::new();
-        for program in PROGRAMS {
-            let spawned = Command::new(program)
-                .arg("-i")
-                .stdin(Stdio::piped())
-                .stdout(Stdio::null())
-                .stderr(Stdio::null())
-                // Ctrl-C is for us; this child ends with us.
-                .process_group(0)
-                .spawn();
-            let mut child = match spawned {
-                Ok(child) => child,
-                Err(error) => {
-                    reasons = format!("nft cannot be started: {error}");
-                    continue;
-                }
-            };
-            // The pipe stays open in the child's handle; closing it ends the child.
-            let written = child.stdin.as_mut().map(|stdin| {
-                stdin
-                    .write_all(script.as_bytes())
-                    .and_then(|()| stdin.flush())
-            });
-            let mut drop = Self { child };
-            if matches!(written, Some(Ok(()))) && drop.is_there(program, &table) {
-                return Ok(drop);
-            }
-            return Err(format!(
-                "nft did not take the rule (it needs CAP_NET_ADMIN, nftables with 'flags owner', Linux 5.12); \
-                 this is what it was given:\n{script}"
-            ));
-        }
-        Err(reasons)
-    }
-
-    /// Whether the chain has come to be.
-    fn is_there(&mut self, program: &str, table: &str) -> bool {
-        for _ in 0..LOOKS {
-            let listed = Command::new(program)
-                .args(["list", "table", "netdev", table])
-                .stdin(Stdio::null())
-                .stderr(Stdio::null())
-                .output();
-            let text = listed.map(|listed| listed.stdout).unwrap_or_default();
-            if String::from_utf8_lossy(&text).contains("drop") {
-                return true;
-            }
-            if !matches!(self.child.try_wait(), Ok(None)) {
-                return false;
-            }
-            std::thread::sleep(LOOK_EVERY);
-        }
-        false
-    }
-}
-
-impl Drop for IngressDrop {
-    fn drop(&mut self) {
-        drop(self.child.stdin.take());
-        let _ = self.child.wait();
-    }
-}
-
-/// Whether `/proc/self/status` shows CAP_NET_ADMIN among the effective capabilities (capabilities(7)); `true`
-/// where that cannot be told. Without it nft stays at its prompt, and waiting for the rule would take long.
-fn may_administer(status: &str) -> bool {
-    const CAP_NET_ADMIN: u32 = 12;
-    let mut lines = status.lines();
-    let effective = lines.find_map(|line| line.strip_prefix("CapEff:"));
-    let effective = effective.and_then(|set| u64::from_str_radix(set.trim(), 16).ok());
-    effective.is_none_or(|set| set >> CAP_NET_ADMIN & 1 != 0)
-}
-
-/// What nft is told. Pure.
-fn script(table: &str, interface: &str, wanted: &[SocketAddr], local: &[IpAddr]) -> String {
-    let mut script = format!(
-        "add table netdev {table} {{ flags owner; }}\n\
-         add chain netdev {table} ingress {{ type filter hook ingress device \"{interface}\" priority -500; \
-         policy accept; }}\n"
-    );
-    for wanted in wanted {
-        let addresses: Vec<String> = match wanted.ip().is_unspecified() {
-            true => local
-                .iter()
-                .filter(|local| local.is_ipv4() == wanted.is_ipv4())
-                .map(IpAddr::to_string)
-                .collect(),
-            false => vec![wanted.ip().to_string()],
+    /// What is in the way, in words: no permission, no support in the kernel, no nft.
+    pub fn start(at: At<'_>, wanted: &[SocketAddr], local: &[IpAddr]) -> Result<Self, String> {
+        let targets = targets(wanted, local);
+        let no_program = match program::dropping(&targets, at.link) {
+            Some(program) => match TcxLink::attach(at.number, &program) {
+                Ok(link) => return Ok(Self::Program(link)),
+                Err(error) => error.to_string(),
+            },
+            None => format!("{} addresses are too many for it", targets.len()),
         };
-        if addresses.is_empty() {
-            continue;
+        match nft::Chain::start(at.interface, &targets) {
+            Ok(chain) => Ok(Self::Chain(chain)),
+            Err(no_chain) => Err(format!(
+                "an eBPF program that drops them needs CAP_BPF, CAP_NET_ADMIN and Linux 6.6 ({no_program}); \
+                 {no_chain}"
+            )),
         }
-        let family = if wanted.is_ipv4() { "ip" } else { "ip6" };
-        let _ = writeln!(
-            script,
-            "add rule netdev {table} ingress {family} daddr {{ {} }} udp dport {} drop",
-            addresses.join(", "),
-            wanted.port()
-        );
     }
-    script
+
+    /// What drops them, for people.
+    pub const fn by(&self) -> &'static str {
+        match self {
+            Self::Program(_) => "eBPF",
+            Self::Chain(_) => "nftables",
+        }
+    }
+}
+
+/// The addresses that `wanted` stands for, one by one. Pure.
+fn targets(wanted: &[SocketAddr], local: &[IpAddr]) -> Vec<SocketAddr> {
+    let mut targets: Vec<SocketAddr> = Vec::new();
+    for wanted in wanted {
+        let same_family = |ip: &&IpAddr| ip.is_ipv4() == wanted.is_ipv4();
+        if wanted.ip().is_unspecified() {
+            let all = local.iter().filter(same_family);
+            targets.extend(all.map(|ip| SocketAddr::new(*ip, wanted.port())));
+        } else {
+            targets.push(SocketAddr::new(wanted.ip(), wanted.port()));
+        }
+    }
+    targets.sort_unstable();
+    targets.dedup();
+    targets
 }
 
 #[cfg(test)]
@@ -145,26 +87,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_capability_is_read_from_the_status() {
-        assert!(may_administer("Name:\tvxtap\nCapEff:\t000001ffffffffff\n"));
-        assert!(!may_administer("CapEff:\t000001ffffffefff\n"));
-        assert!(!may_administer("CapEff:\t0000000000000000\n"));
-        assert!(may_administer(""), "cannot be told");
-    }
-
-    #[test]
-    fn rules_name_addresses_and_ports() {
-        let wanted = ["10.0.0.5:4789", "[::]:4790"].map(|one| one.parse().unwrap());
+    fn any_address_stands_for_those_of_this_machine() {
+        let wanted = [
+            "10.0.0.5:4789",
+            "[::]:4790",
+            "[fe80::1%3]:4790",
+            "0.0.0.0:4789",
+        ];
         let local = ["10.0.0.5", "fd00::5", "fe80::1"].map(|one| one.parse().unwrap());
-        let script = script("t", "eth0", &wanted, &local);
-        let rules: Vec<&str> = script.lines().skip(2).collect();
-        assert_eq!(
-            rules,
-            [
-                "add rule netdev t ingress ip daddr { 10.0.0.5 } udp dport 4789 drop",
-                "add rule netdev t ingress ip6 daddr { fd00::5, fe80::1 } udp dport 4790 drop",
-            ]
-        );
-        assert!(script.contains("device \"eth0\""));
+        let targets = targets(&wanted.map(|one| one.parse().unwrap()), &local);
+        let expected = ["10.0.0.5:4789", "[fd00::5]:4790", "[fe80::1]:4790"];
+        assert_eq!(targets, expected.map(|one| one.parse().unwrap()));
     }
 }

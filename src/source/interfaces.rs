@@ -5,6 +5,8 @@ use std::net::{IpAddr, SocketAddr};
 
 use nix::net::if_::{InterfaceFlags, if_nametoindex};
 
+use super::filter::Link;
+
 /// One interface.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Interface {
@@ -28,6 +30,17 @@ impl Interface {
 /// The kernel's number for the interface of this name.
 pub fn number(name: &str) -> Option<u32> {
     if_nametoindex(name).ok()
+}
+
+/// What packets of an interface start with (linux/if_arp.h); most have an Ethernet header.
+pub fn link_of(interface: &str) -> Link {
+    let kind = std::fs::read_to_string(format!("/sys/class/net/{interface}/type"));
+    let ethernet = kind.map_or(true, |kind| matches!(kind.trim(), "1" | "772"));
+    if ethernet {
+        Link::Ethernet
+    } else {
+        Link::RawIp
+    }
 }
 
 /// All interfaces of this network namespace.

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use super::filter;
-use super::ingress_drop::IngressDrop;
+use super::ingress_drop::{At, IngressDrop};
 use super::interfaces;
 use super::packet::{self, PacketError, PacketSource};
 use super::steer::{Start, Steering};
@@ -170,13 +170,21 @@ fn rings(plan: &Plan) -> Result<Live, LiveError> {
         first.take_along(aside);
     }
     let local = interfaces::local_addresses();
-    let (ingress, cost) = match IngressDrop::start(&interface, &addresses, &local) {
-        Ok(ingress) => (Some(ingress), "kept from the UDP stack"),
+    let at = At {
+        interface: &interface,
+        number: interfaces::number(&interface).unwrap_or_default(),
+        link: interfaces::link_of(&interface),
+    };
+    let (ingress, cost) = match IngressDrop::start(at, &addresses, &local) {
+        Ok(ingress) => {
+            let cost = format!("kept from the UDP stack by {}", ingress.by());
+            (Some(ingress), cost)
+        }
         Err(reason) => {
             tracing::info!(
                 "received packets also go through the UDP stack, which costs CPU: {reason}"
             );
-            (None, "not kept from the UDP stack")
+            (None, "not kept from the UDP stack".to_owned())
         }
     };
     Ok(Live {

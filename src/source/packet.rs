@@ -9,12 +9,12 @@ use std::io;
 use std::net::SocketAddr;
 
 use super::bpf::Instruction;
-use super::filter::{self, Link};
+use super::filter;
 use super::interfaces;
 use super::ring::{Frame, Walk};
 use super::sys;
 use super::sys::ring_memory::{Geometry, RingMemory};
-use super::targets::{Targets, destination};
+use super::targets::Targets;
 use super::udp::{UdpError, UdpSource};
 use super::{Arrival, Datagram, Progress, Record, Source};
 use crate::wire::outer::{self, LinkType, Outer};
@@ -146,12 +146,7 @@ impl PacketSource {
         let mut ports: Vec<u16> = wanted.iter().map(SocketAddr::port).collect();
         ports.sort_unstable();
         ports.dedup();
-        let link = if has_ethernet_header(interface) {
-            Link::Ethernet
-        } else {
-            Link::RawIp
-        };
-        let filter = filter::udp_to(&ports, link);
+        let filter = filter::udp_to(&ports, interfaces::link_of(interface));
         let local = interfaces::local_addresses();
         let mut sources = Vec::new();
         for ring in rings {
@@ -189,8 +184,8 @@ impl PacketSource {
         self.aside = Some(sockets);
     }
 
-    /// Waits for the next block. `false` when none came.
-    fn wait(&mut self) -> Result<bool, PacketError> {
+    /// Waits for the next block, or for what comes in elsewhere: whether there is one, and the other.
+    fn wait(&mut self) -> Result<(bool, bool), PacketError> {
         let failed = |source| PacketError::Receive {
             interface: self.interface.clone(),
             source,
@@ -202,10 +197,11 @@ impl PacketSource {
                 WAIT_MS,
             ),
         };
-        let ready = ready.map_err(failed)? & 1 != 0;
+        let ready = ready.map_err(failed)?;
+        let (ready, elsewhere) = (ready & 1 != 0, ready & !1 != 0);
         if self.ring.block(self.block).is_some() {
             self.down = false;
-            return Ok(true);
+            return Ok((true, elsewhere));
         }
         // An interface that is deleted is down first, and the socket tells of that alone. What came before is
         // in a block that the kernel has yet to hand over.
@@ -216,10 +212,10 @@ impl PacketSource {
                     interface: self.interface.clone(),
                 });
             }
-            return Ok(false);
+            return Ok((false, elsewhere));
         }
         if !ready {
-            return Ok(false);
+            return Ok((false, elsewhere));
         }
         match self.ring.take_fault() {
             Some(fault) if fault.kind() == io::ErrorKind::NetworkDown => {
@@ -227,10 +223,10 @@ impl PacketSource {
                     tracing::warn!(interface = %self.interface, "the interface is down; waiting for it");
                 }
                 self.down = true;
-                Ok(false)
+                Ok((false, elsewhere))
             }
             Some(fault) => Err(failed(fault)),
-            None => Ok(false),
+            None => Ok((false, elsewhere)),
         }
     }
 
@@ -280,12 +276,6 @@ fn open_rings(interface: u32, workers: u32) -> io::Result<Vec<RingMemory>> {
     }
 }
 
-/// Whether packets of an interface start with an Ethernet header (linux/if_arp.h); most do.
-fn has_ethernet_header(interface: &str) -> bool {
-    let kind = std::fs::read_to_string(format!("/sys/class/net/{interface}/type"));
-    kind.map_or(true, |kind| matches!(kind.trim(), "1" | "772"))
-}
-
 impl Source for PacketSource {
     type Error = PacketError;
 
@@ -307,8 +297,8 @@ impl Source for PacketSource {
                 if left < most {
                     return Ok(Progress::Batch);
                 }
-                let came = self.wait()?;
-                if let Some(aside) = &mut self.aside {
+                let (came, elsewhere) = self.wait()?;
+                if elsewhere && let Some(aside) = &mut self.aside {
                     aside.take_waiting(&mut left, &mut each)?;
                 }
                 if !came {
@@ -335,13 +325,10 @@ impl Source for PacketSource {
                 let Some(frame) = walk.next(block) else {
                     break;
                 };
-                let to = destination(frame.bytes, frame.ethernet);
-                let ours = to.is_none_or(|(ip, port)| {
-                    targets.accept(ip, port) || {
-                        renew(targets, addresses_read_ns, frame.ts_ns);
-                        targets.accept(ip, port)
-                    }
-                });
+                let ours = targets.accept_frame(frame.bytes, frame.ethernet) || {
+                    renew(targets, addresses_read_ns, frame.ts_ns);
+                    targets.accept_frame(frame.bytes, frame.ethernet)
+                };
                 if !ours {
                     each(Arrival::Refused(frame.ts_ns, Filtered::OtherAddress.into()));
                     left -= 1;

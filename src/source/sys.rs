@@ -1,6 +1,6 @@
 //! The system calls that have no safe face elsewhere: recvmmsg with its control messages, and socket
 //! options that socket2 does not know. The only module with `unsafe`, with its own `ring_memory`,
-//! `blocks` and `send_batch`.
+//! `blocks`, `send_batch` and `tcx`.
 
 #![allow(
     unsafe_code,
@@ -11,6 +11,7 @@ pub mod blocks;
 pub mod ring_memory;
 pub mod send_batch;
 pub mod status;
+pub mod tcx;
 
 use std::io;
 use std::mem::{size_of, zeroed};

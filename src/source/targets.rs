@@ -5,6 +5,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use crate::wire::be16;
 
+const UDP: u8 = 17;
+
 /// The addresses we receive for.
 #[derive(Clone, Debug, Default)]
 pub struct Targets {
@@ -13,6 +15,57 @@ pub struct Targets {
     local: Vec<IpAddr>,
     /// The last destination that was ours; the next one is mostly the same.
     last: Option<(IpAddr, Option<u16>)>,
+    /// The same as [`Plain`] tells it, if it does.
+    last_plain: Option<Plain>,
+}
+
+/// Destination address and UDP port of the most common kind of packet: IPv4 without tags, options and pieces.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Plain([u8; 4], [u8; 2]);
+
+impl Plain {
+    #[inline]
+    fn of(frame: &[u8], ethernet: bool) -> Option<Self> {
+        let packet = if ethernet {
+            let (link, packet) = frame.split_first_chunk::<14>()?;
+            if link.last_chunk() != Some(&[0x08, 0x00]) {
+                return None;
+            }
+            packet
+        } else {
+            frame
+        };
+        let [
+            0x45,
+            _,
+            _,
+            _,
+            _,
+            _,
+            flags,
+            offset,
+            _,
+            UDP,
+            _,
+            _,
+            _,
+            _,
+            _,
+            _,
+            a,
+            b,
+            c,
+            d,
+            _,
+            _,
+            p,
+            q,
+        ] = *packet.first_chunk::<24>()?
+        else {
+            return None;
+        };
+        (flags & 0x3f == 0 && offset == 0).then_some(Self([a, b, c, d], [p, q]))
+    }
 }
 
 impl Targets {
@@ -22,16 +75,31 @@ impl Targets {
             wanted,
             local,
             last: None,
+            last_plain: None,
         }
     }
 
     /// The addresses of this machine are now these.
     pub fn set_local(&mut self, local: Vec<IpAddr>) {
-        (self.local, self.last) = (local, None);
+        (self.local, self.last, self.last_plain) = (local, None, None);
+    }
+
+    /// Whether a packet is ours. One that shows no destination is: what is wrong with it is told later.
+    #[inline]
+    pub fn accept_frame(&mut self, frame: &[u8], ethernet: bool) -> bool {
+        let plain = Plain::of(frame, ethernet);
+        if plain.is_some() && plain == self.last_plain {
+            return true;
+        }
+        let ours = destination(frame, ethernet).is_none_or(|(ip, port)| self.accept(ip, port));
+        if ours {
+            self.last_plain = plain;
+        }
+        ours
     }
 
     /// Whether a packet to `ip` is ours; `port` is `None` where the packet does not show it.
-    pub fn accept(&mut self, ip: IpAddr, port: Option<u16>) -> bool {
+    fn accept(&mut self, ip: IpAddr, port: Option<u16>) -> bool {
         if self.last == Some((ip, port)) {
             return true;
         }
@@ -51,7 +119,7 @@ impl Targets {
 
 /// Where a packet goes: its destination address, and its UDP port where that stands at its usual place.
 /// `None` when it is no IP packet or its header is cut.
-pub fn destination(frame: &[u8], ethernet: bool) -> Option<(IpAddr, Option<u16>)> {
+fn destination(frame: &[u8], ethernet: bool) -> Option<(IpAddr, Option<u16>)> {
     let mut at = 0;
     if ethernet {
         at = 12;
@@ -72,7 +140,7 @@ pub fn destination(frame: &[u8], ethernet: bool) -> Option<(IpAddr, Option<u16>)
         }
         6 => {
             let octets = packet.get(24..)?.first_chunk::<16>()?;
-            let udp = packet.get(6) == Some(&17);
+            let udp = packet.get(6) == Some(&UDP);
             let port = be16(packet, 42).filter(|_| udp);
             Some((IpAddr::V6(Ipv6Addr::from(*octets)), port))
         }
@@ -82,6 +150,8 @@ pub fn destination(frame: &[u8], ethernet: bool) -> Option<(IpAddr, Option<u16>)
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -125,5 +195,39 @@ mod tests {
         assert_eq!(destination(&v6, false), Some((to, Some(4789))));
         v6[6] = 44;
         assert_eq!(destination(&v6, false), Some((to, None)));
+    }
+
+    proptest! {
+        /// What was accepted before changes nothing for what comes next.
+        #[test]
+        fn memory_changes_no_answer(
+            packets in proptest::collection::vec(
+                (0usize..3, 0u8..2, 0u8..2, 0usize..6, 0usize..60), 1..100,
+            ),
+        ) {
+            let wanted: Vec<SocketAddr> = vec!["10.0.0.2:4789".parse().unwrap()];
+            let new = || Targets::new(wanted.clone(), Vec::new());
+            let mut targets = new();
+            for (link, host, port, edit, len) in packets {
+                let mut packet = vec![0x45, 0, 0, 0, 0, 0, 0x40, 0, 64, 17, 0, 0, 1, 1, 1, 1];
+                packet.extend([10, 0, 0, 2 + host, 0xc0, 0, 0x12, 0xb5 + port]);
+                packet.extend([0; 30]);
+                match edit {
+                    0 => packet[0] = 0x46,
+                    1 => packet[6] = 0x20,
+                    2 => packet[7] = 1,
+                    3 => packet[9] = 6,
+                    _ => {}
+                }
+                packet.truncate(packet.len().saturating_sub(len / 2));
+                let frame = match link {
+                    0 => packet,
+                    1 => [&[2; 12][..], &[8, 0], &packet].concat(),
+                    _ => [&[2; 12][..], &[0x81, 0, 0, 5, 8, 0], &packet].concat(),
+                };
+                let ours = targets.accept_frame(&frame, link != 0);
+                prop_assert_eq!(ours, new().accept_frame(&frame, link != 0), "{:?}", frame);
+            }
+        }
     }
 }

@@ -1,0 +1,208 @@
+//! A bounded queue whose reader sleeps as soon as there is nothing.
+//!
+//! The channel's own wait yields the core several times before it sleeps. On a core that the reader shares
+//! with a worker and the kernel each yield is a switch to them and back, a few hundred times a second in
+//! vain. Here the reader parks at once, and whoever puts something in rings.
+
+use std::sync::{Arc, OnceLock};
+use std::thread::Thread;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{
+    Receiver, RecvTimeoutError, SendError, Sender, TryRecvError, TrySendError, bounded,
+};
+
+/// Puts values in; clones share the queue.
+pub struct Callers<T> {
+    // Dropped before the bell, which the reader then hears to find nobody left.
+    queue: Sender<T>,
+    bell: Bell,
+}
+
+/// Takes values out.
+pub struct Sleeper<T> {
+    queue: Receiver<T>,
+    bell: Bell,
+}
+
+/// The reader's thread, once it has begun to read.
+#[derive(Clone, Default)]
+struct Bell(Arc<OnceLock<Thread>>);
+
+/// A queue with so many places.
+pub fn doorbell<T>(places: usize) -> (Callers<T>, Sleeper<T>) {
+    let (sender, receiver) = bounded(places);
+    let bell = Bell::default();
+    let callers = Callers {
+        queue: sender,
+        bell: bell.clone(),
+    };
+    let sleeper = Sleeper {
+        queue: receiver,
+        bell,
+    };
+    (callers, sleeper)
+}
+
+impl<T> Callers<T> {
+    /// Puts `value` in; waits while there is no room.
+    ///
+    /// # Errors
+    ///
+    /// The value, when nobody reads any more.
+    pub fn send(&self, value: T) -> Result<(), SendError<T>> {
+        self.queue.send(value)?;
+        self.bell.ring();
+        Ok(())
+    }
+
+    /// Puts `value` in if there is room.
+    ///
+    /// # Errors
+    ///
+    /// The value, when there is none or nobody reads any more.
+    pub fn try_send(&self, value: T) -> Result<(), TrySendError<T>> {
+        self.queue.try_send(value)?;
+        self.bell.ring();
+        Ok(())
+    }
+
+    /// Values that wait.
+    pub fn len(&self) -> usize {
+        self.queue.len()
+    }
+
+    /// Whether none waits.
+    pub fn is_empty(&self) -> bool {
+        self.queue.is_empty()
+    }
+}
+
+impl<T> Clone for Callers<T> {
+    fn clone(&self) -> Self {
+        Self {
+            queue: self.queue.clone(),
+            bell: self.bell.clone(),
+        }
+    }
+}
+
+impl<T> Sleeper<T> {
+    /// Takes a value; waits until there is one, for as long as `patience` says. Always on the same thread.
+    ///
+    /// # Errors
+    ///
+    /// When nothing came in time, and when nobody is left who could put anything in.
+    #[allow(
+        clippy::disallowed_methods,
+        reason = "a clock call before each sleep that is to end"
+    )]
+    pub fn recv(&self, patience: Option<Duration>) -> Result<T, RecvTimeoutError> {
+        // Before the look into the queue: what is put in after it rings.
+        self.bell.0.get_or_init(std::thread::current);
+        let mut until = None;
+        loop {
+            match self.queue.try_recv() {
+                Ok(value) => return Ok(value),
+                Err(TryRecvError::Disconnected) => return Err(RecvTimeoutError::Disconnected),
+                Err(TryRecvError::Empty) => {}
+            }
+            let Some(patience) = patience else {
+                std::thread::park();
+                continue;
+            };
+            let now = Instant::now();
+            let left = until
+                .get_or_insert_with(|| now + patience)
+                .saturating_duration_since(now);
+            if left.is_zero() {
+                return Err(RecvTimeoutError::Timeout);
+            }
+            std::thread::park_timeout(left);
+        }
+    }
+
+    /// Whether no value waits.
+    pub fn is_empty(&self) -> bool {
+        self.queue.is_empty()
+    }
+
+    /// The values that wait.
+    #[cfg(test)]
+    pub fn waiting(&self) -> impl Iterator<Item = T> {
+        self.queue.try_iter()
+    }
+
+    /// How many values wait.
+    #[cfg(test)]
+    pub fn len(&self) -> usize {
+        self.queue.len()
+    }
+}
+
+impl Bell {
+    fn ring(&self) {
+        if let Some(reader) = self.0.get() {
+            reader.unpark();
+        }
+    }
+}
+
+impl Drop for Bell {
+    fn drop(&mut self) {
+        self.ring();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Values from several threads at all paces arrive, each caller's in order, and the end is heard even
+    /// by a reader that sleeps without a limit.
+    #[test]
+    fn everything_arrives_and_the_end_is_heard() {
+        const EACH: u32 = 20_000;
+        let (callers, sleeper) = doorbell(4);
+        std::thread::scope(|scope| {
+            for caller in 0..3usize {
+                let callers = callers.clone();
+                scope.spawn(move || {
+                    for number in 0..EACH {
+                        callers.send((caller, number)).unwrap();
+                        if number % 64 == 0 {
+                            std::thread::yield_now();
+                        }
+                    }
+                });
+            }
+            drop(callers);
+            let mut next = [0; 3];
+            loop {
+                match sleeper.recv(None) {
+                    Ok((caller, number)) => {
+                        assert_eq!(number, next[caller]);
+                        next[caller] += 1;
+                    }
+                    Err(end) => {
+                        assert_eq!(end, RecvTimeoutError::Disconnected);
+                        break;
+                    }
+                }
+            }
+            assert_eq!(next, [EACH; 3]);
+        });
+    }
+
+    #[test]
+    fn patience_ends() {
+        let (callers, sleeper) = doorbell(1);
+        let none: Result<u8, _> = sleeper.recv(Some(Duration::from_millis(1)));
+        assert_eq!(none, Err(RecvTimeoutError::Timeout));
+        callers.try_send(7).unwrap();
+        assert!(callers.try_send(8).is_err(), "no room");
+        assert_eq!(sleeper.recv(Some(Duration::ZERO)), Ok(7));
+        drop(sleeper);
+        assert!(callers.send(9).is_err(), "nobody reads");
+    }
+}
