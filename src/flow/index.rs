@@ -3,6 +3,8 @@
 //! An entry holds 32 bits of the hash beside the place. So a lookup touches one cache line here and then
 //! the flow it is after, hardly ever another one, and growing looks at no flow at all.
 
+use prefetch_index::prefetch_index;
+
 /// No flow has this place.
 const EMPTY: u64 = u64::MAX;
 
@@ -34,6 +36,12 @@ impl Index {
             }
             at = at.wrapping_add(1);
         }
+    }
+
+    /// Has the processor fetch what [`Self::find`] will look at.
+    #[inline]
+    pub fn prefetch(&self, hash: u32) {
+        prefetch_index(&self.entries, hash as usize & self.mask());
     }
 
     /// The place of the first entry with this `hash`, or `u32::MAX`: most likely what [`Self::find`] finds.

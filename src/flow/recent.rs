@@ -3,6 +3,8 @@
 //! It stands apart from the flows. Moving one to the end writes to two others, and these links are eight
 //! to a cache line.
 
+use prefetch_index::prefetch_index;
+
 /// Ends the list.
 const NONE: u32 = u32::MAX;
 
@@ -49,12 +51,19 @@ impl Recent {
         }
     }
 
-    /// The places seen right before and right after `at`; `u32::MAX` where there is none.
+    /// Has the processor fetch the neighbours' names, which [`Self::prefetch_neighbours`] needs.
     #[inline]
-    pub fn neighbours(&self, at: u32) -> [u32; 2] {
-        self.links
-            .get(at as usize)
-            .map_or([NONE; 2], |link| [link.older, link.newer])
+    pub fn prefetch(&self, at: u32) {
+        prefetch_index(&self.links, at as usize);
+    }
+
+    /// Has the processor fetch all that [`Self::touch`] writes to.
+    #[inline]
+    pub fn prefetch_neighbours(&self, at: u32) {
+        if let Some(Link { older, newer }) = self.links.get(at as usize) {
+            self.prefetch(*older);
+            self.prefetch(*newer);
+        }
     }
 
     /// The place seen longest ago.

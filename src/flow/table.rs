@@ -8,6 +8,7 @@
 use std::hash::BuildHasher;
 
 use hashbrown::HashMap;
+use prefetch_index::prefetch_index;
 
 use super::index::{Index, entries_for};
 use super::key::{FlowKey, Way};
@@ -178,10 +179,6 @@ const CHUNK: usize = 1024;
 /// While there is room, flows are put in order again when another so many nanoseconds begin, as a power of
 /// two: about a second.
 const PERIOD: u32 = 30;
-/// Updates that [`FlowTable::warm`] reads ahead for. More than a processor has reads under way gain
-/// nothing.
-pub const GROUP: usize = 16;
-
 /// What every packet of a flow touches: one cache line to tell the flow, one to count in.
 #[repr(C, align(64))]
 struct Hot {
@@ -266,54 +263,57 @@ impl FlowTable {
         self.len == 0
     }
 
-    /// The hash of a key, for [`Self::warm`] and [`Self::update`].
+    /// The hash of a key, by which it is looked for.
     #[inline]
     pub fn hash(&self, key: &FlowKey) -> u32 {
         hash_of(&self.hasher, key)
     }
 
-    /// Reads what updates with these hashes will touch, so that it is in the cache when they come.
-    ///
-    /// In a large table nearly all of it is not. One update would wait for its lines one after the other;
-    /// here the reads do not depend on each other, and the processor waits for all at once.
-    /// The updates are of about the time `ts_ns`.
-    pub fn warm(&self, hashes: &[u32; GROUP], ts_ns: u64) {
-        let places = hashes.map(|hash| self.index.first_with(hash));
-        let mut read = 0;
-        let links = places.map(|at| match hot_at(&self.chunks, at) {
-            Some(hot) => {
-                let [a_to_b, _] = &hot.tallies;
-                read ^= u64::from(a_to_b.packets);
-                if self.moves(hot, ts_ns) {
-                    self.recent.neighbours(at)
-                } else {
-                    [at; 2]
-                }
-            }
-            None => [at; 2],
-        });
-        for (links, at) in links.iter().zip(places) {
-            for neighbour in links.iter().filter(|neighbour| **neighbour != at) {
-                read ^= u64::from(self.recent.neighbours(*neighbour)[0]);
-            }
-        }
-        // The reads are the point: without this the compiler would leave them out.
-        std::hint::black_box(read);
+    /// Has the processor fetch what [`Self::foresee`] will look at.
+    #[inline]
+    pub fn prefetch(&self, hash: u32) {
+        self.index.prefetch(hash);
     }
 
-    /// Counts a packet of the flow `key`, whose hash is `hash`. Returns the flow that had to make room
-    /// for it, if one had to.
+    /// The place where [`Self::update`] will most likely find the flow with this hash. Has the processor fetch
+    /// what is there.
+    #[inline]
+    pub fn foresee(&self, hash: u32) -> u32 {
+        let place = self.index.first_with(hash);
+        if let Some(hot) = hot_at(&self.chunks, place) {
+            prefetch_index(std::slice::from_ref(hot), 0);
+            prefetch_index(&hot.tallies, 0);
+            self.recent.prefetch(place);
+        }
+        place
+    }
+
+    /// Has the processor fetch the rest of what a packet of the time `ts_ns` will touch if its flow is the
+    /// one foreseen.
+    #[inline]
+    pub fn prefetch_rest(&self, foreseen: u32, ts_ns: u64) {
+        if hot_at(&self.chunks, foreseen).is_some_and(|hot| self.moves(hot, ts_ns)) {
+            self.recent.prefetch_neighbours(foreseen);
+        }
+    }
+
+    /// Counts a packet of the flow `key`, whose hash is `hash` and whose place was [`foreseen`](Self::foresee);
+    /// any other number will do. Returns the flow that had to make room for it, if one had to.
     pub fn update(
         &mut self,
         hash: u32,
+        foreseen: u32,
         key: &FlowKey,
         way: Way,
         packet: &FlowPacket,
     ) -> Option<Flow> {
         let chunks = &self.chunks;
-        let found = self.index.find(hash, |at| {
-            hot_at(chunks, at).is_some_and(|hot| hot.key == *key)
-        });
+        let is_it = |at| hot_at(chunks, at).is_some_and(|hot| hot.key == *key);
+        let found = if is_it(foreseen) {
+            Some(foreseen)
+        } else {
+            self.index.find(hash, is_it)
+        };
         if let Some(at) = found {
             if hot_at(&self.chunks, at).is_some_and(|hot| self.moves(hot, packet.ts_ns)) {
                 self.recent.touch(at);
@@ -610,7 +610,7 @@ mod tests {
             orig: 60,
         };
         let packet = FlowPacket::of(ts_ns, lengths, Verdict::Truncated, &inner).unwrap();
-        table.update(table.hash(&key), &key, way, &packet)
+        table.update(table.hash(&key), u32::MAX, &key, way, &packet)
     }
 
     #[test]
@@ -756,7 +756,7 @@ mod tests {
         };
         let packet = FlowPacket::of(1, lengths, Verdict::Truncated, &inner).unwrap();
         for _ in 0..5 {
-            table.update(table.hash(&key), &key, way, &packet);
+            table.update(table.hash(&key), u32::MAX, &key, way, &packet);
         }
         let answer = feed(&mut table, 2, &tcp(9, 1, 0x18));
         assert!(answer.is_none());

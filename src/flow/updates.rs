@@ -1,25 +1,30 @@
-//! Updates of the flow table, put off until there is a group of them.
+//! Updates of the flow table, put off until what they touch is in the cache.
 //!
 //! A large table is hardly ever in the cache, and one update after the other would wait for memory several
-//! times each. For a group the table reads ahead ([`FlowTable::warm`]) and then updates in order, so the
-//! result is the same. A small table is updated at once.
+//! times each. So updates go through two groups: while one fills, the processor fetches what the other will
+//! touch. They are done in the order they came in, so the result is the same. A small table is updated at once.
 
 use super::key::{FlowKey, Way};
-use super::table::{Flow, FlowPacket, FlowTable, GROUP};
+use super::table::{Flow, FlowPacket, FlowTable};
 
-/// Tables of fewer flows are updated at once. Alone on a core even 10,000 flows stay in the cache, and groups
-/// cost 5 ns a packet more; beside the kernel's receive path on the same core they do not, and groups cost a
-/// fifth less of the process (docs/BENCHMARKS.md).
+/// Tables of fewer flows are updated at once: they stay in the cache, even beside the kernel's receive path on
+/// the same core.
 const LARGE: usize = 1024;
+/// Updates of a group: enough time for memory to answer, few enough to stay in the first-level cache.
+const GROUP: usize = 16;
 
 /// A flow table with the updates that wait for it.
 pub struct Updates {
     table: FlowTable,
-    hashes: [u32; GROUP],
-    waiting: Vec<Update>,
+    /// Where the flow may be has been asked for.
+    filling: Vec<Update>,
+    /// What is there has been asked for.
+    next: Vec<Update>,
 }
 
 struct Update {
+    hash: u32,
+    foreseen: u32,
     key: FlowKey,
     way: Way,
     packet: FlowPacket,
@@ -30,8 +35,8 @@ impl Updates {
     pub fn new(max_flows: u32) -> Self {
         Self {
             table: FlowTable::new(max_flows),
-            hashes: [0; GROUP],
-            waiting: Vec::with_capacity(GROUP),
+            filling: Vec::with_capacity(GROUP),
+            next: Vec::with_capacity(GROUP),
         }
     }
 
@@ -47,38 +52,45 @@ impl Updates {
     ) {
         let hash = self.table.hash(key);
         if self.table.len() < LARGE {
-            if let Some(flow) = self.table.update(hash, key, way, packet) {
+            if let Some(flow) = self.table.update(hash, u32::MAX, key, way, packet) {
                 evicted(flow);
             }
             return;
         }
-        if let Some(slot) = self.hashes.get_mut(self.waiting.len()) {
-            *slot = hash;
-        }
-        self.waiting.push(Update {
+        self.table.prefetch(hash);
+        self.filling.push(Update {
+            hash,
+            foreseen: u32::MAX,
             key: *key,
             way,
             packet: *packet,
         });
-        if self.waiting.len() == GROUP {
-            self.table.warm(&self.hashes, packet.ts_ns);
-            self.settle(evicted);
+        if self.filling.len() == GROUP {
+            self.turn(evicted);
         }
+    }
+
+    /// Does the next group and asks for what the other will touch.
+    fn turn(&mut self, evicted: impl FnMut(Flow)) {
+        let Self {
+            table,
+            filling,
+            next,
+        } = self;
+        for update in next.iter() {
+            table.prefetch_rest(update.foreseen, update.packet.ts_ns);
+        }
+        for update in filling.iter_mut() {
+            update.foreseen = table.foresee(update.hash);
+        }
+        apply(table, next, evicted);
+        std::mem::swap(filling, next);
     }
 
     /// Counts the packets that wait.
     pub fn settle(&mut self, mut evicted: impl FnMut(Flow)) {
-        let Self {
-            table,
-            hashes,
-            waiting,
-        } = self;
-        for (update, hash) in waiting.drain(..).zip(hashes) {
-            let Update { key, way, packet } = &update;
-            if let Some(flow) = table.update(*hash, key, *way, packet) {
-                evicted(flow);
-            }
-        }
+        apply(&mut self.table, &mut self.next, &mut evicted);
+        apply(&mut self.table, &mut self.filling, evicted);
     }
 
     /// Counts the packets that wait and empties the table.
@@ -86,6 +98,23 @@ impl Updates {
         self.settle(evicted);
         self.table.drain()
     }
+}
+
+/// Does the updates in order, and empties them.
+fn apply(table: &mut FlowTable, updates: &mut Vec<Update>, mut evicted: impl FnMut(Flow)) {
+    for update in updates.iter() {
+        let Update {
+            hash,
+            foreseen,
+            key,
+            way,
+            packet,
+        } = update;
+        if let Some(flow) = table.update(*hash, *foreseen, key, *way, packet) {
+            evicted(flow);
+        }
+    }
+    updates.clear();
 }
 
 #[cfg(test)]
@@ -117,7 +146,7 @@ mod tests {
             };
             let packet = FlowPacket::of(at.into(), lengths, Verdict::Truncated, &inner).unwrap();
             updates.add(&key, way, &packet, |flow| evicted.push(flow));
-            expected.extend(table.update(table.hash(&key), &key, way, &packet));
+            expected.extend(table.update(table.hash(&key), u32::MAX, &key, way, &packet));
             if at % 1009 == 0 {
                 updates.settle(|flow| evicted.push(flow));
             }

@@ -127,14 +127,12 @@ impl<T> Sleeper<T> {
         self.queue.is_empty()
     }
 
-    /// The values that wait.
-    #[cfg(test)]
-    pub fn waiting(&self) -> impl Iterator<Item = T> {
+    /// Takes the values that wait, and does not wait itself.
+    pub fn try_iter(&self) -> impl Iterator<Item = T> {
         self.queue.try_iter()
     }
 
-    /// How many values wait.
-    #[cfg(test)]
+    /// Values that wait.
     pub fn len(&self) -> usize {
         self.queue.len()
     }

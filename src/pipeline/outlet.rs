@@ -249,7 +249,7 @@ mod tests {
         }
         // The last one could not be swapped for another.
         assert_eq!(handed_over, MOST);
-        let batches = full_rx.waiting().filter(|(_, batch)| batch.records > 0);
+        let batches = full_rx.try_iter().filter(|(_, batch)| batch.records > 0);
         assert_eq!(batches.count(), MOST - 1);
     }
 }

@@ -15,6 +15,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use vxtap::capture::encode::{Batch, Format};
 use vxtap::flow::record::FlowRecord;
+use vxtap::pipeline::doorbell::{Sleeper, doorbell};
 use vxtap::pipeline::outlet::{FromWorker, QueueOutlet, WhenFull, queue_places};
 use vxtap::pipeline::worker::{Worker, WorkerSettings};
 use vxtap::source::{Arrival, Datagram};
@@ -59,7 +60,7 @@ const VXLAN_LEN: usize = 8;
 pub struct Load {
     worker: Worker,
     outlet: QueueOutlet,
-    full: Receiver<FromWorker>,
+    full: Sleeper<FromWorker>,
     empty: Sender<Batch>,
     records: Receiver<Vec<FlowRecord>>,
     /// One datagram of each size; addresses and ports are put in.
@@ -78,7 +79,7 @@ impl Load {
             ..WorkerSettings::default()
         };
         let most = 8;
-        let (full_tx, full) = bounded(queue_places(1, most));
+        let (full_tx, full) = doorbell(queue_places(1, most));
         let (empty, empty_rx) = bounded(most);
         let (records_tx, records) = bounded(64);
         Self {
