@@ -2,8 +2,8 @@
 //!
 //! What every packet writes stands apart from what only the first one tells: two cache lines a flow, in
 //! chunks that never move, so growing copies nothing. `index` finds them, `recent` keeps
-//! the order in which they were last seen: by the packet once the table is full, else by the second, because
-//! nothing but making room needs it.
+//! the order in which they were last seen: by the packet once the table is full, before that to a few seconds,
+//! because nothing but making room needs it.
 
 use std::hash::BuildHasher;
 
@@ -177,8 +177,8 @@ const SYN: u8 = 0x02;
 const ACK: u8 = 0x10;
 const CHUNK: usize = 1024;
 /// While there is room, flows are put in order again when another so many nanoseconds begin, as a power of
-/// two: about a second.
-const PERIOD: u32 = 30;
+/// two: about nine seconds.
+const PERIOD: u32 = 33;
 /// What every packet of a flow touches: one cache line to tell the flow, one to count in.
 #[repr(C, align(64))]
 struct Hot {
@@ -698,20 +698,20 @@ mod tests {
         assert_eq!(table.drain().len(), 3);
     }
 
-    /// Before it is full, the table knows to the second which flow that is.
+    /// Before it is full, the table knows which flow that is to the period.
     #[test]
-    fn order_is_known_to_the_second_until_it_matters() {
+    fn order_is_coarse_until_it_matters() {
         let mut table = FlowTable::new(4);
-        let second = |number: u64| number << PERIOD;
+        let period = |number: u64| number << PERIOD;
         for (host, ts) in [
-            (1u8, second(1)),
-            (2, second(1) + 1),
-            (3, second(1) + 2),
-            (1, second(2)),
-            (2, second(2) + 1),
-            // Still the same second: 1 stays before 2.
-            (1, second(2) + 2),
-            (4, second(2) + 3),
+            (1u8, period(1)),
+            (2, period(1) + 1),
+            (3, period(1) + 2),
+            (1, period(2)),
+            (2, period(2) + 1),
+            // Still the same period: 1 stays before 2.
+            (1, period(2) + 2),
+            (4, period(2) + 3),
         ] {
             assert!(feed(&mut table, ts, &tcp(host, 99, 0x10)).is_none());
         }
@@ -719,11 +719,11 @@ mod tests {
             let flow = feed(&mut table, ts, &tcp(host, 99, 0x10));
             flow.map(|flow| flow.key.ends(Way::AToB)[0].1)
         };
-        assert_eq!(evicted(5, second(2) + 4), Some(3));
+        assert_eq!(evicted(5, period(2) + 4), Some(3));
         // Now every packet counts.
-        assert_eq!(evicted(1, second(2) + 5), None);
-        assert_eq!(evicted(6, second(2) + 6), Some(2));
-        assert_eq!(evicted(7, second(2) + 7), Some(4));
+        assert_eq!(evicted(1, period(2) + 5), None);
+        assert_eq!(evicted(6, period(2) + 6), Some(2));
+        assert_eq!(evicted(7, period(2) + 7), Some(4));
     }
 
     #[test]
