@@ -215,7 +215,7 @@ mod linux {
             LiveError::Packet(error) => error,
         };
         let hint = if error.is_permission() {
-            ": run as root, or 'setcap cap_net_raw,cap_net_admin+ep' the program; --backend udp needs no privilege"
+            ": run as root, or 'setcap cap_net_raw,cap_net_admin,cap_bpf+ep' the program; --backend udp needs no privilege"
         } else {
             ": --backend udp works without"
         };

@@ -282,7 +282,7 @@ impl FlowTable {
         let place = self.index.first_with(hash);
         if let Some(hot) = hot_at(&self.chunks, place) {
             prefetch_index(std::slice::from_ref(hot), 0);
-            prefetch_index(&hot.tallies, 0);
+            prefetch_index(hot.tallies.as_slice(), 0);
             self.recent.prefetch(place);
         }
         place

@@ -30,7 +30,7 @@ impl Chain {
     pub fn start(interface: &str, targets: &[SocketAddr]) -> Result<Self, String> {
         let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
         if !may_administer(&status) {
-            return Err("a rule that drops them needs CAP_NET_ADMIN".to_owned());
+            return Err("an nftables rule that drops them needs CAP_NET_ADMIN".to_owned());
         }
         let table = format!("vxtap_{}", std::process::id());
         let script = script(&table, interface, targets);

@@ -376,7 +376,7 @@ mod tests {
     fn many_addresses_and_too_many() {
         let many = |count: u16| -> Vec<SocketAddr> {
             let ip = |at: u16| {
-                if at % 2 == 0 {
+                if at.is_multiple_of(2) {
                     [10, 0, 0, 5].into()
                 } else {
                     IpAddr::from([5u16; 8])
