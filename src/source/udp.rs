@@ -14,7 +14,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::bpf::Instruction;
-use super::sys::{self, Flag, MessageBatch};
+use super::sys::message_batch::{MAX_PAYLOAD, MessageBatch};
+use super::sys::{self, Flag};
 use super::{Arrival, Datagram, Progress, Source};
 
 /// Datagrams taken with one system call; more gained nothing when measured.
@@ -116,7 +117,7 @@ impl UdpSource {
         });
         let bound = bound.collect::<Result<Vec<_>, _>>()?;
         let (slots, slot_len) = match gro {
-            Gro::On => (TRAINS, sys::MAX_PAYLOAD),
+            Gro::On => (TRAINS, MAX_PAYLOAD),
             Gro::Off => (BATCH, datagram_len),
         };
         Self::of(bound, slots, slot_len)

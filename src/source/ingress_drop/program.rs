@@ -75,6 +75,15 @@ impl Program {
         });
     }
 
+    /// Passes the packet unless its first `len` bytes are in one piece: where a card or a driver leaves all but
+    /// the headers elsewhere, the headers are. No more may be asked for than is looked at.
+    fn make_sure_of(&mut self, len: i16) {
+        self.op(COPY, SCRATCH, PACKET, 0, 0);
+        self.op(ADD, SCRATCH, 0, 0, len.into());
+        self.to_pass.push(self.instructions.len());
+        self.op(IF_GREATER, SCRATCH, PACKET_END, 0, 0);
+    }
+
     /// Passes the packet if the comparison of the value loaded last with `number` holds.
     fn pass_if(&mut self, code: u8, number: i32) {
         self.to_pass.push(self.instructions.len());
@@ -125,11 +134,7 @@ pub fn dropping(targets: &[SocketAddr], link: Link) -> Option<Vec<Instruction>> 
     let mut program = Program::default();
     program.op(LOAD_WORD, PACKET, CONTEXT, PACKET_AT, 0);
     program.op(LOAD_WORD, PACKET_END, CONTEXT, PACKET_END_AT, 0);
-    // Both headers are looked at without further checks behind this one. No VXLAN packet is so short.
-    program.op(COPY, SCRATCH, PACKET, 0, 0);
-    program.op(ADD, SCRATCH, 0, 0, i32::from(at) + 40 + 8);
-    program.to_pass.push(program.instructions.len());
-    program.op(IF_GREATER, SCRATCH, PACKET_END, 0, 0);
+    program.make_sure_of(at + 24);
     let to_ipv4 = match link {
         Link::Ethernet => {
             program.half(12);
@@ -149,6 +154,7 @@ pub fn dropping(targets: &[SocketAddr], link: Link) -> Option<Vec<Instruction>> 
         }
     };
 
+    program.make_sure_of(at + 44);
     program.byte(at + 6);
     program.pass_if(IF_NOT_EQUAL, UDP.into());
     for target in targets {
@@ -356,7 +362,21 @@ mod tests {
             false,
             "a later one",
         );
-        let short = |packet: &mut Vec<u8>| packet.truncate(47);
+        let headers = |packet: &mut Vec<u8>| packet.truncate(28);
+        check(
+            0x0800,
+            &v4([10, 0, 0, 5], 4789, headers),
+            true,
+            "ours, only the headers in the first piece",
+        );
+        check(
+            0x86dd,
+            &v6("fd00::5", 4789, 17)[..48],
+            true,
+            "the same over IPv6",
+        );
+        check(0x86dd, &v6("fd00::5", 4789, 17)[..43], false, "too short");
+        let short = |packet: &mut Vec<u8>| packet.truncate(23);
         check(0x0800, &v4([10, 0, 0, 5], 4789, short), false, "too short");
         check(0x86dd, &v6("fd00::5", 4789, 17), true, "ours");
         check(0x86dd, &v6("fd00::6", 6081, 17), true, "ours too");
