@@ -14,7 +14,8 @@ use super::args::ReplayArgs;
 use super::settings::Settings;
 use super::summary::conclude;
 use crate::pipeline::ledger::Ledger;
-use crate::pipeline::threads::{Outcome, Pipeline};
+use crate::pipeline::outcome::Outcome;
+use crate::pipeline::threads::Pipeline;
 use crate::pipeline::worker::{OtherPort, WorkerSettings};
 use crate::source::file::{CaptureError, CaptureFile};
 

@@ -78,7 +78,7 @@ fn page(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::pipeline::threads::Outcome;
+    use crate::pipeline::outcome::Outcome;
 
     #[test]
     fn a_page_says_that_it_is_not_the_last_one_and_what_is_missing() {

@@ -15,7 +15,7 @@ use crate::mirror::truncation::{Cause, percent};
 use crate::outfile::OutFile;
 use crate::pipeline::clock::ClockSteps;
 use crate::pipeline::measure::Facts;
-use crate::pipeline::threads::{Outcome, SinkError};
+use crate::pipeline::outcome::{Outcome, SinkError};
 use crate::pipeline::worker::WorkerSettings;
 use crate::source::kernel::{self, Counts};
 

@@ -160,7 +160,7 @@ mod tests {
     /// by a reader that sleeps without a limit.
     #[test]
     fn everything_arrives_and_the_end_is_heard() {
-        const EACH: u32 = 20_000;
+        const EACH: u32 = if cfg!(miri) { 100 } else { 20_000 };
         let (callers, sleeper) = doorbell(4);
         std::thread::scope(|scope| {
             for caller in 0..3usize {

@@ -10,7 +10,7 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, Sender, TryRecvError, bounded, select};
 
 use super::measure::{Distribution, Measured};
-use super::threads::Outcome;
+use super::outcome::Outcome;
 use super::total::Sum;
 use super::worker::Snapshot;
 

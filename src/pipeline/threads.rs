@@ -17,22 +17,21 @@ use super::inquiry::{Inquirer, inquiry};
 use super::lane::{Lane, Shared};
 use super::ledger::Ledger;
 use super::measure::{LiveMeasures, Measured, WriterMeasures};
+use super::outcome::{Outcome, SinkError};
 pub use super::outlet::WhenFull;
 use super::outlet::{QueueOutlet, queue_places};
 use super::shares::Shares;
 use super::spread::{Chunk, ChunkSource, worker_for};
 use super::total::Total;
-use super::worker::{OtherPort, Outlet, Worker, WorkerSettings};
+use super::worker::{Outlet, Worker, WorkerSettings};
 use super::writers::{CaptureEnd, FlowEnd, write_capture, write_flows};
 use crate::capture::encode::BATCH_LEN;
 use crate::capture::merge::Merge;
 use crate::capture::set::{CaptureOutError, CaptureSet, InterfaceStatistics, Settled, Written};
-use crate::export::jsonl::{FlowFile, JsonLines};
+use crate::export::jsonl::JsonLines;
 use crate::mirror::session::{Session, SessionKey};
-use crate::outfile::OutError;
 use crate::source::Source;
 use crate::source::file::{CaptureError, CaptureFile};
-use crate::source::kernel::Counts;
 use crate::source::steer::Steering;
 
 /// Chunks of flow records that may wait.
@@ -60,58 +59,6 @@ pub struct Sinks {
     pub capture: Option<CaptureSet>,
     /// Flow records.
     pub flows: Vec<JsonLines>,
-}
-
-/// What a run came to.
-#[derive(Default)]
-pub struct Outcome {
-    /// The accounting, closed.
-    pub ledger: Ledger,
-    /// Every mirror session, by source and VNI.
-    pub sessions: Vec<Session>,
-    /// UDP traffic that went elsewhere.
-    pub other_ports: Vec<OtherPort>,
-    /// The capture file, if one was written.
-    pub capture: Option<Written>,
-    /// Flow files.
-    pub flow_files: Vec<FlowFile>,
-    /// Flow records written to every flow file.
-    pub flow_records: u64,
-    /// Flow records that found no room in their queue or could not be written.
-    pub flow_records_dropped: u64,
-    /// Packets each worker received.
-    pub received: Vec<u64>,
-    /// Flows that several workers had a part of.
-    pub flows_joined: u64,
-    /// What was measured.
-    pub measured: Measured,
-    /// The kernel's own counters that moved during the run, where it was live.
-    pub kernel_counters: Option<Counts>,
-    /// What went wrong while writing.
-    pub errors: Vec<SinkError>,
-}
-
-/// An output that failed.
-#[derive(Debug, thiserror::Error)]
-#[allow(missing_docs, reason = "the messages say it")]
-pub enum SinkError {
-    #[error("capture: {0}")]
-    Capture(#[from] CaptureOutError),
-    #[error("flow records: {0}")]
-    Flows(#[from] OutError),
-    #[error("{path} takes nothing any more: what it did not take is lost")]
-    Stuck { path: String },
-}
-
-impl SinkError {
-    /// The reader of a pipe went away: the end of the run, not a fault.
-    pub fn is_closed_pipe(&self) -> bool {
-        let out = match self {
-            Self::Capture(CaptureOutError::Out(out)) | Self::Flows(out) => out,
-            Self::Capture(_) | Self::Stuck { .. } => return false,
-        };
-        matches!(out, OutError::Write { source, .. } if source.kind() == std::io::ErrorKind::BrokenPipe)
-    }
 }
 
 /// How the work is shared out.

@@ -3,7 +3,7 @@
 //! A ring copies packets; the originals go on to IP and UDP, which costs as much again as the ring. They are
 //! dropped at the interface's ingress, behind the ring. The rule must not outlive this process, even when
 //! that is killed: an eBPF program on a TCX link goes with its descriptor (CAP_BPF and CAP_NET_ADMIN, Linux
-//! 6.6), an nftables chain that a child process owns goes with that ([`nft`]).
+//! 6.6), an nftables chain that a child process owns goes with that.
 
 mod nft;
 pub mod program;
