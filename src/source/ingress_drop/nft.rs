@@ -3,6 +3,7 @@
 //! The table is owned by a child process (`flags owner`), an `nft -i` that ends when the other end of its
 //! standard input goes away, and with its owner the table goes too.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io::Write as _;
 use std::net::SocketAddr;
@@ -114,13 +115,18 @@ fn script(table: &str, interface: &str, targets: &[SocketAddr]) -> String {
          add chain netdev {table} ingress {{ type filter hook ingress device \"{interface}\" priority -500; \
          policy accept; }}\n"
     );
+    // One rule a family and port: a set of addresses is looked up at once, rules are tried one after the other.
+    let mut rules: BTreeMap<(bool, u16), Vec<String>> = BTreeMap::new();
     for target in targets {
-        let family = if target.is_ipv4() { "ip" } else { "ip6" };
+        let rule = rules.entry((target.is_ipv6(), target.port())).or_default();
+        rule.push(target.ip().to_string());
+    }
+    for ((is_ipv6, port), addresses) in rules {
+        let family = if is_ipv6 { "ip6" } else { "ip" };
         let _ = writeln!(
             script,
-            "add rule netdev {table} ingress {family} daddr {} udp dport {} drop",
-            target.ip(),
-            target.port()
+            "add rule netdev {table} ingress {family} daddr {{ {} }} udp dport {port} drop",
+            addresses.join(", ")
         );
     }
     script
@@ -140,14 +146,20 @@ mod tests {
 
     #[test]
     fn rules_name_addresses_and_ports() {
-        let targets = ["10.0.0.5:4789", "[fd00::5]:4790"].map(|one| one.parse().unwrap());
-        let script = script("t", "eth0", &targets);
+        let targets = [
+            "10.0.0.5:4789",
+            "10.0.0.6:4789",
+            "10.0.0.5:4790",
+            "[fd00::5]:4790",
+        ];
+        let script = script("t", "eth0", &targets.map(|one| one.parse().unwrap()));
         let rules: Vec<&str> = script.lines().skip(2).collect();
         assert_eq!(
             rules,
             [
-                "add rule netdev t ingress ip daddr 10.0.0.5 udp dport 4789 drop",
-                "add rule netdev t ingress ip6 daddr fd00::5 udp dport 4790 drop",
+                "add rule netdev t ingress ip daddr { 10.0.0.5, 10.0.0.6 } udp dport 4789 drop",
+                "add rule netdev t ingress ip daddr { 10.0.0.5 } udp dport 4790 drop",
+                "add rule netdev t ingress ip6 daddr { fd00::5 } udp dport 4790 drop",
             ]
         );
         assert!(script.contains("device \"eth0\""));
