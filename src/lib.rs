@@ -12,6 +12,7 @@
 //! Live traffic and replayed files differ only in the source. The rooms, and which may use which, are
 //! described in `docs/ARCHITECTURE.md`.
 
+pub mod bpf;
 pub mod capture;
 pub mod cli;
 pub mod export;

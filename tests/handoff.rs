@@ -19,6 +19,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use vxtap::bpf::steer::Steering;
 use vxtap::capture::encode::Format;
 use vxtap::capture::set::CaptureSet;
 use vxtap::export::jsonl::JsonLines;
@@ -27,7 +28,6 @@ use vxtap::pipeline::outcome::Outcome;
 use vxtap::pipeline::threads::{Pipeline, Sharing, Sinks, WhenFull};
 use vxtap::pipeline::worker::WorkerSettings;
 use vxtap::source::file::CaptureFile;
-use vxtap::source::steer::Steering;
 use vxtap::source::{Arrival, Datagram, Progress, Source};
 use vxtap::wire::Vni;
 use vxtap::wire::encapsulate::{OuterHeaders, OuterIps, encapsulate};

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::Failure;
 use super::args::{BackendArg, FormatArg, GroArg, ListenArgs, PipelineArgs, ReplayArgs, Workers};
+use crate::bpf::steer::Steering;
 use crate::capture::encode::Format;
 use crate::capture::set::CaptureSet;
 use crate::export::jsonl::JsonLines;
@@ -14,7 +15,6 @@ use crate::pipeline::measure;
 use crate::pipeline::threads::{Sharing, Sinks, WhenFull, capture_queue_bytes};
 use crate::pipeline::worker::WorkerSettings;
 use crate::source::file::same_file;
-use crate::source::steer::Steering;
 use crate::wire::decapsulate::Tunnels;
 use crate::wire::{geneve, vxlan};
 

@@ -2,14 +2,14 @@
 //! worker each is for; the workers do the rest.
 //!
 //! Every worker sees every chunk and takes its own records out of it, so the bytes are copied once. The
-//! hash is that of [`crate::source::steer`], which live traffic is steered by.
+//! hash is that of [`crate::bpf::steer`], which live traffic is steered by.
 
 use std::convert::Infallible;
 use std::sync::Arc;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 
-use crate::source::steer::Steering;
+use crate::bpf::steer::Steering;
 use crate::source::{Arrival, Progress, Record, Source};
 use crate::wire::decapsulate::{Tunnel, Tunnels, decapsulate};
 use crate::wire::outer::{self, LinkType, Outer};

@@ -25,6 +25,7 @@ use super::spread::{Chunk, ChunkSource, worker_for};
 use super::total::Total;
 use super::worker::{Outlet, Worker, WorkerSettings};
 use super::writers::{CaptureEnd, FlowEnd, write_capture, write_flows};
+use crate::bpf::steer::Steering;
 use crate::capture::encode::BATCH_LEN;
 use crate::capture::merge::Merge;
 use crate::capture::set::{CaptureOutError, CaptureSet, InterfaceStatistics, Settled, Written};
@@ -32,7 +33,6 @@ use crate::export::jsonl::JsonLines;
 use crate::mirror::session::{Session, SessionKey};
 use crate::source::Source;
 use crate::source::file::{CaptureError, CaptureFile};
-use crate::source::steer::Steering;
 
 /// Chunks of flow records that may wait.
 const FLOW_QUEUE: usize = 64;

@@ -6,12 +6,11 @@
 //! 6.6), an nftables chain that a child process owns goes with that.
 
 mod nft;
-pub mod program;
 
 use std::net::{IpAddr, SocketAddr};
 
-use super::filter::Link;
 use super::sys::tcx::TcxLink;
+use crate::bpf::filter::Link;
 
 /// The rule, as long as this lives.
 pub enum IngressDrop {
@@ -40,7 +39,7 @@ impl IngressDrop {
     /// What is in the way, in words: no permission, no support in the kernel, no nft.
     pub fn start(at: At<'_>, wanted: &[SocketAddr], local: &[IpAddr]) -> Result<Self, String> {
         let targets = targets(wanted, local);
-        let no_program = match program::dropping(&targets, at.link) {
+        let no_program = match crate::bpf::drop::dropping(&targets, at.link) {
             Some(program) => match TcxLink::attach(at.number, &program) {
                 Ok(link) => return Ok(Self::Program(link)),
                 Err(error) => error.to_string(),

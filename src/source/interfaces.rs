@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use nix::net::if_::{InterfaceFlags, if_nametoindex};
 
-use super::filter::Link;
+use crate::bpf::filter::Link;
 
 /// One interface.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -2,13 +2,13 @@
 
 use std::net::SocketAddr;
 
-use super::filter;
 use super::ingress_drop::{At, IngressDrop};
 use super::interfaces;
 use super::packet::{self, PacketError, PacketSource};
-use super::steer::{Start, Steering};
 use super::udp::{self, UdpError, UdpSource};
 use super::{Arrival, Progress, Source};
+use crate::bpf::filter;
+use crate::bpf::steer::{Start, Steering};
 
 /// Which way packets are taken from the kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

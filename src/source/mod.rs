@@ -3,9 +3,7 @@
 //! A source hands over [`Arrival`]s a batch at a time. Everything after it is the same code for live
 //! traffic and replay.
 
-pub mod bpf;
 pub mod file;
-pub mod filter;
 #[cfg(target_os = "linux")]
 pub mod ingress_drop;
 #[cfg(target_os = "linux")]
@@ -17,7 +15,6 @@ pub mod live;
 pub mod packet;
 pub mod pcapng;
 pub mod ring;
-pub mod steer;
 #[cfg(target_os = "linux")]
 pub mod sys;
 pub mod targets;

@@ -8,8 +8,6 @@
 use std::io;
 use std::net::SocketAddr;
 
-use super::bpf::Instruction;
-use super::filter;
 use super::interfaces;
 use super::ring::{Frame, Walk};
 use super::sys;
@@ -17,6 +15,8 @@ use super::sys::ring_memory::{Geometry, RingMemory};
 use super::targets::Targets;
 use super::udp::{UdpError, UdpSource};
 use super::{Arrival, Datagram, Progress, Record, Source};
+use crate::bpf::assembler::Instruction;
+use crate::bpf::filter;
 use crate::wire::outer::{self, LinkType, Outer};
 use crate::wire::refusal::{Filtered, Malformed};
 

@@ -17,7 +17,7 @@ use std::io;
 use std::mem::{size_of, zeroed};
 use std::os::fd::{AsRawFd, BorrowedFd};
 
-use super::bpf::Instruction;
+use crate::bpf::assembler::Instruction;
 
 /// `UDP_GRO` of linux/udp.h, which libc does not have for every C library.
 const UDP_GRO: libc::c_int = 104;

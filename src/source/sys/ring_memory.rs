@@ -11,7 +11,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use super::blocks::Blocks;
 use super::{attach_program, option, set_number, set_option};
-use crate::source::bpf::Instruction;
+use crate::bpf::assembler::Instruction;
 
 /// How a ring is cut up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -5,7 +5,7 @@
 //! headers, unless ICMPv6 or TCP follows the first one: every host reports its multicast groups that way.
 //! The worker, which puts pieces together and reads extension headers, counts those that were not meant.
 
-use super::bpf::*;
+use crate::bpf::assembler::*;
 
 /// What the kernel keeps of a packet that passes, in bytes: all of it.
 const WHOLE: u32 = 0x4_0000;
@@ -142,8 +142,8 @@ fn ip(asm: &mut Assembler, at: u32, ipv4: Label, ipv6: Label, port: Label) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::bpf::tests::interpret;
     use super::*;
+    use crate::bpf::assembler::tests::interpret;
 
     /// An Ethernet header with tags, behind it `packet` of `ether_type`.
     fn frame(tags: usize, ether_type: u16, packet: &[u8]) -> Vec<u8> {
@@ -220,7 +220,7 @@ mod tests {
 
     #[test]
     fn other_interfaces_pass() {
-        use super::super::bpf::tests::interpret_on;
+        use crate::bpf::assembler::tests::interpret_on;
         let program = not_from(&[3, 7]);
         for (interface, kept) in [(1, WHOLE), (3, 0), (7, 0), (8, WHOLE)] {
             assert_eq!(interpret_on(&program, interface), kept, "{interface}");

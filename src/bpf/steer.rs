@@ -9,7 +9,7 @@
 //! The hash leaves out the outer address and the VNI. It is symmetric: addresses and ports enter by
 //! sums. A random odd multiplier, new at every start, keeps anyone from aiming at one worker.
 
-use super::bpf::*;
+use crate::bpf::assembler::*;
 use crate::wire::be16;
 
 /// Where offset 0 of the program is.
@@ -285,8 +285,8 @@ fn word(bytes: &[u8], at: usize) -> Result<u32, ()> {
 mod tests {
     use proptest::prelude::*;
 
-    use super::super::bpf::tests::{interpret, interpret_as};
     use super::*;
+    use crate::bpf::assembler::tests::{interpret, interpret_as};
 
     const TWO: Steering = Steering {
         workers: 2,

@@ -6,7 +6,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use crate::source::filter::Link;
+use crate::bpf::filter::Link;
 
 /// More addresses than this are not told apart here: each costs every packet that is not for it.
 const MAX_TARGETS: usize = 32;

@@ -1,6 +1,6 @@
 //! Classic BPF: its instructions, and an assembler with labels. Pure; the kernel runs the programs.
 //!
-//! [`super::steer`] and [`super::filter`] build theirs with it.
+//! [`crate::bpf::steer`] and [`crate::bpf::filter`] build theirs with it.
 
 /// One instruction of classic BPF, as in linux/filter.h `struct sock_filter`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
