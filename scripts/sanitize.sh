@@ -32,7 +32,7 @@ miri() {
     # reads 30,000 packets without any unsafe code.
     PROPTEST_CASES=${PROPTEST_CASES:-8} MIRIFLAGS="-Zmiri-disable-isolation ${MIRIFLAGS-}" \
         cargo "+$toolchain" miri test --locked --target-dir target/miri --lib -- \
-        source::sys::message_batch source::sys::blocks source::ring bpf::assembler bpf::filter bpf::steer \
+        sys::message_batch sys::blocks sys::ring bpf::assembler bpf::filter bpf::steer \
         source::targets pipeline::shares pipeline::outlet pipeline::doorbell source::ingress_drop \
         --skip both_directions_meet_and_load_is_spread
 }

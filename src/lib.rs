@@ -21,4 +21,6 @@ pub mod mirror;
 pub mod outfile;
 pub mod pipeline;
 pub mod source;
+#[cfg(target_os = "linux")]
+pub mod sys;
 pub mod wire;

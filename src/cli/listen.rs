@@ -34,11 +34,12 @@ mod linux {
     use crate::cli::settings::Settings;
     use crate::cli::summary::{bytes, conclude};
     use crate::pipeline::threads::Pipeline;
+    use crate::source::Source;
     use crate::source::kernel::Counters;
     use crate::source::live::{Backend, Live, LiveError, LiveSource, Plan};
     use crate::source::packet::PacketError;
     use crate::source::udp::{self, Gro, UdpError};
-    use crate::source::{Source, sys};
+    use crate::sys;
     use crate::wire::decapsulate::Tunnel;
 
     /// Shortest slot for a datagram, in bytes: what an Ethernet MTU lets through, and a little more.

@@ -9,8 +9,8 @@ mod nft;
 
 use std::net::{IpAddr, SocketAddr};
 
-use super::sys::tcx::TcxLink;
 use crate::bpf::filter::Link;
+use crate::sys::tcx::TcxLink;
 
 /// The rule, as long as this lives.
 pub enum IngressDrop {

@@ -14,9 +14,6 @@ pub mod live;
 #[cfg(target_os = "linux")]
 pub mod packet;
 pub mod pcapng;
-pub mod ring;
-#[cfg(target_os = "linux")]
-pub mod sys;
 pub mod targets;
 #[cfg(target_os = "linux")]
 pub mod udp;

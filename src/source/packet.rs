@@ -9,14 +9,14 @@ use std::io;
 use std::net::SocketAddr;
 
 use super::interfaces;
-use super::ring::{Frame, Walk};
-use super::sys;
-use super::sys::ring_memory::{Geometry, RingMemory};
 use super::targets::Targets;
 use super::udp::{UdpError, UdpSource};
 use super::{Arrival, Datagram, Progress, Record, Source};
 use crate::bpf::assembler::Instruction;
 use crate::bpf::filter;
+use crate::sys;
+use crate::sys::ring::{Frame, Walk};
+use crate::sys::ring_memory::{Geometry, RingMemory};
 use crate::wire::outer::{self, LinkType, Outer};
 use crate::wire::refusal::{Filtered, Malformed};
 

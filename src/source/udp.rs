@@ -13,10 +13,10 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use socket2::{Domain, Protocol, Socket, Type};
 
-use super::sys::message_batch::{MAX_PAYLOAD, MessageBatch};
-use super::sys::{self, Flag};
 use super::{Arrival, Datagram, Progress, Source};
 use crate::bpf::assembler::Instruction;
+use crate::sys::message_batch::{MAX_PAYLOAD, MessageBatch};
+use crate::sys::{self, Flag};
 
 /// Datagrams taken with one system call; more gained nothing when measured.
 const BATCH: usize = 64;

@@ -13,7 +13,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use crate::cli::Failure;
 use crate::cli::args::SendArgs;
-use crate::source::sys::send_batch::SendBatch;
+use crate::sys::send_batch::SendBatch;
 use crate::wire::encapsulate::FIRST_SOURCE_PORT;
 
 /// Datagrams one system call takes; more gained nothing.

@@ -82,7 +82,7 @@ fn kept(cut: Cut, payload: &[u8], outer_ipv6: bool) -> &[u8] {
 
 #[cfg(target_os = "linux")]
 fn pin_to_core(core: usize) -> Result<(), Failure> {
-    crate::source::sys::pin_to_core(core)
+    crate::sys::pin_to_core(core)
         .map_err(|error| Failure::running(format!("--cpu {core}: {error}")))
 }
 

@@ -84,7 +84,7 @@ pub fn prepare(socket: &UdpSocket, target: SocketAddr, no_checksum: bool) -> Res
 fn set_options(socket: &UdpSocket, target: SocketAddr, no_checksum: bool) -> Result<(), Failure> {
     use std::os::fd::AsFd;
 
-    use crate::source::sys::{Flag, enable};
+    use crate::sys::{Flag, enable};
 
     let (tell_errors, send_no_checksum) = match target {
         SocketAddr::V4(_) => (Flag::TellErrorsV4, Flag::SendNoChecksumV4),

@@ -1,6 +1,6 @@
 //! A TPACKET_V3 receive ring: the socket and the memory it shares with the kernel (packet(7),
-//! Documentation/networking/packet_mmap.rst). Whose each block is stands in [`super::blocks`]; what a
-//! block holds is read in [`crate::source::ring`], which needs no `unsafe`.
+//! Documentation/networking/packet_mmap.rst). Whose each block is stands in [`crate::sys::blocks`]; what a
+//! block holds is read in [`crate::sys::ring`], which needs no `unsafe`.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
@@ -9,9 +9,9 @@ use std::ptr::NonNull;
 use libc::c_int;
 use socket2::{Domain, Protocol, Socket, Type};
 
-use super::blocks::Blocks;
-use super::{attach_program, option, set_number, set_option};
 use crate::bpf::assembler::Instruction;
+use crate::sys::blocks::Blocks;
+use crate::sys::{attach_program, option, set_number, set_option};
 
 /// How a ring is cut up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -126,7 +126,7 @@ impl RingMemory {
                 size_of::<libc::sockaddr_ll>() as libc::socklen_t,
             )
         };
-        super::done(outcome)
+        crate::sys::done(outcome)
     }
 
     /// Puts another filter in the place of the present one.

@@ -3,7 +3,7 @@
 
 use std::sync::atomic::Ordering;
 
-use crate::source::ring::STATUS_USER;
+use crate::sys::ring::STATUS_USER;
 
 /// The word: std's, or loom's in a model.
 pub trait Word {

@@ -8,6 +8,7 @@
 
 pub mod blocks;
 pub mod message_batch;
+pub mod ring;
 pub mod ring_memory;
 pub mod send_batch;
 pub mod status;

@@ -4,8 +4,8 @@
 use std::ptr::NonNull;
 use std::sync::atomic::AtomicU32;
 
-use super::status::{give_back, is_ours};
-use crate::source::ring::STATUS_AT;
+use crate::sys::ring::STATUS_AT;
+use crate::sys::status::{give_back, is_ours};
 
 /// Blocks in memory that is shared with who fills them.
 pub struct Blocks {
@@ -68,8 +68,8 @@ mod tests {
     use std::sync::atomic::Ordering;
 
     use super::*;
-    use crate::source::ring::tests::block;
-    use crate::source::ring::{STATUS_USER, Walk};
+    use crate::sys::ring::tests::block;
+    use crate::sys::ring::{STATUS_USER, Walk};
 
     /// Bytes of a block.
     const LEN: usize = 1024;

@@ -6,7 +6,7 @@ use std::mem::{size_of, zeroed};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::os::fd::{AsRawFd, BorrowedFd};
 
-use super::UDP_GRO;
+use crate::sys::UDP_GRO;
 
 /// Room for a timestamp, a drop counter and a destination address, with their headers.
 const CONTROL_LEN: usize = 256;
