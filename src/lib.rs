@@ -17,6 +17,7 @@ pub mod capture;
 pub mod cli;
 pub mod export;
 pub mod flow;
+pub mod host;
 pub mod mirror;
 pub mod outfile;
 pub mod pipeline;

@@ -33,9 +33,9 @@ mod linux {
     use crate::cli::report;
     use crate::cli::settings::Settings;
     use crate::cli::summary::{bytes, conclude};
+    use crate::host::counters::Counters;
     use crate::pipeline::threads::Pipeline;
     use crate::source::Source;
-    use crate::source::kernel::Counters;
     use crate::source::live::{Backend, Live, LiveError, LiveSource, Plan};
     use crate::source::packet::PacketError;
     use crate::source::udp::{self, Gro, UdpError};

@@ -10,6 +10,7 @@ use serde::Serialize;
 use super::Failure;
 use super::settings::Settings;
 use crate::flow::text::rfc3339;
+use crate::host::counters::{self, Counts};
 use crate::mirror::session::{Session, SessionKey};
 use crate::mirror::truncation::{Cause, percent};
 use crate::outfile::OutFile;
@@ -17,7 +18,6 @@ use crate::pipeline::clock::ClockSteps;
 use crate::pipeline::measure::Facts;
 use crate::pipeline::outcome::{Outcome, SinkError};
 use crate::pipeline::worker::WorkerSettings;
-use crate::source::kernel::{self, Counts};
 
 /// Ends a run: tells people and, where asked for, a file what came of it, and what went wrong.
 ///
@@ -320,7 +320,7 @@ impl Summary {
         let Some(counters) = &self.kernel_counters else {
             return;
         };
-        let explained = kernel::explained(counters);
+        let explained = counters::explained(counters);
         if explained.is_empty() {
             return;
         }

@@ -5,9 +5,9 @@ use super::measure::Measured;
 use super::worker::OtherPort;
 use crate::capture::set::{CaptureOutError, Written};
 use crate::export::jsonl::FlowFile;
+use crate::host::counters::Counts;
 use crate::mirror::session::Session;
 use crate::outfile::OutError;
-use crate::source::kernel::Counts;
 
 /// What a run came to.
 #[derive(Default)]

@@ -5,11 +5,10 @@
 //! that is killed: an eBPF program on a TCX link goes with its descriptor (CAP_BPF and CAP_NET_ADMIN, Linux
 //! 6.6), an nftables chain that a child process owns goes with that.
 
-mod nft;
-
 use std::net::{IpAddr, SocketAddr};
 
 use crate::bpf::filter::Link;
+use crate::host::nft;
 use crate::sys::tcx::TcxLink;
 
 /// The rule, as long as this lives.

@@ -3,12 +3,12 @@
 use std::net::SocketAddr;
 
 use super::ingress_drop::{At, IngressDrop};
-use super::interfaces;
 use super::packet::{self, PacketError, PacketSource};
 use super::udp::{self, UdpError, UdpSource};
 use super::{Arrival, Progress, Source};
 use crate::bpf::filter;
 use crate::bpf::steer::{Start, Steering};
+use crate::host::interfaces;
 
 /// Which way packets are taken from the kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

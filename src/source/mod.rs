@@ -7,9 +7,6 @@ pub mod file;
 #[cfg(target_os = "linux")]
 pub mod ingress_drop;
 #[cfg(target_os = "linux")]
-pub mod interfaces;
-pub mod kernel;
-#[cfg(target_os = "linux")]
 pub mod live;
 #[cfg(target_os = "linux")]
 pub mod packet;

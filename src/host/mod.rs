@@ -1,0 +1,8 @@
+//! Facts about this machine: its interfaces, the kernel's own counters with their remedies, and the
+//! nftables table that a run may own.
+
+pub mod counters;
+#[cfg(target_os = "linux")]
+pub mod interfaces;
+#[cfg(target_os = "linux")]
+pub mod nft;
