@@ -33,7 +33,7 @@ miri() {
     PROPTEST_CASES=${PROPTEST_CASES:-8} MIRIFLAGS="-Zmiri-disable-isolation ${MIRIFLAGS-}" \
         cargo "+$toolchain" miri test --locked --target-dir target/miri --lib -- \
         sys::message_batch sys::blocks sys::ring bpf::assembler bpf::filter bpf::steer \
-        source::targets pipeline::shares pipeline::outlet pipeline::doorbell source::ingress_drop \
+        source::live::targets pipeline::shares pipeline::outlet pipeline::doorbell source::live::ingress_drop \
         --skip both_directions_meet_and_load_is_spread
 }
 

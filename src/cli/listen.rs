@@ -36,9 +36,9 @@ mod linux {
     use crate::host::counters::Counters;
     use crate::pipeline::threads::Pipeline;
     use crate::source::Source;
+    use crate::source::live::sockets::{self, Gro, UdpError};
+    use crate::source::live::tap::PacketError;
     use crate::source::live::{Backend, Live, LiveError, LiveSource, Plan};
-    use crate::source::packet::PacketError;
-    use crate::source::udp::{self, Gro, UdpError};
     use crate::sys;
     use crate::wire::decapsulate::Tunnel;
 
@@ -229,7 +229,7 @@ mod linux {
             let hint = match &error {
                 UdpError::Bind { address, source }
                     if source.kind() == std::io::ErrorKind::AddrNotAvailable
-                        && udp::is_specific(address.ip()) =>
+                        && sockets::is_specific(address.ip()) =>
                 {
                     ": no interface of this machine has that address; 0.0.0.0 listens on all"
                 }
@@ -244,7 +244,7 @@ mod linux {
         };
         let port = address.port();
         let holder =
-            udp::port_holder(address).map_or(String::new(), |holder| format!(" by {holder}"));
+            sockets::port_holder(address).map_or(String::new(), |holder| format!(" by {holder}"));
         Failure::running(format!(
             "cannot listen on {address}: the port is held{holder}.\n  \
              A kernel vxlan device or a container overlay (Docker Swarm, flannel, Cilium) owns the whole port: \

@@ -5,15 +5,8 @@
 
 pub mod file;
 #[cfg(target_os = "linux")]
-pub mod ingress_drop;
-#[cfg(target_os = "linux")]
 pub mod live;
-#[cfg(target_os = "linux")]
-pub mod packet;
 pub mod pcapng;
-pub mod targets;
-#[cfg(target_os = "linux")]
-pub mod udp;
 pub mod window;
 
 use std::net::SocketAddr;

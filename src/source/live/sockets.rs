@@ -13,8 +13,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use socket2::{Domain, Protocol, Socket, Type};
 
-use super::{Arrival, Datagram, Progress, Source};
 use crate::bpf::assembler::Instruction;
+use crate::source::{Arrival, Datagram, Progress, Source};
 use crate::sys::message_batch::{MAX_PAYLOAD, MessageBatch};
 use crate::sys::{self, Flag};
 

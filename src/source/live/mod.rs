@@ -1,14 +1,19 @@
 //! Where live traffic is taken from: sockets or packet rings, whichever is asked for or possible.
 
+pub mod ingress_drop;
+pub mod sockets;
+pub mod tap;
+pub mod targets;
+
 use std::net::SocketAddr;
 
-use super::ingress_drop::{At, IngressDrop};
-use super::packet::{self, PacketError, PacketSource};
-use super::udp::{self, UdpError, UdpSource};
-use super::{Arrival, Progress, Source};
+use self::ingress_drop::{At, IngressDrop};
+use self::sockets::{UdpError, UdpSource};
+use self::tap::{PacketError, PacketSource};
 use crate::bpf::filter;
 use crate::bpf::steer::{Start, Steering};
 use crate::host::interfaces;
+use crate::source::{Arrival, Progress, Source};
 
 /// Which way packets are taken from the kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,7 +40,7 @@ pub struct Plan {
     /// Ports of tunnels whose inner packet the steering program does not find.
     pub unsteered: Vec<u16>,
     /// Whether sockets ask for trains of datagrams.
-    pub gro: udp::Gro,
+    pub gro: sockets::Gro,
     /// Bytes of the largest datagram expected.
     pub datagram_len: usize,
 }
@@ -210,8 +215,8 @@ impl LiveSource {
     /// Bytes the kernel holds for it, as granted, and as asked for.
     pub fn buffer_bytes(&self) -> (usize, usize) {
         match self {
-            Self::Udp(source) => (source.receive_buffer(), udp::RECEIVE_BUFFER),
-            Self::Packet(source) => (source.ring_bytes(), packet::ring_bytes(1)),
+            Self::Udp(source) => (source.receive_buffer(), sockets::RECEIVE_BUFFER),
+            Self::Packet(source) => (source.ring_bytes(), tap::ring_bytes(1)),
         }
     }
 

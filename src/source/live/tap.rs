@@ -8,12 +8,12 @@
 use std::io;
 use std::net::SocketAddr;
 
-use super::targets::Targets;
-use super::udp::{UdpError, UdpSource};
-use super::{Arrival, Datagram, Progress, Record, Source};
 use crate::bpf::assembler::Instruction;
 use crate::bpf::filter;
 use crate::host::interfaces;
+use crate::source::live::sockets::{UdpError, UdpSource};
+use crate::source::live::targets::Targets;
+use crate::source::{Arrival, Datagram, Progress, Record, Source};
 use crate::sys;
 use crate::sys::ring::{Frame, Walk};
 use crate::sys::ring_memory::{Geometry, RingMemory};
