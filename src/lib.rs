@@ -20,6 +20,7 @@ pub mod flow;
 pub mod host;
 pub mod mirror;
 pub mod outfile;
+pub mod pcap;
 pub mod pipeline;
 pub mod source;
 #[cfg(target_os = "linux")]

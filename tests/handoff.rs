@@ -20,9 +20,9 @@ use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use vxtap::bpf::steer::Steering;
-use vxtap::capture::encode::Format;
 use vxtap::capture::set::CaptureSet;
 use vxtap::export::jsonl::JsonLines;
+use vxtap::pcap::record::Format;
 use vxtap::pipeline::inquiry::Interim;
 use vxtap::pipeline::outcome::Outcome;
 use vxtap::pipeline::threads::{Pipeline, Sharing, Sinks, WhenFull};

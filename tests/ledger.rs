@@ -18,9 +18,9 @@ use std::sync::{Arc, LazyLock};
 
 use proptest::collection::vec;
 use proptest::prelude::*;
-use vxtap::capture::encode::{Batch, EPB, Format, SNAPLEN};
 use vxtap::export::jsonl::write_line;
 use vxtap::flow::record::FlowRecord;
+use vxtap::pcap::record::{Batch, EPB, Format, SNAPLEN};
 use vxtap::pipeline::total::Total;
 use vxtap::pipeline::worker::{Outlet, Worker, WorkerSettings};
 use vxtap::source::file::CaptureFile;

@@ -21,7 +21,7 @@ use std::io::Cursor;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use libfuzzer_sys::fuzz_target;
-use vxtap::capture::encode::{Batch, Format, SNAPLEN, room_for};
+use vxtap::pcap::record::{Batch, Format, SNAPLEN, room_for};
 use vxtap::export::jsonl::write_line;
 use vxtap::flow::record::{EndReason, FlowRecord};
 use vxtap::pipeline::ledger::Ledger;

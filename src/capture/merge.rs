@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 use std::ops::Range;
 use std::time::Duration;
 
-use super::encode::Batch;
+use crate::pcap::record::Batch;
 
 /// Batches of several workers on their way to one file.
 pub struct Merge {

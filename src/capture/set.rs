@@ -22,9 +22,9 @@ use pcap_file::pcapng::blocks::opt_common::CommonOption;
 use pcap_file::pcapng::blocks::section_header::{SectionHeaderBlock, SectionHeaderOption};
 use pcap_file::pcapng::{PcapNgBlock, PcapNgWriteError, PcapNgWriter};
 
-use super::encode::{BATCH_LEN, EPB_INTERFACE_AT, Format, NewSession, SNAPLEN, pcap_header};
 use crate::mirror::session::SessionKey;
 use crate::outfile::{OutError, OutFile};
+use crate::pcap::record::{BATCH_LEN, EPB_INTERFACE_AT, Format, NewSession, SNAPLEN, pcap_header};
 
 /// Pieces from this size on are written at once, smaller ones are put together first.
 const WRITE_AT_ONCE: usize = 32 << 10;

@@ -6,8 +6,8 @@ use crossbeam_channel::{Receiver, Sender};
 
 use super::doorbell::Callers;
 use super::worker::Outlet;
-use crate::capture::encode::{BATCH_LEN, Batch};
 use crate::flow::record::FlowRecord;
+use crate::pcap::record::{BATCH_LEN, Batch};
 
 /// Flow records handed over at a time.
 const FLOW_CHUNK: usize = 128;

@@ -26,11 +26,11 @@ use super::total::Total;
 use super::worker::{Outlet, Worker, WorkerSettings};
 use super::writers::{CaptureEnd, FlowEnd, write_capture, write_flows};
 use crate::bpf::steer::Steering;
-use crate::capture::encode::BATCH_LEN;
 use crate::capture::merge::Merge;
 use crate::capture::set::{CaptureOutError, CaptureSet, InterfaceStatistics, Settled, Written};
 use crate::export::jsonl::JsonLines;
 use crate::mirror::session::{Session, SessionKey};
+use crate::pcap::record::BATCH_LEN;
 use crate::source::Source;
 use crate::source::file::{CaptureError, CaptureFile};
 

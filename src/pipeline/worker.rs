@@ -3,13 +3,13 @@
 //! A worker shares nothing that changes. It is handed packets with their time and an [`Outlet`] for
 //! what it produces, so the same code runs behind a socket, behind a file and in tests.
 
-use crate::capture::encode::{Batch, CaptureRecord, CutBy, Format, NewSession, room_for};
 use crate::flow::key::FlowKey;
 use crate::flow::record::{EndReason, FlowRecord};
 use crate::flow::table::{Flow, FlowPacket};
 use crate::flow::updates::Updates;
 use crate::mirror::direction::Direction;
 use crate::mirror::session::{Session, SessionId, SessionKey, Sessions};
+use crate::pcap::record::{Batch, CaptureRecord, CutBy, Format, NewSession, room_for};
 use crate::pipeline::ledger::{Dropped, Ledger, Noted};
 use crate::pipeline::measure::Distribution;
 use crate::source::{Arrival, Datagram, Record};
@@ -448,7 +448,7 @@ impl Worker {
         if self.announced < self.sessions.list().len() {
             self.announce(batch);
         }
-        if frame.bytes.len() > crate::capture::encode::SNAPLEN as usize {
+        if frame.bytes.len() > crate::pcap::record::SNAPLEN as usize {
             self.ledger.note(Noted::SnapLength);
         }
         let cut_by = match verdict {

@@ -11,12 +11,12 @@ use super::inquiry::{Answer, Respondent, WriterAnswer};
 use super::lane::wall_clock_ns;
 use super::measure::WriterMeasures;
 use super::outlet::FromWorker;
-use crate::capture::encode::Batch;
 use crate::capture::merge::Merge;
 use crate::capture::set::CaptureSet;
 use crate::export::jsonl::JsonLines;
 use crate::flow::record::FlowRecord;
 use crate::outfile::OutError;
+use crate::pcap::record::Batch;
 
 /// How often batches that wait for a silent worker are looked at.
 const TICK: Duration = Duration::from_millis(5);

@@ -12,9 +12,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use pcap_file::Endianness;
 use pcap_file::pcap::{PcapHeader, PcapTsResolution};
 
-use super::pcapng::{BlockError, Section, number32};
 use super::window::Window;
 use super::{Arrival, Progress, Record, Source};
+use crate::pcap::blocks::{BlockError, Section, number32};
 use crate::wire::outer::LinkType;
 
 /// Longest packet record believed; libpcap and Wireshark draw the same line.

@@ -6,7 +6,6 @@
 pub mod file;
 #[cfg(target_os = "linux")]
 pub mod live;
-pub mod pcapng;
 pub mod window;
 
 use std::net::SocketAddr;

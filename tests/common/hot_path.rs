@@ -13,8 +13,8 @@ use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
-use vxtap::capture::encode::{Batch, Format};
 use vxtap::flow::record::FlowRecord;
+use vxtap::pcap::record::{Batch, Format};
 use vxtap::pipeline::doorbell::{Sleeper, doorbell};
 use vxtap::pipeline::outlet::{FromWorker, QueueOutlet, WhenFull, queue_places};
 use vxtap::pipeline::worker::{Worker, WorkerSettings};

@@ -3,9 +3,9 @@
 use std::path::Path;
 
 use super::write_fault;
-use crate::capture::encode::{SNAPLEN, pcap_header};
 use crate::cli::Failure;
 use crate::outfile::{OutError, OutFile};
+use crate::pcap::record::{SNAPLEN, pcap_header};
 use crate::wire::encapsulate::{OuterHeaders, TooLarge};
 
 /// Time between the copies that --loop writes.

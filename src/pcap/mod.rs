@@ -1,0 +1,5 @@
+//! The capture formats, pure: blocks of pcapng read from bytes, records of pcapng and pcap written to
+//! bytes.
+
+pub mod blocks;
+pub mod record;
