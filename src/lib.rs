@@ -16,6 +16,7 @@ pub mod bpf;
 pub mod capture;
 pub mod cli;
 pub mod export;
+pub mod failure;
 pub mod flow;
 pub mod host;
 pub mod mirror;

@@ -1,7 +1,7 @@
 //! `vxtap listen`: mirrored traffic as it arrives.
 
-use super::Failure;
 use super::args::ListenArgs;
+use crate::failure::Failure;
 
 #[cfg(not(target_os = "linux"))]
 /// Says that this system cannot.

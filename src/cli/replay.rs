@@ -9,10 +9,10 @@ use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use super::Failure;
 use super::args::ReplayArgs;
 use super::settings::Settings;
 use super::summary::conclude;
+use crate::failure::Failure;
 use crate::pipeline::ledger::Ledger;
 use crate::pipeline::outcome::Outcome;
 use crate::pipeline::threads::Pipeline;

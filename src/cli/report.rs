@@ -5,8 +5,8 @@ use std::time::Instant;
 
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::Failure;
 use super::summary::Summary;
+use crate::failure::Failure;
 use crate::host::counters::Counters;
 use crate::pipeline::inquiry::Interim;
 use crate::pipeline::threads::Pipeline;

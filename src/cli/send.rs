@@ -23,8 +23,8 @@ use pcap_out::PcapOut;
 use serde::Serialize;
 use sockets::Sockets;
 
-use super::Failure;
 use super::args::{HostPort, SendArgs};
+use crate::failure::Failure;
 use crate::outfile::{OutError, OutFile};
 use crate::source::Record;
 use crate::source::file::{CaptureFile, same_file};

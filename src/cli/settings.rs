@@ -3,11 +3,11 @@
 use std::hash::BuildHasher;
 use std::path::{Path, PathBuf};
 
-use super::Failure;
 use super::args::{BackendArg, FormatArg, GroArg, ListenArgs, PipelineArgs, ReplayArgs, Workers};
 use crate::bpf::steer::Steering;
 use crate::capture::set::CaptureSet;
 use crate::export::jsonl::JsonLines;
+use crate::failure::Failure;
 use crate::flow::table;
 use crate::outfile::OutFile;
 use crate::pcap::record::Format;

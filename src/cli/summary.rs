@@ -7,8 +7,8 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use super::Failure;
 use super::settings::Settings;
+use crate::failure::Failure;
 use crate::flow::text::rfc3339;
 use crate::host::counters::{self, Counts};
 use crate::mirror::session::{Session, SessionKey};

@@ -11,8 +11,8 @@ use super::pace::now;
 use super::sockets::{Trouble, cannot_send, prepare, source_or_any};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
-use crate::cli::Failure;
 use crate::cli::args::SendArgs;
+use crate::failure::Failure;
 use crate::sys::send_batch::SendBatch;
 use crate::wire::encapsulate::FIRST_SOURCE_PORT;
 

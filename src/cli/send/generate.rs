@@ -4,8 +4,8 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::{Output, Run};
-use crate::cli::Failure;
 use crate::cli::args::SendArgs;
+use crate::failure::Failure;
 use crate::wire::Vni;
 use crate::wire::encapsulate::{Cut, FIRST_SOURCE_PORT, OuterHeaders};
 use crate::wire::generate::{Generator, Traffic};

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::write_fault;
-use crate::cli::Failure;
+use crate::failure::Failure;
 use crate::outfile::{OutError, OutFile};
 use crate::pcap::record::{SNAPLEN, pcap_header};
 use crate::wire::encapsulate::{OuterHeaders, TooLarge};

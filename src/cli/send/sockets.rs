@@ -9,8 +9,8 @@ use std::time::Duration;
 #[cfg(target_os = "linux")]
 use libc::{EMSGSIZE, ENOBUFS};
 
-use crate::cli::Failure;
 use crate::cli::args::SendArgs;
+use crate::failure::Failure;
 
 /// Ports that share a socket with --source-port-hash: 256 sockets for 16384 ports.
 const PORTS_PER_SOCKET: u16 = 64;
