@@ -23,6 +23,7 @@ pub mod mirror;
 pub mod outfile;
 pub mod pcap;
 pub mod pipeline;
+pub mod send;
 pub mod source;
 #[cfg(target_os = "linux")]
 pub mod sys;

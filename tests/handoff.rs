@@ -27,10 +27,10 @@ use vxtap::pipeline::inquiry::Interim;
 use vxtap::pipeline::outcome::Outcome;
 use vxtap::pipeline::threads::{Pipeline, Sharing, Sinks, WhenFull};
 use vxtap::pipeline::worker::WorkerSettings;
+use vxtap::send::encapsulate::{OuterHeaders, OuterIps, encapsulate};
 use vxtap::source::file::CaptureFile;
 use vxtap::source::{Arrival, Datagram, Progress, Source};
 use vxtap::wire::Vni;
-use vxtap::wire::encapsulate::{OuterHeaders, OuterIps, encapsulate};
 
 /// Where the serial number is in an inner frame: behind Ethernet, IPv4 and UDP.
 const SERIAL_AT: usize = 42;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::wire::generate::{FrameSize, MAX_FRAME_LEN, MIN_FRAME_LEN};
+use crate::send::traffic::{FrameSize, MAX_FRAME_LEN, MIN_FRAME_LEN};
 use crate::wire::vxlan;
 
 /// VXLAN mirror target: receives mirrored traffic, removes VXLAN, judges truncation, writes pcapng and

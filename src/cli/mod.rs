@@ -5,7 +5,6 @@ pub mod listen;
 pub mod replay;
 #[cfg(target_os = "linux")]
 pub mod report;
-pub mod send;
 pub mod settings;
 pub mod summary;
 
@@ -31,7 +30,7 @@ pub fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Replay(args) => replay::run(&args),
         Command::Listen(args) => listen::run(&args),
-        Command::Send(args) => send::run(&args),
+        Command::Send(args) => crate::send::run(&args),
     };
     let (error, code) = match outcome {
         // The reader of our standard output has all it wanted.

@@ -4,8 +4,6 @@
 //! modules together: outer packet, tunnel header, inner frame.
 
 pub mod decapsulate;
-pub mod encapsulate;
-pub mod generate;
 pub mod geneve;
 pub mod inner;
 pub mod ip;

@@ -3,12 +3,12 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use super::{Output, Run};
 use crate::cli::args::SendArgs;
 use crate::failure::Failure;
+use crate::send::encapsulate::{Cut, FIRST_SOURCE_PORT, OuterHeaders};
+use crate::send::traffic::{Generator, Traffic};
+use crate::send::{Output, Run};
 use crate::wire::Vni;
-use crate::wire::encapsulate::{Cut, FIRST_SOURCE_PORT, OuterHeaders};
-use crate::wire::generate::{Generator, Traffic};
 use crate::wire::vxlan::HEADER_LEN;
 
 const DEFAULT_DURATION: Duration = Duration::from_secs(10);
@@ -131,8 +131,8 @@ impl Run<'_> {
 
     #[cfg(target_os = "linux")]
     fn generate_to_network(&mut self, plan: &Plan, target: SocketAddr) -> Result<(), Failure> {
-        use super::burst::{BATCH, Burst};
-        use super::pace::{Steady, now};
+        use crate::send::burst::{BATCH, Burst};
+        use crate::send::pace::{Steady, now};
 
         let mut generator = Generator::new(&plan.traffic);
         let mut burst = Burst::new(self.args, target, generator.longest_payload())?;

@@ -2,11 +2,11 @@
 
 use std::path::Path;
 
-use super::write_fault;
 use crate::failure::Failure;
 use crate::outfile::{OutError, OutFile};
 use crate::pcap::record::{SNAPLEN, pcap_header};
-use crate::wire::encapsulate::{OuterHeaders, TooLarge};
+use crate::send::encapsulate::{OuterHeaders, TooLarge};
+use crate::send::write_fault;
 
 /// Time between the copies that --loop writes.
 const BETWEEN_COPIES_NS: u64 = 1_000_000;

@@ -6,15 +6,15 @@ use std::os::fd::AsFd;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use super::Counts;
-use super::pace::now;
-use super::sockets::{Trouble, cannot_send, prepare, source_or_any};
+use crate::send::Counts;
+use crate::send::pace::now;
+use crate::send::sockets::{Trouble, cannot_send, prepare, source_or_any};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use crate::cli::args::SendArgs;
 use crate::failure::Failure;
+use crate::send::encapsulate::FIRST_SOURCE_PORT;
 use crate::sys::send_batch::SendBatch;
-use crate::wire::encapsulate::FIRST_SOURCE_PORT;
 
 /// Datagrams one system call takes; more gained nothing.
 pub const BATCH: usize = 64;

@@ -9,10 +9,10 @@
 //! an order that changes from round to round; even rounds go from client to server, odd ones back. So
 //! [`Traffic::flows`] datagrams show every flow, and twice as many both of its directions.
 
-use super::Vni;
-use super::encapsulate::{FIRST_SOURCE_PORT, encapsulate, source_port};
-use super::ip::protocol::{TCP, UDP};
-use super::vxlan::HEADER_LEN;
+use crate::send::encapsulate::{FIRST_SOURCE_PORT, encapsulate, source_port};
+use crate::wire::Vni;
+use crate::wire::ip::protocol::{TCP, UDP};
+use crate::wire::vxlan::HEADER_LEN;
 
 /// Shortest frame that can be asked for: Ethernet's least, without FCS.
 pub const MIN_FRAME_LEN: u16 = 60;

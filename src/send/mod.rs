@@ -5,10 +5,12 @@
 mod ahead;
 #[cfg(target_os = "linux")]
 mod burst;
+pub mod encapsulate;
 mod generate;
 mod pace;
 mod pcap_out;
 mod sockets;
+pub mod traffic;
 
 use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
@@ -23,12 +25,12 @@ use pcap_out::PcapOut;
 use serde::Serialize;
 use sockets::Sockets;
 
-use super::args::{HostPort, SendArgs};
+use self::encapsulate::{Cut, FIRST_SOURCE_PORT, OuterHeaders, OuterIps};
+use crate::cli::args::{HostPort, SendArgs};
 use crate::failure::Failure;
 use crate::outfile::{OutError, OutFile};
 use crate::source::Record;
 use crate::source::file::{CaptureFile, same_file};
-use crate::wire::encapsulate::{self, Cut, FIRST_SOURCE_PORT, OuterHeaders, OuterIps};
 use crate::wire::outer::{LinkType, OuterUdp};
 use crate::wire::{Vni, vxlan};
 

@@ -2,17 +2,17 @@
 //! of that where a packet is written instead of sent.
 //!
 //! In go frames, addresses and ports; out come UDP payloads and header bytes. The way back is
-//! [`super::decapsulate`].
+//! [`crate::wire::decapsulate`].
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use etherparse::{EtherType, Ethernet2Header, IpNumber, Ipv4Header, Ipv6Header, UdpHeader};
 
-use super::Vni;
-use super::inner::{Inner, Mac, Transport};
-use super::length::max_inner_frame;
-use super::outer::{self, LinkType, Outer, OuterUdp};
-use super::vxlan::{self, FLAG_I, HEADER_LEN};
+use crate::wire::Vni;
+use crate::wire::inner::{Inner, Mac, Transport};
+use crate::wire::length::max_inner_frame;
+use crate::wire::outer::{self, LinkType, Outer, OuterUdp};
+use crate::wire::vxlan::{self, FLAG_I, HEADER_LEN};
 
 /// First outer source port: RFC 7348 §5 recommends the dynamic range, 49152 to 65535.
 pub const FIRST_SOURCE_PORT: u16 = 49_152;
