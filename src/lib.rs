@@ -15,6 +15,7 @@
 pub mod bpf;
 pub mod capture;
 pub mod cli;
+pub mod control;
 pub mod export;
 pub mod failure;
 pub mod flow;
@@ -23,6 +24,7 @@ pub mod mirror;
 pub mod outfile;
 pub mod pcap;
 pub mod pipeline;
+pub mod report;
 pub mod send;
 pub mod source;
 #[cfg(target_os = "linux")]

@@ -25,7 +25,7 @@ use vxtap::export::jsonl::JsonLines;
 use vxtap::pcap::record::Format;
 use vxtap::pipeline::inquiry::Interim;
 use vxtap::pipeline::outcome::Outcome;
-use vxtap::pipeline::threads::{Pipeline, Sharing, Sinks, WhenFull};
+use vxtap::pipeline::run::{Pipeline, Sharing, Sinks, WhenFull};
 use vxtap::pipeline::worker::WorkerSettings;
 use vxtap::send::encapsulate::{OuterHeaders, OuterIps, encapsulate};
 use vxtap::source::file::CaptureFile;

@@ -30,11 +30,11 @@ mod linux {
 
     use super::{Failure, ListenArgs};
     use crate::cli::args::{BackendArg, GroArg};
-    use crate::cli::report;
     use crate::cli::settings::Settings;
-    use crate::cli::summary::{bytes, conclude};
+    use crate::control::inquire;
     use crate::host::counters::Counters;
-    use crate::pipeline::threads::Pipeline;
+    use crate::pipeline::run::Pipeline;
+    use crate::report::summary::{bytes, conclude};
     use crate::source::Source;
     use crate::source::live::sockets::{self, Gro, UdpError};
     use crate::source::live::tap::PacketError;
@@ -84,7 +84,7 @@ mod linux {
         if matches!(live.sources.first(), Some(LiveSource::Packet(_))) {
             counters_before.leave_out_filtered();
         }
-        report::on_request(&mut pipeline, &settings.worker, &counters_before, reason)?;
+        inquire::on_request(&mut pipeline, &settings.worker, &counters_before, reason)?;
 
         let (granted, wanted) = live
             .sources

@@ -3,10 +3,7 @@
 pub mod args;
 pub mod listen;
 pub mod replay;
-#[cfg(target_os = "linux")]
-pub mod report;
 pub mod settings;
-pub mod summary;
 
 use std::io::IsTerminal;
 use std::process::ExitCode;

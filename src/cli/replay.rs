@@ -11,12 +11,12 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::args::ReplayArgs;
 use super::settings::Settings;
-use super::summary::conclude;
 use crate::failure::Failure;
 use crate::pipeline::ledger::Ledger;
 use crate::pipeline::outcome::Outcome;
-use crate::pipeline::threads::Pipeline;
+use crate::pipeline::run::Pipeline;
 use crate::pipeline::worker::{OtherPort, WorkerSettings};
+use crate::report::summary::conclude;
 use crate::source::file::{CaptureError, CaptureFile};
 
 /// Smaller inputs are done before a progress bar could be read.

@@ -12,7 +12,7 @@ use crate::flow::table;
 use crate::outfile::OutFile;
 use crate::pcap::record::Format;
 use crate::pipeline::measure;
-use crate::pipeline::threads::{Sharing, Sinks, WhenFull, capture_queue_bytes};
+use crate::pipeline::run::{Sharing, Sinks, WhenFull, capture_queue_bytes};
 use crate::pipeline::worker::WorkerSettings;
 use crate::source::file::same_file;
 use crate::wire::decapsulate::Tunnels;

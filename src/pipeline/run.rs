@@ -11,26 +11,26 @@ use std::time::Duration;
 use crossbeam_channel::bounded;
 use hashbrown::HashMap;
 
-use super::doorbell::doorbell;
-use super::ending::{PATIENCE, Task};
-use super::inquiry::{Inquirer, inquiry};
-use super::lane::{Lane, Shared};
-use super::ledger::Ledger;
-use super::measure::{LiveMeasures, Measured, WriterMeasures};
-use super::outcome::{Outcome, SinkError};
-pub use super::outlet::WhenFull;
-use super::outlet::{QueueOutlet, queue_places};
-use super::shares::Shares;
-use super::spread::{Chunk, ChunkSource, worker_for};
-use super::total::Total;
-use super::worker::{Outlet, Worker, WorkerSettings};
-use super::writers::{CaptureEnd, FlowEnd, write_capture, write_flows};
 use crate::bpf::steer::Steering;
 use crate::capture::merge::Merge;
 use crate::capture::set::{CaptureOutError, CaptureSet, InterfaceStatistics, Settled, Written};
 use crate::export::jsonl::JsonLines;
 use crate::mirror::session::{Session, SessionKey};
 use crate::pcap::record::BATCH_LEN;
+use crate::pipeline::doorbell::doorbell;
+use crate::pipeline::ending::{PATIENCE, Task};
+use crate::pipeline::inquiry::{Inquirer, inquiry};
+use crate::pipeline::lane::{Lane, Shared};
+use crate::pipeline::ledger::Ledger;
+use crate::pipeline::measure::{LiveMeasures, Measured, WriterMeasures};
+use crate::pipeline::outcome::{Outcome, SinkError};
+pub use crate::pipeline::outlet::WhenFull;
+use crate::pipeline::outlet::{QueueOutlet, queue_places};
+use crate::pipeline::shares::Shares;
+use crate::pipeline::spread::{Chunk, ChunkSource, worker_for};
+use crate::pipeline::total::Total;
+use crate::pipeline::worker::{Outlet, Worker, WorkerSettings};
+use crate::pipeline::writers::{CaptureEnd, FlowEnd, write_capture, write_flows};
 use crate::source::Source;
 use crate::source::file::{CaptureError, CaptureFile};
 
@@ -202,7 +202,7 @@ impl Pipeline {
         }
     }
 
-    /// What asks this pipeline while it runs, for [`super::inquiry::Interim::ask`]; there is one.
+    /// What asks this pipeline while it runs, for [`crate::pipeline::inquiry::Interim::ask`]; there is one.
     pub const fn take_inquirer(&mut self) -> Option<Inquirer> {
         self.inquirer.take()
     }

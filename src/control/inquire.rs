@@ -5,12 +5,12 @@ use std::time::Instant;
 
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::summary::Summary;
 use crate::failure::Failure;
 use crate::host::counters::Counters;
 use crate::pipeline::inquiry::Interim;
-use crate::pipeline::threads::Pipeline;
+use crate::pipeline::run::Pipeline;
 use crate::pipeline::worker::WorkerSettings;
+use crate::report::summary::Summary;
 
 /// From now on prints the page of `pipeline` as it is so far whenever SIGUSR1 comes. `counters_before` are
 /// the kernel's as the run began, `reason` the word for packets it had no room for.

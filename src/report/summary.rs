@@ -7,7 +7,7 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use super::settings::Settings;
+use crate::cli::settings::Settings;
 use crate::failure::Failure;
 use crate::flow::text::rfc3339;
 use crate::host::counters::{self, Counts};
