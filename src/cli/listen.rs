@@ -34,7 +34,8 @@ mod linux {
     use crate::control::inquire;
     use crate::host::counters::Counters;
     use crate::pipeline::run::Pipeline;
-    use crate::report::summary::{bytes, conclude};
+    use crate::report::page::bytes;
+    use crate::report::summary::conclude;
     use crate::source::Source;
     use crate::source::live::sockets::{self, Gro, UdpError};
     use crate::source::live::tap::PacketError;

@@ -1,3 +1,4 @@
 //! What a run came to, as a value and as its faces: the page for people and the JSON object.
 
+pub mod page;
 pub mod summary;

@@ -1,7 +1,6 @@
-//! What a run tells when it ends: a page for people on standard error, and one JSON object.
+//! What a run tells when it ends, as a value: the JSON object of `--summary`.
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 use std::net::IpAddr;
 use std::path::Path;
 
@@ -10,9 +9,9 @@ use serde::Serialize;
 use crate::cli::settings::Settings;
 use crate::failure::Failure;
 use crate::flow::text::rfc3339;
-use crate::host::counters::{self, Counts};
+use crate::host::counters::Counts;
 use crate::mirror::session::{Session, SessionKey};
-use crate::mirror::truncation::{Cause, percent};
+use crate::mirror::truncation::Cause;
 use crate::outfile::OutFile;
 use crate::pipeline::clock::ClockSteps;
 use crate::pipeline::measure::Facts;
@@ -53,9 +52,6 @@ pub fn conclude(
         Err(Failure::running(errors.join("\nvxtap: error: ")))
     }
 }
-
-/// Sessions shown to people; the JSON object has all.
-const SESSIONS_SHOWN: usize = 24;
 
 /// The JSON summary. Counters by reason hold those that counted something.
 #[derive(Debug, Serialize)]
@@ -234,196 +230,6 @@ impl Summary {
         out.finish()?;
         Ok(())
     }
-
-    /// The page for people.
-    pub fn page(&self, outcome: &Outcome) -> String {
-        let mut page = String::new();
-        self.sessions_table(&mut page);
-        let total = |counts: &BTreeMap<&str, u64>| counts.values().sum::<u64>();
-        let Self {
-            received,
-            delivered,
-            duplicate,
-            ..
-        } = self;
-        let (malformed, filtered) = (total(&self.malformed), total(&self.filtered));
-        let dropped = total(&self.dropped);
-        let _ = writeln!(
-            page,
-            "Packets\n  {received} received = {delivered} delivered + {malformed} malformed + {filtered} filtered \
-             + {duplicate} duplicate + {dropped} dropped"
-        );
-        let waiting = outcome.ledger.waiting();
-        if waiting > 0 {
-            let _ = writeln!(
-                page,
-                "  {waiting:>9} of them are fragments that wait for others"
-            );
-        }
-        for (kind, counters) in outcome.ledger.explained() {
-            for counter in counters {
-                let meaning = counter.meaning.trim_end_matches('.');
-                let _ = writeln!(
-                    page,
-                    "  {:>9} {kind}: {} ({meaning})",
-                    counter.packets, counter.reason
-                );
-            }
-        }
-        for (reason, packets) in &self.kernel_dropped {
-            let _ = writeln!(
-                page,
-                "  {packets:>9} lost in the kernel before they could be received: {reason}"
-            );
-        }
-        if self.flows_dropped > 0 {
-            let _ = writeln!(
-                page,
-                "  {:>9} flow records lost: their file could not be written, or not fast enough",
-                self.flows_dropped
-            );
-        }
-        self.clock_line(&mut page);
-        self.kernel_lines(&mut page);
-        if outcome.measured.arrival_to_encoded.is_some() {
-            self.histogram_lines(&mut page);
-        }
-        if !self.files.is_empty() {
-            page.push_str("Files\n");
-        }
-        for file in &self.files {
-            let content = match (file.packets, file.records) {
-                (Some(packets), _) => format!("{packets} packets"),
-                (_, Some(records)) => format!("{records} flow records"),
-                _ => String::new(),
-            };
-            let _ = writeln!(page, "  {}: {content}, {}", file.path, bytes(file.bytes));
-        }
-        page
-    }
-
-    fn clock_line(&self, page: &mut String) {
-        let steps = self.clock_steps.iter().flatten();
-        let steps: Vec<String> = steps
-            .map(|(whither, times)| format!("{whither} {times} times"))
-            .collect();
-        if !steps.is_empty() {
-            let _ = writeln!(
-                page,
-                "  The clock was set {}: files may not be in time order at those places",
-                steps.join(" and ")
-            );
-        }
-    }
-
-    fn kernel_lines(&self, page: &mut String) {
-        let Some(counters) = &self.kernel_counters else {
-            return;
-        };
-        let explained = counters::explained(counters);
-        if explained.is_empty() {
-            return;
-        }
-        page.push_str(
-            "Kernel counters that moved (of this network namespace, softnet's of the machine: not of vxtap alone)\n",
-        );
-        for (name, count, text) in explained {
-            let mut lines = wrap(&format!("{name}: {text}"), 96).into_iter();
-            let _ = writeln!(page, "  {count:>9} {}", lines.next().unwrap_or_default());
-            for line in lines {
-                let _ = writeln!(page, "            {line}");
-            }
-        }
-    }
-
-    fn histogram_lines(&self, page: &mut String) {
-        if self.histograms.is_empty() {
-            return;
-        }
-        page.push_str("Latencies and sizes (median, 99 %, 99.9 %, largest)\n");
-        let shown = [
-            ("arrival_to_encoded", "arrival to encoded"),
-            ("arrival_to_written", "arrival to written"),
-            ("batch", "datagrams a batch"),
-            ("frame", "bytes a frame"),
-        ];
-        for (name, title) in shown {
-            let Some(facts) = self.histograms.get(name) else {
-                continue;
-            };
-            let of = |value: u64| match facts.unit {
-                "ns" => time(value),
-                _ => value.to_string(),
-            };
-            let _ = writeln!(
-                page,
-                "  {title}: {}, {}, {}, {}",
-                of(facts.p50),
-                of(facts.p99),
-                of(facts.p999),
-                of(facts.max)
-            );
-        }
-    }
-
-    fn sessions_table(&self, page: &mut String) {
-        if self.sessions.is_empty() {
-            return;
-        }
-        let mut shown: Vec<&SessionSummary> = self.sessions.iter().collect();
-        if shown.len() > SESSIONS_SHOWN {
-            shown.sort_by_key(|session| std::cmp::Reverse(session.packets));
-            shown.truncate(SESSIONS_SHOWN);
-        }
-        let header = [
-            "VNI",
-            "source",
-            "packets",
-            "bytes",
-            "in / out",
-            "largest IP",
-            "cut on the way",
-        ];
-        let mut rows: Vec<[String; 7]> = vec![header.map(str::to_owned)];
-        rows.extend(shown.iter().map(|session| session.row()));
-        let width = |column: usize| {
-            rows.iter()
-                .filter_map(|row| row.get(column))
-                .map(|cell| cell.chars().count())
-                .max()
-        };
-        let widths: Vec<usize> = (0..header.len())
-            .map(|column| width(column).unwrap_or(0))
-            .collect();
-        page.push_str("Mirror sessions\n");
-        for (at, row) in rows.iter().enumerate() {
-            let mut line = String::from(" ");
-            for (column, (cell, width)) in row.iter().zip(&widths).enumerate() {
-                // Numbers to the right, words to the left.
-                let _ = match column {
-                    1 | 6 => write!(line, " {cell:<width$} "),
-                    _ => write!(line, " {cell:>width$} "),
-                };
-            }
-            let _ = writeln!(page, "{}", line.trim_end());
-            let advice = at
-                .checked_sub(1)
-                .and_then(|at| shown.get(at))
-                .and_then(|session| session.advice.as_ref());
-            if let Some(advice) = advice {
-                for line in wrap(advice, 96) {
-                    let _ = writeln!(page, "        {line}");
-                }
-            }
-        }
-        let hidden = self.sessions.len() - shown.len();
-        if hidden > 0 {
-            let _ = writeln!(
-                page,
-                "  and {hidden} more sessions with fewer packets; --summary FILE lists all"
-            );
-        }
-    }
 }
 
 impl SessionSummary {
@@ -462,113 +268,10 @@ impl SessionSummary {
             last_seen: rfc3339(session.last_ns).to_owned(),
         }
     }
-
-    fn row(&self) -> [String; 7] {
-        let cut = match self.truncated {
-            0 => "none".to_owned(),
-            truncated => {
-                let share = percent(truncated, self.packets);
-                format!(
-                    "{truncated} packets ({share}), {} missing",
-                    bytes(self.missing_bytes)
-                )
-            }
-        };
-        let dash = || "-".to_owned();
-        [
-            self.vni.map_or_else(dash, |vni| vni.to_string()),
-            self.source.map_or_else(dash, |source| source.to_string()),
-            self.packets.to_string(),
-            bytes(self.bytes),
-            format!("{} / {}", self.inbound, self.outbound),
-            self.largest_inner_ip.to_string(),
-            cut,
-        ]
-    }
 }
 
 fn clock_steps(steps: ClockSteps) -> BTreeMap<&'static str, u64> {
     let mut by_direction = BTreeMap::from([("back", steps.back), ("forward", steps.forward)]);
     by_direction.retain(|_, times| *times > 0);
     by_direction
-}
-
-/// A time in nanoseconds for people, in three digits or so.
-fn time(ns: u64) -> String {
-    match ns {
-        0..1_000 => format!("{ns} ns"),
-        1_000..1_000_000 => format!("{:.1} µs", ns as f64 / 1e3),
-        1_000_000..1_000_000_000 => format!("{:.1} ms", ns as f64 / 1e6),
-        _ => format!("{:.1} s", ns as f64 / 1e9),
-    }
-}
-
-/// Bytes for people.
-pub fn bytes(count: u64) -> String {
-    indicatif::DecimalBytes(count).to_string()
-}
-
-fn wrap(text: &str, width: usize) -> Vec<String> {
-    let mut lines = vec![String::new()];
-    for word in text.split_whitespace() {
-        match lines.last_mut() {
-            Some(line) if line.is_empty() => line.push_str(word),
-            Some(line) if line.chars().count() + 1 + word.chars().count() <= width => {
-                line.push(' ');
-                line.push_str(word);
-            }
-            _ => lines.push(word.to_owned()),
-        }
-    }
-    lines
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn lines_are_wrapped_between_words() {
-        assert_eq!(wrap("one two three", 7), ["one two", "three"]);
-        assert_eq!(wrap("unbreakable", 3), ["unbreakable"]);
-    }
-
-    #[test]
-    fn times_have_the_unit_that_fits() {
-        let cases = [(0, "0 ns"), (999, "999 ns"), (1_500, "1.5 µs")];
-        for (ns, text) in cases {
-            assert_eq!(time(ns), text);
-        }
-        assert_eq!(time(2_340_000), "2.3 ms");
-        assert_eq!(time(60_000_000_000), "60.0 s");
-    }
-
-    #[test]
-    fn the_page_tells_what_the_kernel_counted_and_how_the_clock_went() {
-        let mut outcome = Outcome {
-            kernel_counters: Some(BTreeMap::from([("UdpRcvbufErrors".to_owned(), 7)])),
-            ..Outcome::default()
-        };
-        let (back, forward) = (2, 1);
-        outcome.measured.clock_steps = Some(ClockSteps { back, forward });
-        let settings = WorkerSettings::default();
-        let summary = Summary::new(&outcome, BTreeMap::new(), &settings, Vec::new());
-        let page = summary.page(&outcome);
-        assert!(page.contains("        7 UdpRcvbufErrors: "), "{page}");
-        assert!(page.contains("net.core.rmem_max"), "{page}");
-        assert!(
-            page.contains("set back 2 times and forward 1 times"),
-            "{page}"
-        );
-        let json = serde_json::to_value(&summary).unwrap();
-        assert_eq!(json["kernel_counters"]["UdpRcvbufErrors"], 7);
-        assert_eq!(json["clock_steps"]["back"], 2);
-        // A replay has neither.
-        let replayed = Outcome::default();
-        let summary = Summary::new(&replayed, BTreeMap::new(), &settings, Vec::new());
-        let json = serde_json::to_value(&summary).unwrap();
-        assert_eq!(json.get("kernel_counters"), None);
-        assert_eq!(json.get("clock_steps"), None);
-        assert!(!summary.page(&replayed).contains("Kernel"));
-    }
 }
