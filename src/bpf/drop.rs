@@ -7,10 +7,10 @@
 use std::net::{IpAddr, SocketAddr};
 
 use crate::bpf::filter::Link;
+use crate::wire::numbers::protocol::UDP;
 
 /// More addresses than this are not told apart here: each costs every packet that is not for it.
 const MAX_TARGETS: usize = 32;
-const UDP: u8 = 17;
 
 /// One instruction, `struct bpf_insn` of linux/bpf.h (RFC 9669 section 3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -6,17 +6,25 @@
 //! The worker, which puts pieces together and reads extension headers, counts those that were not meant.
 
 use crate::bpf::assembler::*;
+use crate::wire::numbers::{ether_type, protocol};
 
 /// What the kernel keeps of a packet that passes, in bytes: all of it.
 const WHOLE: u32 = 0x4_0000;
 /// More ports than this are not told apart in the kernel: a comparison jumps 255 instructions at most.
 const MAX_PORTS: usize = 128;
-const VLAN_TYPES: [u32; 4] = [0x8100, 0x88a8, 0x9100, 0x9200];
-/// Hop-by-hop, routing, fragment, authentication, destination options, mobility, HIP, shim6.
-const EXTENSIONS: [u32; 8] = [0, 43, 44, 51, 60, 135, 139, 140];
-const UDP: u32 = 17;
-/// TCP and ICMPv6.
-const NOT_MEANT: [u32; 2] = [6, 58];
+/// Headers of IPv6 that another header may follow.
+const EXTENSIONS: [u8; 8] = [
+    protocol::HOP_BY_HOP,
+    protocol::ROUTING,
+    protocol::FRAGMENT,
+    protocol::AUTHENTICATION,
+    protocol::DESTINATION_OPTIONS,
+    protocol::MOBILITY,
+    protocol::HIP,
+    protocol::SHIM6,
+];
+/// What IPv6 headers with extensions hardly ever lead to a tunnel with.
+const NOT_MEANT: [u8; 2] = [protocol::TCP, protocol::ICMPV6];
 
 /// What a packet starts with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,11 +95,11 @@ pub fn udp_to(ports: &[u16], link: Link) -> Vec<Instruction> {
 fn behind_ethernet(asm: &mut Assembler, tags: u32, port: Label) {
     let (tagged, ipv4, ipv6) = (asm.label(), asm.label(), asm.label());
     asm.op(LD_H_ABS, 12 + 4 * tags);
-    asm.jump_if(JEQ_K, 0x0800, ipv4);
-    asm.jump_if(JEQ_K, 0x86dd, ipv6);
+    asm.jump_if(JEQ_K, u32::from(ether_type::IPV4), ipv4);
+    asm.jump_if(JEQ_K, u32::from(ether_type::IPV6), ipv6);
     if tags < 2 {
-        for ether_type in VLAN_TYPES {
-            asm.jump_if(JEQ_K, ether_type, tagged);
+        for vlan in ether_type::VLANS {
+            asm.jump_if(JEQ_K, u32::from(vlan), tagged);
         }
     }
     asm.op(RET_K, 0);
@@ -107,7 +115,7 @@ fn ip(asm: &mut Assembler, at: u32, ipv4: Label, ipv6: Label, port: Label) {
     asm.place(ipv4);
     let (udp4, piece) = (asm.label(), asm.label());
     asm.op(LD_B_ABS, at + 9);
-    asm.jump_if(JEQ_K, UDP, udp4);
+    asm.jump_if(JEQ_K, u32::from(protocol::UDP), udp4);
     asm.op(RET_K, 0);
     asm.place(udp4);
     asm.op(LD_H_ABS, at + 6);
@@ -121,16 +129,16 @@ fn ip(asm: &mut Assembler, at: u32, ipv4: Label, ipv6: Label, port: Label) {
     asm.place(ipv6);
     let (udp6, extended, not_meant) = (asm.label(), asm.label(), asm.label());
     asm.op(LD_B_ABS, at + 6);
-    asm.jump_if(JEQ_K, UDP, udp6);
+    asm.jump_if(JEQ_K, u32::from(protocol::UDP), udp6);
     for extension in EXTENSIONS {
-        asm.jump_if(JEQ_K, extension, extended);
+        asm.jump_if(JEQ_K, u32::from(extension), extended);
     }
     asm.op(RET_K, 0);
     asm.place(extended);
     // Each of these headers begins with the number of the next one.
     asm.op(LD_B_ABS, at + 40);
     for protocol in NOT_MEANT {
-        asm.jump_if(JEQ_K, protocol, not_meant);
+        asm.jump_if(JEQ_K, u32::from(protocol), not_meant);
     }
     asm.op(RET_K, WHOLE);
     asm.place(not_meant);

@@ -11,6 +11,7 @@
 
 use crate::bpf::assembler::*;
 use crate::wire::be16;
+use crate::wire::numbers::{ether_type, protocol};
 
 /// Where offset 0 of the program is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,7 +36,6 @@ pub struct Steering {
 
 /// Mixes the sum of ports before it meets the addresses; 2^32 divided by the golden ratio.
 const PORTS_MULTIPLIER: u32 = 0x9e37_79b1;
-const VLAN_TYPES: [u32; 4] = [0x8100, 0x88a8, 0x9100, 0x9200];
 /// Tags looked behind; the same number in both the program and [`Steering::worker_of`].
 const MAX_TAGS: usize = 2;
 
@@ -69,8 +69,8 @@ impl Steering {
         for _ in 0..MAX_TAGS {
             let (tagged, untagged) = (asm.label(), asm.label());
             asm.op(LD_H_X, at::ETHER_TYPE);
-            for ether_type in VLAN_TYPES {
-                asm.jump_if(JEQ_K, ether_type, tagged);
+            for vlan in ether_type::VLANS {
+                asm.jump_if(JEQ_K, u32::from(vlan), tagged);
             }
             asm.jump(untagged);
             asm.place(tagged);
@@ -81,8 +81,8 @@ impl Steering {
         }
         let (ipv4, ipv6) = (asm.label(), asm.label());
         asm.op(LD_H_X, at::ETHER_TYPE);
-        asm.jump_if(JEQ_K, 0x0800, ipv4);
-        asm.jump_if(JEQ_K, 0x86dd, ipv6);
+        asm.jump_if(JEQ_K, u32::from(ether_type::IPV4), ipv4);
+        asm.jump_if(JEQ_K, u32::from(ether_type::IPV6), ipv6);
         asm.jump(hardware);
 
         asm.place(ipv4);
@@ -145,7 +145,7 @@ impl Steering {
 
     /// The worker of an IP packet that has no frame around it.
     pub fn worker_of_packet(self, ether_type: u16, packet: &[u8]) -> u32 {
-        self.choose(hash_of_packet(u32::from(ether_type), packet, || Err(())))
+        self.choose(hash_of_packet(ether_type, packet, || Err(())))
     }
 
     fn choose(self, hash: Result<u32, ()>) -> u32 {
@@ -162,8 +162,8 @@ fn outer_ip(asm: &mut Assembler, finish: Label, unsteered: &[u16]) {
     let (tagged, ip, ipv6, udp) = (asm.label(), asm.label(), asm.label(), asm.label());
     asm.op(LDX_IMM, 0);
     asm.op(LD_W_ABS, AD_PROTOCOL);
-    for ether_type in VLAN_TYPES {
-        asm.jump_if(JEQ_K, ether_type, tagged);
+    for vlan in ether_type::VLANS {
+        asm.jump_if(JEQ_K, u32::from(vlan), tagged);
     }
     asm.jump(ip);
     asm.place(tagged);
@@ -183,7 +183,7 @@ fn outer_ip(asm: &mut Assembler, finish: Label, unsteered: &[u16]) {
     asm.place(ipv6);
     asm.op(LD_B_X, 6);
     // Extension headers, fragments among them.
-    asm.jump_unless(JEQ_K, 17, finish);
+    asm.jump_unless(JEQ_K, u32::from(protocol::UDP), finish);
     asm.op(TXA, 0);
     asm.op(ADD_K, 40);
     asm.op(TAX, 0);
@@ -211,8 +211,8 @@ fn add_words(asm: &mut Assembler, offsets: &[u32]) {
 
 /// Jumps to `ports` when A is a protocol with ports, else to `finish`.
 fn jump_if_ports(asm: &mut Assembler, ports: Label, finish: Label) {
-    for protocol in [6, 17, 132] {
-        asm.jump_if(JEQ_K, protocol, ports);
+    for protocol in protocol::WITH_PORTS {
+        asm.jump_if(JEQ_K, u32::from(protocol), ports);
     }
     asm.jump(finish);
 }
@@ -232,44 +232,44 @@ fn add_ports(asm: &mut Assembler) {
 
 /// The hash of a frame before the multiplier. `Err` where the program would read past the end.
 fn hash_of_frame(frame: &[u8]) -> Result<u32, ()> {
-    let ether_type = |at: usize| be16(frame, at).map(u32::from).ok_or(());
+    let type_at = |at: usize| be16(frame, at).ok_or(());
     let mut at = 12;
     for _ in 0..MAX_TAGS {
-        if VLAN_TYPES.contains(&ether_type(at)?) {
+        if ether_type::is_vlan(type_at(at)?) {
             at += 4;
         }
     }
     let packet = frame.get(at + 2..).unwrap_or_default();
     // Without IP the low words of both hardware addresses have to do.
-    hash_of_packet(ether_type(at)?, packet, || {
+    hash_of_packet(type_at(at)?, packet, || {
         Ok(word(frame, 2)?.wrapping_add(word(frame, 8)?))
     })
 }
 
 fn hash_of_packet(
-    ether_type: u32,
+    ether_type: u16,
     packet: &[u8],
     otherwise: impl FnOnce() -> Result<u32, ()>,
 ) -> Result<u32, ()> {
     let half = |at: usize| be16(packet, at).map(u32::from).ok_or(());
-    let byte = |at: usize| packet.get(at).copied().map(u32::from).ok_or(());
+    let byte = |at: usize| packet.get(at).copied().ok_or(());
     let sum = |words: &[usize]| {
         words
             .iter()
             .try_fold(0u32, |sum, at| Ok(sum.wrapping_add(word(packet, *at)?)))
     };
     let (addresses, protocol, transport) = match ether_type {
-        0x0800 => {
+        ether_type::IPV4 => {
             let addresses = sum(&[12, 16])?;
             if half(6)? & 0x3fff != 0 {
                 return Ok(addresses);
             }
-            (addresses, byte(9)?, (byte(0)? & 0x0f) as usize * 4)
+            (addresses, byte(9)?, usize::from(byte(0)? & 0x0f) * 4)
         }
-        0x86dd => (sum(&[8, 12, 16, 20, 24, 28, 32, 36])?, byte(6)?, 40),
+        ether_type::IPV6 => (sum(&[8, 12, 16, 20, 24, 28, 32, 36])?, byte(6)?, 40),
         _ => return otherwise(),
     };
-    if !matches!(protocol, 6 | 17 | 132) {
+    if !protocol::WITH_PORTS.contains(&protocol) {
         return Ok(addresses);
     }
     let ports = half(transport)?.wrapping_add(half(transport + 2)?);

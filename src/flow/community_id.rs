@@ -11,7 +11,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use sha1::{Digest, Sha1};
 
-use crate::wire::ip::protocol;
+use crate::wire::numbers::protocol;
 
 /// What an id is made of, seen from one direction.
 #[derive(Clone, Copy, Debug)]

@@ -7,7 +7,8 @@ use super::community_id::icmp_answer;
 use crate::mirror::session::SessionId;
 use crate::wire::Vni;
 use crate::wire::inner::{Inner, InnerIp, Transport};
-use crate::wire::ip::{Address, protocol};
+use crate::wire::ip::Address;
+use crate::wire::numbers::protocol;
 
 /// What the two port fields of a key mean.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

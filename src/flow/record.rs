@@ -11,6 +11,7 @@ use super::text;
 use crate::mirror::session::{Session, SessionKey};
 use crate::wire::inner::Mac;
 use crate::wire::ip::is_extension;
+use crate::wire::numbers::protocol;
 
 /// Why a flow ended, with the numbers of IPFIX `flowEndReason` (RFC 5102 §5.11.3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -137,7 +138,10 @@ impl FlowRecord {
             ports: id_ports,
         };
         // Where ports were cut off, or the protocol itself was, nobody else would compute the same id.
-        let wants_ports = matches!(key.protocol(), 1 | 6 | 17 | 58 | 132);
+        let wants_ports = matches!(
+            key.protocol(),
+            protocol::ICMP | protocol::TCP | protocol::UDP | protocol::ICMPV6 | protocol::SCTP
+        );
         let cut = key.ports() == Ports::LaterFragment
             || (id_ports.is_none() && wants_ports)
             || (src_ip.is_ipv6() && is_extension(key.protocol()));
@@ -145,7 +149,7 @@ impl FlowRecord {
             flow.counts(flow.originator),
             flow.counts(flow.originator.reverse()),
         );
-        let tcp = |counts: &Counts| (key.protocol() == 6).then_some(counts.tcp_flags);
+        let tcp = |counts: &Counts| (key.protocol() == protocol::TCP).then_some(counts.tcp_flags);
         Self {
             ts_start: Time(flow.first_ns),
             ts_end: Time(flow.last_ns),

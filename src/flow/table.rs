@@ -15,6 +15,7 @@ use super::key::{FlowKey, Way};
 use super::recent::{Link, Recent};
 use crate::wire::inner::{Inner, Mac, Transport};
 use crate::wire::length::{FrameLen, Verdict};
+use crate::wire::numbers::tcp_flag::{ACK, SYN};
 
 /// Counts of one direction.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -173,8 +174,6 @@ impl FlowPacket {
     }
 }
 
-const SYN: u8 = 0x02;
-const ACK: u8 = 0x10;
 const CHUNK: usize = 1024;
 /// While there is room, flows are put in order again when another so many nanoseconds begin, as a power of
 /// two: about nine seconds.

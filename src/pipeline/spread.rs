@@ -12,6 +12,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use crate::bpf::steer::Steering;
 use crate::source::{Arrival, Progress, Record, Source};
 use crate::wire::decapsulate::{Tunnel, Tunnels, decapsulate};
+use crate::wire::numbers::ether_type;
 use crate::wire::outer::{self, LinkType, Outer};
 use crate::wire::vxlan::Payload;
 
@@ -91,8 +92,8 @@ pub fn worker_for(steering: Steering, tunnels: &Tunnels, plain: bool, record: &R
     match decapsulate(tunnels, &udp) {
         Ok(mirrored) => match mirrored.payload {
             Payload::Ethernet => steering.worker_of_frame(mirrored.bytes),
-            Payload::Ipv4 => steering.worker_of_packet(0x0800, mirrored.bytes),
-            Payload::Ipv6 => steering.worker_of_packet(0x86dd, mirrored.bytes),
+            Payload::Ipv4 => steering.worker_of_packet(ether_type::IPV4, mirrored.bytes),
+            Payload::Ipv6 => steering.worker_of_packet(ether_type::IPV6, mirrored.bytes),
         },
         Err(_) => 0,
     }

@@ -16,6 +16,7 @@ use crate::source::{Arrival, Datagram, Record};
 use crate::wire::decapsulate::{Mirrored, Tunnels, decapsulate};
 use crate::wire::inner::Inner;
 use crate::wire::length::{Evidence, Verdict, judge};
+use crate::wire::numbers::{ether_type, protocol};
 use crate::wire::outer::{self, LinkType, Outer, OuterFragment, OuterUdp};
 use crate::wire::reassembly::{Piece, Reassembly};
 use crate::wire::refusal::{Filtered, Malformed, Refusal};
@@ -259,7 +260,7 @@ impl Worker {
                     // Pieces of pieces, or extension headers that do not end.
                     return self.ledger.refuse(Malformed::OuterFragment.into(), 1);
                 }
-                if ip.protocol != crate::wire::ip::protocol::UDP {
+                if ip.protocol != protocol::UDP {
                     return self.ledger.refuse(Filtered::NotUdp.into(), 1);
                 }
                 match outer::read_udp(&joined.ip, &joined.payload, false) {
@@ -322,12 +323,22 @@ impl Worker {
         };
         match mirrored.payload {
             Payload::Ethernet => self.deliver(session, Some(&mirrored), &frame, outlet),
-            Payload::Ipv4 => {
-                self.deliver_framed(session, Some(&mirrored), [0; 6], 0x0800, &frame, outlet)
-            }
-            Payload::Ipv6 => {
-                self.deliver_framed(session, Some(&mirrored), [0; 6], 0x86dd, &frame, outlet)
-            }
+            Payload::Ipv4 => self.deliver_framed(
+                session,
+                Some(&mirrored),
+                [0; 6],
+                ether_type::IPV4,
+                &frame,
+                outlet,
+            ),
+            Payload::Ipv6 => self.deliver_framed(
+                session,
+                Some(&mirrored),
+                [0; 6],
+                ether_type::IPV6,
+                &frame,
+                outlet,
+            ),
         }
     }
 

@@ -11,7 +11,7 @@
 
 use crate::send::encapsulate::{FIRST_SOURCE_PORT, encapsulate, source_port};
 use crate::wire::Vni;
-use crate::wire::ip::protocol::{TCP, UDP};
+use crate::wire::numbers::protocol::{TCP, UDP};
 use crate::wire::vxlan::HEADER_LEN;
 
 /// Shortest frame that can be asked for: Ethernet's least, without FCS.

@@ -2,6 +2,7 @@
 //! layers to remove.
 
 use super::ip::Address;
+use super::numbers::ether_type;
 use super::outer::{self, LinkType, Outer, OuterUdp};
 use super::refusal::{Filtered, Malformed, Refusal};
 use super::vxlan::Payload;
@@ -151,7 +152,7 @@ fn geneve_layer<'a>(tunnels: &Tunnels, udp: &OuterUdp<'a>) -> Result<Mirrored<'a
     let header = geneve::parse(udp.payload, cut)?;
     let within = match header.protocol {
         geneve::PROTOCOL_ETHERNET => outer::read(LinkType::Ethernet, header.inner, cut),
-        0x0800 | 0x86dd => outer::read_ip(header.inner, cut),
+        ether_type::IPV4 | ether_type::IPV6 => outer::read_ip(header.inner, cut),
         _ => return Err(Filtered::GeneveNotMirror.into()),
     };
     if let Ok(Outer::Udp(inner)) = within

@@ -6,13 +6,11 @@
 //! at; a mirror copies packets before the sender's network card has filled them in.
 
 use super::be16;
-use super::ip::{IpHeader, protocol};
+use super::ip::IpHeader;
+use super::numbers::{ether_type, protocol};
 
 /// A hardware address.
 pub type Mac = [u8; 6];
-
-const ETHER_TYPE_IPV4: u16 = 0x0800;
-const ETHER_TYPE_IPV6: u16 = 0x86dd;
 
 /// What follows the inner IP header, as far as it is here.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -87,7 +85,7 @@ impl Inner {
         self.src_mac = Some([s0, s1, s2, s3, s4, s5]);
         self.ether_type = u16::from_be_bytes([t0, t1]);
         let mut offset = 14;
-        while is_vlan(self.ether_type) {
+        while ether_type::is_vlan(self.ether_type) {
             let Some([c0, c1, t0, t1]) = frame.get(offset..).and_then(<[u8]>::first_chunk::<4>)
             else {
                 self.ether_type = 0;
@@ -99,9 +97,9 @@ impl Inner {
             offset += 4;
         }
         let version = match self.ether_type {
-            ETHER_TYPE_IPV4 => 4,
-            ETHER_TYPE_IPV6 => 6,
-            0x8847 | 0x8848 => match behind_mpls(frame, offset) {
+            ether_type::IPV4 => 4,
+            ether_type::IPV6 => 6,
+            ether_type::MPLS | ether_type::MPLS_UPSTREAM => match behind_mpls(frame, offset) {
                 Some((behind, version)) => {
                     offset = behind;
                     version
@@ -169,11 +167,6 @@ impl Transport {
     }
 }
 
-/// 802.1Q, 802.1ad, and the two numbers used before 802.1ad.
-const fn is_vlan(ether_type: u16) -> bool {
-    matches!(ether_type, 0x8100 | 0x88a8 | 0x9100 | 0x9200)
-}
-
 /// Offset behind an MPLS label stack (RFC 3032 §2.1) that starts at `offset`, and the IP version there,
 /// if IP follows it.
 ///
@@ -234,7 +227,7 @@ mod tests {
         let inner = Inner::read(&QINQ_SYN);
         assert_eq!(inner.src_mac, Some([2, 0, 0, 0, 0, 1]));
         assert_eq!(inner.vlan, Some(5));
-        assert_eq!(inner.ether_type, ETHER_TYPE_IPV4);
+        assert_eq!(inner.ether_type, ether_type::IPV4);
         let ip = inner.ip.unwrap();
         assert_eq!((ip.offset, ip.header.declared_len), (22, 40));
         assert_eq!(

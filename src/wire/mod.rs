@@ -8,6 +8,7 @@ pub mod geneve;
 pub mod inner;
 pub mod ip;
 pub mod length;
+pub mod numbers;
 pub mod outer;
 pub mod reassembly;
 pub mod refusal;

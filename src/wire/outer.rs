@@ -7,7 +7,8 @@ use std::net::IpAddr;
 
 use super::be16;
 use super::inner::Mac;
-use super::ip::{Address, Fragment, IpError, IpHeader, is_extension, protocol};
+use super::ip::{Address, Fragment, IpError, IpHeader, is_extension};
+use super::numbers::{ether_type, protocol};
 use super::refusal::{Filtered, Malformed, Refusal};
 
 /// The link layers that can be read (<https://www.tcpdump.org/linktypes.html>).
@@ -91,8 +92,8 @@ impl LinkType {
                 })
             }
             Self::RawIp => match record.first().ok_or(cut)? >> 4 {
-                4 => Ok(at(ETHER_TYPE_IPV4, 0)),
-                6 => Ok(at(ETHER_TYPE_IPV6, 0)),
+                4 => Ok(at(ether_type::IPV4, 0)),
+                6 => Ok(at(ether_type::IPV6, 0)),
                 _ => Err(Malformed::OuterIp.into()),
             },
             Self::Null | Self::Loop => {
@@ -105,18 +106,15 @@ impl LinkType {
                     family
                 };
                 match family {
-                    2 => Ok(at(ETHER_TYPE_IPV4, 4)),
+                    2 => Ok(at(ether_type::IPV4, 4)),
                     // AF_INET6 of Linux, Windows, NetBSD, FreeBSD and Darwin.
-                    10 | 23 | 24 | 28 | 30 => Ok(at(ETHER_TYPE_IPV6, 4)),
+                    10 | 23 | 24 | 28 | 30 => Ok(at(ether_type::IPV6, 4)),
                     _ => Err(Filtered::NotIp.into()),
                 }
             }
         }
     }
 }
-
-const ETHER_TYPE_IPV4: u16 = 0x0800;
-const ETHER_TYPE_IPV6: u16 = 0x86dd;
 
 /// A record without its link-layer header; VLAN tags are still in front of `payload`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -187,13 +185,13 @@ pub fn read(link: LinkType, record: &[u8], record_cut: bool) -> Result<Outer<'_>
         mut payload,
         ..
     } = link.strip(record)?;
-    while matches!(ether_type, 0x8100 | 0x88a8 | 0x9100 | 0x9200) {
+    while ether_type::is_vlan(ether_type) {
         ether_type = be16(payload, 2).ok_or(Malformed::OuterLink)?;
         payload = payload.get(4..).unwrap_or_default();
     }
     let version = match ether_type {
-        ETHER_TYPE_IPV4 => 4,
-        ETHER_TYPE_IPV6 => 6,
+        ether_type::IPV4 => 4,
+        ether_type::IPV6 => 6,
         _ => return Err(Filtered::NotIp.into()),
     };
     if payload.first().is_some_and(|first| first >> 4 == version) {

@@ -4,8 +4,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use crate::wire::be16;
-
-const UDP: u8 = 17;
+use crate::wire::numbers::{ether_type, protocol::UDP};
 
 /// The addresses we receive for.
 #[derive(Clone, Debug, Default)]
@@ -123,7 +122,7 @@ fn destination(frame: &[u8], ethernet: bool) -> Option<(IpAddr, Option<u16>)> {
     let mut at = 0;
     if ethernet {
         at = 12;
-        while matches!(be16(frame, at)?, 0x8100 | 0x88a8 | 0x9100 | 0x9200) {
+        while ether_type::is_vlan(be16(frame, at)?) {
             at += 4;
         }
         at += 2;
