@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::send::options::HostPort;
 use crate::send::traffic::{FrameSize, MAX_FRAME_LEN, MIN_FRAME_LEN};
 use crate::wire::vxlan;
 
@@ -253,15 +254,6 @@ pub struct GenerateArgs {
     /// Core to send from (Linux)
     #[arg(long, value_name = "CORE", requires = "generate")]
     pub cpu: Option<usize>,
-}
-
-/// A host, by name or address, and a UDP port.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct HostPort {
-    /// Its name or address, without brackets.
-    pub host: String,
-    /// Never 0.
-    pub port: u16,
 }
 
 /// How many workers.

@@ -122,7 +122,15 @@ mod linux {
         kernel_dropped.retain(|_, count| *count > 0);
         let nothing = outcome.ledger.received == 0;
         let remark = nothing.then(|| nothing_arrived(&addresses));
-        conclude(&outcome, kernel_dropped, &settings, errors, remark)
+        let summary = settings.outputs.summary();
+        conclude(
+            &outcome,
+            kernel_dropped,
+            &settings.worker,
+            summary,
+            errors,
+            remark,
+        )
     }
 
     /// What is asked for, as the source room understands it.

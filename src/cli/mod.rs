@@ -3,6 +3,7 @@
 pub mod args;
 pub mod listen;
 pub mod replay;
+pub mod send;
 pub mod settings;
 
 use std::io::IsTerminal;
@@ -27,7 +28,7 @@ pub fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Replay(args) => replay::run(&args),
         Command::Listen(args) => listen::run(&args),
-        Command::Send(args) => crate::send::run(&args),
+        Command::Send(args) => send::run(&args),
     };
     let (error, code) = match outcome {
         // The reader of our standard output has all it wanted.

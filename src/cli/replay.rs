@@ -83,7 +83,15 @@ pub fn run(args: &ReplayArgs) -> Result<(), Failure> {
             &settings.worker,
         ));
     }
-    conclude(&outcome, BTreeMap::new(), &settings, errors, remarks)
+    let summary = settings.outputs.summary();
+    conclude(
+        &outcome,
+        BTreeMap::new(),
+        &settings.worker,
+        summary,
+        errors,
+        remarks,
+    )
 }
 
 /// Refuses before anything is written when no input can be read. Pipes are left alone: they can be

@@ -6,7 +6,6 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use crate::cli::settings::Settings;
 use crate::failure::Failure;
 use crate::flow::text::rfc3339;
 use crate::host::counters::Counts;
@@ -20,8 +19,8 @@ use crate::pipeline::worker::WorkerSettings;
 
 /// Ends a run: tells people and, where asked for, a file what came of it, and what went wrong.
 ///
-/// `kernel_dropped` counts datagrams by reason, `errors` are those of the source, `remarks` follow the
-/// page.
+/// `kernel_dropped` counts datagrams by reason, `summary_path` is where the JSON object goes, `errors` are
+/// those of the source, `remarks` follow the page.
 ///
 /// # Errors
 ///
@@ -29,7 +28,8 @@ use crate::pipeline::worker::WorkerSettings;
 pub fn conclude(
     outcome: &Outcome,
     kernel_dropped: BTreeMap<&'static str, u64>,
-    settings: &Settings,
+    settings: &WorkerSettings,
+    summary_path: Option<&Path>,
     mut errors: Vec<String>,
     remarks: impl IntoIterator<Item = String>,
 ) -> Result<(), Failure> {
@@ -38,12 +38,12 @@ pub fn conclude(
         .iter()
         .filter(|error| !error.is_closed_pipe());
     errors.extend(faults.map(SinkError::to_string));
-    let summary = Summary::new(outcome, kernel_dropped, &settings.worker, errors.clone());
+    let summary = Summary::new(outcome, kernel_dropped, settings, errors.clone());
     eprint!("{}", summary.page(outcome));
     for remark in remarks {
         eprintln!("{remark}");
     }
-    if let Some(path) = settings.outputs.summary() {
+    if let Some(path) = summary_path {
         summary.write(path)?;
     }
     if errors.is_empty() {

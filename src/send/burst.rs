@@ -11,9 +11,9 @@ use crate::send::pace::now;
 use crate::send::sockets::{Trouble, cannot_send, prepare, source_or_any};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
-use crate::cli::args::SendArgs;
 use crate::failure::Failure;
 use crate::send::encapsulate::FIRST_SOURCE_PORT;
+use crate::send::options::{Generate, Options};
 use crate::sys::send_batch::SendBatch;
 
 /// Datagrams one system call takes; more gained nothing.
@@ -45,14 +45,19 @@ struct Slot {
 
 impl Burst {
     /// Opens the sockets, for datagrams of at most `longest` bytes.
-    pub fn new(args: &SendArgs, target: SocketAddr, longest: usize) -> Result<Self, Failure> {
+    pub fn new(
+        options: &Options,
+        plan: &Generate,
+        target: SocketAddr,
+        longest: usize,
+    ) -> Result<Self, Failure> {
         Ok(Self {
             target,
-            sockets: open(args, target)?,
+            sockets: open(options, plan.traffic.source_ports, target)?,
             batch: SendBatch::new(BATCH, longest),
             slots: Vec::with_capacity(BATCH),
             order: Vec::with_capacity(BATCH),
-            retry: !args.generate.no_retry,
+            retry: plan.retry,
             refusal_told: false,
         })
     }
@@ -173,10 +178,10 @@ fn raise_open_files(sockets: usize) {
 }
 
 /// A socket for each source port. Ports that are taken make room for the next, unless they were asked for.
-fn open(args: &SendArgs, target: SocketAddr) -> Result<Vec<UdpSocket>, Failure> {
-    let source = source_or_any(args.source, target);
-    let wanted = usize::from(args.generate.source_ports);
-    let first = match (args.source_port, wanted) {
+fn open(options: &Options, ports: u16, target: SocketAddr) -> Result<Vec<UdpSocket>, Failure> {
+    let source = source_or_any(options.source, target);
+    let wanted = usize::from(ports);
+    let first = match (options.source_port, wanted) {
         (Some(port), _) => port,
         // The system chooses.
         (None, 1) => 0,
@@ -190,7 +195,7 @@ fn open(args: &SendArgs, target: SocketAddr) -> Result<Vec<UdpSocket>, Failure> 
         }
         let socket = match UdpSocket::bind((source, port)) {
             Ok(socket) => socket,
-            Err(error) if error.kind() == ErrorKind::AddrInUse && args.source_port.is_none() => {
+            Err(error) if error.kind() == ErrorKind::AddrInUse && options.source_port.is_none() => {
                 continue;
             }
             Err(error) => {
@@ -202,7 +207,7 @@ fn open(args: &SendArgs, target: SocketAddr) -> Result<Vec<UdpSocket>, Failure> 
         let _ = socket2::SockRef::from(&socket).set_send_buffer_size(SEND_BUFFER);
         // A link that takes nothing must not hold the run beyond its end.
         socket.set_write_timeout(Some(Duration::from_millis(100)))?;
-        prepare(&socket, target, args.no_udp_checksum)?;
+        prepare(&socket, target, options.no_udp_checksum)?;
         sockets.push(socket);
     }
     if sockets.len() < wanted {

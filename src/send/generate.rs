@@ -1,66 +1,20 @@
 //! `--generate`: synthetic traffic instead of files, onto the network or into a file.
 
 use std::net::SocketAddr;
-use std::time::Duration;
 
-use crate::cli::args::SendArgs;
 use crate::failure::Failure;
 use crate::send::encapsulate::{Cut, FIRST_SOURCE_PORT, OuterHeaders};
-use crate::send::traffic::{Generator, Traffic};
+use crate::send::options::Generate;
+use crate::send::traffic::Generator;
 use crate::send::{Output, Run};
-use crate::wire::Vni;
 use crate::wire::vxlan::HEADER_LEN;
 
-const DEFAULT_DURATION: Duration = Duration::from_secs(10);
 /// Packets a second that written times tell, where nobody says it.
 const WRITTEN_PPS: f64 = 1000.0;
 /// The time of the first packet written: 2026-01-15, the same in every run.
 const FIRST_TS_NS: u64 = 1_768_435_200_000_000_000;
 
-/// What is generated, and how much of it.
-#[derive(Clone, Copy)]
-pub struct Plan {
-    traffic: Traffic,
-    count: Option<u64>,
-    duration: Option<Duration>,
-}
-
-impl Plan {
-    /// From the flags.
-    pub fn new(args: &SendArgs, vni: Vni) -> Result<Self, Failure> {
-        let wanted = &args.generate;
-        let last = vni.as_u32() + (wanted.vnis - 1);
-        if Vni::new(last).is_none() {
-            let (first, most) = (args.vni, Vni::MAX);
-            return Err(Failure::usage(format!(
-                "--vni {first} and --vnis {}: the last would be {last}, above {most}",
-                wanted.vnis
-            )));
-        }
-        let first_port = args.source_port.unwrap_or(FIRST_SOURCE_PORT);
-        if first_port.checked_add(wanted.source_ports - 1).is_none() {
-            return Err(Failure::usage(format!(
-                "--source-port {first_port} leaves no room for --source-ports {}",
-                wanted.source_ports
-            )));
-        }
-        let unbounded = wanted.count.is_none() && wanted.duration.is_none();
-        Ok(Self {
-            traffic: Traffic {
-                flows: wanted.flows,
-                ipv6_percent: wanted.ipv6_percent,
-                vlan_percent: wanted.vlan_percent,
-                frame_size: wanted.frame_size,
-                vni,
-                vnis: wanted.vnis,
-                source_ports: wanted.source_ports,
-                seed: wanted.seed,
-            },
-            count: wanted.count,
-            duration: wanted.duration.or(unbounded.then_some(DEFAULT_DURATION)),
-        })
-    }
-
+impl Generate {
     /// Packets in all, at `pps` packets a second or as fast as can be.
     fn packets(&self, pps: Option<f64>) -> u64 {
         let by_time = self.duration.zip(pps);
@@ -93,8 +47,8 @@ fn pin_to_core(_: usize) -> Result<(), Failure> {
 
 impl Run<'_> {
     /// Sends or writes what `plan` says.
-    pub fn generate(&mut self, plan: &Plan) -> Result<(), Failure> {
-        if let Some(core) = self.args.generate.cpu {
+    pub fn generate(&mut self, plan: &Generate) -> Result<(), Failure> {
+        if let Some(core) = plan.cpu {
             pin_to_core(core)?;
         }
         match &self.output {
@@ -103,9 +57,9 @@ impl Run<'_> {
         }
     }
 
-    fn generate_to_file(&mut self, plan: &Plan) -> Result<(), Failure> {
-        let pps = self.args.pps.unwrap_or(WRITTEN_PPS);
-        let first_port = self.args.source_port.unwrap_or(FIRST_SOURCE_PORT);
+    fn generate_to_file(&mut self, plan: &Generate) -> Result<(), Failure> {
+        let pps = self.options.tempo.pps().unwrap_or(WRITTEN_PPS);
+        let first_port = self.options.source_port.unwrap_or(FIRST_SOURCE_PORT);
         let mut generator = Generator::new(&plan.traffic);
         for number in 0..plan.packets(Some(pps)) {
             let datagram = generator.next_datagram();
@@ -130,18 +84,18 @@ impl Run<'_> {
     }
 
     #[cfg(target_os = "linux")]
-    fn generate_to_network(&mut self, plan: &Plan, target: SocketAddr) -> Result<(), Failure> {
+    fn generate_to_network(&mut self, plan: &Generate, target: SocketAddr) -> Result<(), Failure> {
         use crate::send::burst::{BATCH, Burst};
         use crate::send::pace::{Steady, now};
 
         let mut generator = Generator::new(&plan.traffic);
-        let mut burst = Burst::new(self.args, target, generator.longest_payload())?;
-        let packets = plan.packets(self.args.pps);
+        let mut burst = Burst::new(self.options, plan, target, generator.longest_payload())?;
+        let packets = plan.packets(self.options.tempo.pps());
         self.started = now();
         let end = plan
             .duration
             .and_then(|time| self.started.checked_add(time));
-        let mut pace = Steady::new(self.args.pps);
+        let mut pace = Steady::new(self.options.tempo.pps());
         let together = pace.together(BATCH) as u64;
         let mut made = 0;
         while made < packets && pace.wait(made, end) {
@@ -160,7 +114,7 @@ impl Run<'_> {
     }
 
     #[cfg(not(target_os = "linux"))]
-    fn generate_to_network(&mut self, _: &Plan, _: SocketAddr) -> Result<(), Failure> {
+    fn generate_to_network(&mut self, _: &Generate, _: SocketAddr) -> Result<(), Failure> {
         Err(Failure::running(
             "--generate sends on Linux only (sendmmsg); --generate --write works here",
         ))

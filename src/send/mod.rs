@@ -7,6 +7,7 @@ mod ahead;
 mod burst;
 pub mod encapsulate;
 mod generate;
+pub mod options;
 mod pace;
 mod pcap_out;
 mod sockets;
@@ -14,38 +15,40 @@ pub mod traffic;
 
 use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
 use ahead::Ahead;
-use generate::Plan;
+use options::{Frames, HostPort, Options};
 use pace::{Pace, now};
 use pcap_out::PcapOut;
 use serde::Serialize;
 use sockets::Sockets;
 
 use self::encapsulate::{Cut, FIRST_SOURCE_PORT, OuterHeaders, OuterIps};
-use crate::cli::args::{HostPort, SendArgs};
 use crate::failure::Failure;
 use crate::outfile::{OutError, OutFile};
 use crate::source::Record;
-use crate::source::file::{CaptureFile, same_file};
+use crate::source::file::CaptureFile;
 use crate::wire::outer::{LinkType, OuterUdp};
 use crate::wire::{Vni, vxlan};
 
-/// Runs the command.
+/// Sends or writes what `options` say, and tells on standard error what came of it.
 ///
 /// # Errors
 ///
-/// When flags do not fit, a file cannot be read or written, or the system refuses to send. What stood
+/// When a file cannot be read or written, a name has no address, or the system refuses to send. What stood
 /// before a damaged place is sent, or kept.
-pub fn run(args: &SendArgs) -> Result<(), Failure> {
-    check(args)?;
-    let mut run = Run::new(args)?;
-    let mut outcome = match run.plan {
-        None => run.every_file(),
-        Some(plan) => run.generate(&plan),
+pub fn run(options: &Options) -> Result<(), Failure> {
+    let mut run = Run::new(options)?;
+    let mut outcome = match &options.frames {
+        Frames::Files {
+            paths,
+            plain,
+            loops,
+        } => run.every_file(paths, *plain, *loops),
+        Frames::Generated(plan) => run.generate(plan),
     };
     let mut verb = "sent";
     if let Output::File(file) = run.output {
@@ -63,12 +66,12 @@ pub fn run(args: &SendArgs) -> Result<(), Failure> {
     let seconds = run.started.elapsed().as_secs_f64();
     let mut counts = run.counts;
     counts.unsent = counts.read - counts.sent - counts.skipped - counts.too_large;
-    if run.plan.is_some() {
+    if matches!(options.frames, Frames::Generated(_)) {
         eprintln!("vxtap: frames: {}", counts.generated_line(verb, seconds));
     } else {
         eprintln!("vxtap: frames: {}", counts.files_line(verb, seconds));
     }
-    if let Some(path) = &args.summary {
+    if let Some(path) = &options.summary {
         counts.write(seconds, path)?;
     }
     outcome
@@ -80,61 +83,6 @@ fn write_fault(outcome: &Result<(), Failure>) -> Option<&OutError> {
         Err(Failure::Running(error)) => error.downcast_ref(),
         _ => None,
     }
-}
-
-fn check(args: &SendArgs) -> Result<(), Failure> {
-    let excluded = [
-        (!args.files.is_empty(), "a FILE"),
-        (args.plain, "--plain"),
-        (args.source_port_hash, "--source-port-hash"),
-        (args.speed.is_some(), "--speed"),
-        (args.as_recorded, "--as-recorded"),
-        (args.loops > 1, "--loop"),
-    ];
-    // Told here and not by clap, which would take each of these for leave to go without --generate.
-    if let Some((_, other)) = excluded.iter().find(|(given, _)| *given)
-        && args.generate.generate
-    {
-        return Err(Failure::usage(format!(
-            "--generate cannot be used with {other}"
-        )));
-    }
-    let stdin = Path::new("-");
-    let stdins = args.files.iter().filter(|path| *path == stdin).count();
-    if stdins > 1 || (stdins == 1 && args.loops > 1) {
-        let text = "standard input can be read only once: give '-' one time, without --loop";
-        return Err(Failure::usage(text));
-    }
-    if args.write.is_some() && args.pps.is_some() && !args.generate.generate {
-        let text = "--write keeps the times of the files: --pps has no meaning";
-        return Err(Failure::usage(text));
-    }
-    if let (Some(write), Some(summary)) = (&args.write, &args.summary)
-        && (write == summary || same_file(write, summary))
-    {
-        let path = write.display();
-        return Err(Failure::usage(format!(
-            "--write and --summary both write to {path}: choose different names"
-        )));
-    }
-    let outputs = [("--write", &args.write), ("--summary", &args.summary)];
-    let outputs = outputs
-        .into_iter()
-        .filter_map(|(flag, path)| Some((flag, path.as_ref()?)));
-    for (flag, output) in outputs.filter(|(_, output)| output.is_file()) {
-        // A redirected file is found behind the name that Unix gives standard input.
-        let mut inputs = args.files.iter().map(|path| match path == stdin {
-            true => Path::new("/dev/stdin"),
-            false => path,
-        });
-        if let Some(input) = inputs.find(|input| same_file(input, output)) {
-            let (output, input) = (output.display(), input.display());
-            return Err(Failure::usage(format!(
-                "{flag} {output} would overwrite the input {input}: choose another name"
-            )));
-        }
-    }
-    Ok(())
 }
 
 /// The first address of `--to`, if possible in the IP version of `--source`.
@@ -235,9 +183,7 @@ enum Output {
 }
 
 struct Run<'a> {
-    args: &'a SendArgs,
-    /// With --generate.
-    plan: Option<Plan>,
+    options: &'a Options,
     started: Instant,
     vni: Vni,
     cut: Cut,
@@ -248,28 +194,23 @@ struct Run<'a> {
 }
 
 impl<'a> Run<'a> {
-    fn new(args: &'a SendArgs) -> Result<Self, Failure> {
-        let to = args.to.as_ref().map(|to| resolve(to, args.source));
-        let target = to.transpose()?;
-        let ips = OuterIps::or_documentation(args.source, target.map(|target| target.ip()))
+    fn new(options: &'a Options) -> Result<Self, Failure> {
+        let to = options.to.as_ref();
+        let target = to.map(|to| resolve(to, options.source)).transpose()?;
+        let ips = OuterIps::or_documentation(options.source, target.map(|target| target.ip()))
             .ok_or_else(|| Failure::usage("--source and --to differ in their IP version"))?;
-        let vni = Vni::new(args.vni).ok_or_else(|| Failure::usage("--vni: at most 24 bits"))?;
-        let generate = args.generate.generate;
-        let plan = generate.then(|| Plan::new(args, vni)).transpose()?;
-        let output = match (&args.write, target) {
+        let output = match (&options.write, target) {
             (Some(path), _) => Output::File(PcapOut::create(path)?),
-            (None, Some(target)) => Output::Network(Sockets::new(target, args), Pace::new(args)),
+            (None, Some(target)) => {
+                Output::Network(Sockets::new(target, options), Pace::new(options.tempo))
+            }
             (None, None) => return Err(Failure::usage("--to or --write is needed")),
         };
         Ok(Self {
-            args,
-            plan,
+            options,
             started: now(),
-            vni,
-            cut: Cut {
-                packet_length: args.packet_length,
-                mtu: args.mtu,
-            },
+            vni: options.vni,
+            cut: options.cut,
             ips,
             dst_port: target.map_or(vxlan::PORT, |target| target.port()),
             output,
@@ -277,10 +218,10 @@ impl<'a> Run<'a> {
         })
     }
 
-    fn every_file(&mut self) -> Result<(), Failure> {
-        for _ in 0..self.args.loops {
-            for path in &self.args.files {
-                self.file(path)?;
+    fn every_file(&mut self, paths: &[PathBuf], plain: bool, loops: u64) -> Result<(), Failure> {
+        for _ in 0..loops {
+            for path in paths {
+                self.file(path, plain)?;
             }
             if let Output::File(file) = &mut self.output {
                 file.begin_copy();
@@ -289,10 +230,10 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    fn file(&mut self, path: &Path) -> Result<(), Failure> {
+    fn file(&mut self, path: &Path, plain: bool) -> Result<(), Failure> {
         let mut file = CaptureFile::open(path, Arc::default())?;
         let name = file.path().to_owned();
-        let ahead = if self.args.plain {
+        let ahead = if plain {
             Ahead::default()
         } else {
             Ahead::read(&mut file, |record| self.datagram_in(record).is_some())
@@ -340,7 +281,7 @@ impl<'a> Run<'a> {
         let frame = self.cut.apply(record.bytes, self.ips.is_ipv6());
         let payload = encapsulate::encapsulate(self.vni, frame);
         let hashed = self.hashed_port(record.bytes);
-        let src_port = hashed.or(self.args.source_port);
+        let src_port = hashed.or(self.options.source_port);
         let headers = OuterHeaders {
             ips: self.ips,
             src_port: src_port.unwrap_or(FIRST_SOURCE_PORT),
@@ -392,7 +333,7 @@ impl<'a> Run<'a> {
     }
 
     fn hashed_port(&self, frame: &[u8]) -> Option<u16> {
-        let wanted = self.args.source_port_hash;
+        let wanted = self.options.source_port_hash;
         wanted.then(|| encapsulate::source_port(frame))
     }
 

@@ -3,18 +3,11 @@
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use crate::cli::args::SendArgs;
+use super::options::Tempo;
 
 /// A sender further behind its pace than this does not catch up: no burst follows a stall.
 const MOST_BEHIND: Duration = Duration::from_millis(100);
 const LONGEST_GAP: Duration = Duration::from_secs(365 * 86_400);
-
-/// How fast datagrams follow each other.
-enum Tempo {
-    FullSpeed,
-    Every(Duration),
-    Recorded { speed: f64 },
-}
 
 /// When the next datagram is due.
 pub struct Pace {
@@ -25,13 +18,7 @@ pub struct Pace {
 }
 
 impl Pace {
-    pub fn new(args: &SendArgs) -> Self {
-        let speed = args.speed.or(args.as_recorded.then_some(1.0));
-        let tempo = match (args.pps, speed) {
-            (Some(pps), _) => Tempo::Every(seconds(1.0 / pps)),
-            (None, Some(speed)) => Tempo::Recorded { speed },
-            (None, None) => Tempo::FullSpeed,
-        };
+    pub const fn new(tempo: Tempo) -> Self {
         Self {
             tempo,
             due: None,
@@ -46,8 +33,8 @@ impl Pace {
         let recorded_ns = ts_ns.saturating_sub(last_ts_ns);
         let gap = match self.tempo {
             Tempo::FullSpeed => return,
-            Tempo::Every(gap) => gap,
-            Tempo::Recorded { speed } => seconds(recorded_ns as f64 / 1e9 / speed),
+            Tempo::Pps(pps) => seconds(1.0 / pps),
+            Tempo::Recorded(factor) => seconds(recorded_ns as f64 / 1e9 / factor),
         };
         let now = now();
         let mut due = self.due.map_or(now, |due| due + gap);

@@ -9,7 +9,7 @@ use std::time::Duration;
 #[cfg(target_os = "linux")]
 use libc::{EMSGSIZE, ENOBUFS};
 
-use crate::cli::args::SendArgs;
+use super::options::Options;
 use crate::failure::Failure;
 
 /// Ports that share a socket with --source-port-hash: 256 sockets for 16384 ports.
@@ -118,12 +118,12 @@ pub struct Sockets {
 }
 
 impl Sockets {
-    pub fn new(target: SocketAddr, args: &SendArgs) -> Self {
+    pub fn new(target: SocketAddr, options: &Options) -> Self {
         Self {
             target,
-            source: source_or_any(args.source, target),
-            port: args.source_port.unwrap_or(0),
-            no_checksum: args.no_udp_checksum,
+            source: source_or_any(options.source, target),
+            port: options.source_port.unwrap_or(0),
+            no_checksum: options.no_udp_checksum,
             by_port: BTreeMap::new(),
             refusal_told: false,
         }
