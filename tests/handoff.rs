@@ -90,7 +90,7 @@ impl Source for Burst<'_> {
                 src: ([192, 0, 2, 1], 50_000).into(),
                 dst: ([192, 0, 2, 2], 4789).into(),
                 payload: &payload,
-                sent_len: payload.len(),
+                headers_len: 28,
             }));
         }
         self.next = end;

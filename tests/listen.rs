@@ -334,7 +334,7 @@ fn odd_datagrams_are_accounted_for() {
     assert_eq!(summary["filtered"]["probe"], 3);
     assert_eq!(summary["malformed"]["vni_not_valid"], 1);
     assert_eq!(summary["sessions"][0]["bytes"], 65_507 - 8 + 1);
-    assert_eq!(summary["sessions"][0]["buffer_truncated"], 0);
+    assert_eq!(summary["sessions"][0]["truncated"], 0);
 }
 
 #[test]

@@ -92,7 +92,7 @@ impl Packet {
                 src,
                 dst,
                 payload: &self.bytes,
-                sent_len: self.orig_len,
+                headers_len: if src.is_ipv4() { 28 } else { 48 },
             }),
         }
     }
@@ -237,7 +237,7 @@ fn run(chosen: u8, format: Format, packets: &[Packet]) -> Outcome {
     for (session, in_capture) in sessions.iter().zip(&by_interface) {
         frames += session.packets;
         frame_bytes += session.bytes;
-        cut += session.truncation.truncated + session.truncation.buffer_truncated;
+        cut += session.truncation.truncated;
         assert!(session.packets > 0 && session.first_ns <= session.last_ns);
         assert!(session.inbound + session.outbound <= session.packets);
         _ = session.truncation.advice(session.packets, mtu, overhead);

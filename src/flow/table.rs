@@ -419,7 +419,7 @@ impl FlowTable {
         tally.ip_bytes += ip_len;
         tally.l2_bytes += lengths.orig;
         tally.captured_bytes += lengths.captured;
-        if matches!(verdict, Verdict::Truncated | Verdict::BufferTruncated) {
+        if verdict == Verdict::Truncated {
             tally.truncated += 1;
             tally.missing_bytes += lengths.missing();
         }

@@ -276,7 +276,6 @@ mod tests {
             carried_len: 60,
             ip_offset: 14,
             ip_len: 86,
-            ..Evidence::default()
         };
         session.add(
             20,

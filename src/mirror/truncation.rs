@@ -75,8 +75,6 @@ pub enum Cause {
 pub struct Truncation {
     /// Packets cut before they reached us.
     pub truncated: u64,
-    /// Packets cut by our own receive buffer.
-    pub buffer_truncated: u64,
     /// Whole packets larger than the mirror's rule allows.
     pub oversize: u64,
     /// Bytes cut off in all truncated packets.
@@ -118,14 +116,12 @@ impl Truncation {
                 }
             }
             Verdict::Unknown => self.unknown.add(lengths.captured, 1),
-            Verdict::BufferTruncated => self.buffer_truncated += 1,
         }
     }
 
     /// Adds the counts of another worker.
     pub fn merge(&mut self, other: &Self) {
         self.truncated += other.truncated;
-        self.buffer_truncated += other.buffer_truncated;
         self.oversize += other.oversize;
         self.missing_bytes += other.missing_bytes;
         self.cut_in_capture += other.cut_in_capture;
@@ -224,12 +220,6 @@ impl Truncation {
         if suspect > 0 {
             sentences.push(format!(
                 "{suspect} packets without a declared length are exactly as long as the cut: probably cut too."
-            ));
-        }
-        if self.buffer_truncated > 0 {
-            sentences.push(format!(
-                "{} packets were cut by vxtap's own receive buffer: raise --mtu to the largest datagram expected.",
-                self.buffer_truncated
             ));
         }
         (!sentences.is_empty()).then(|| sentences.join(" "))

@@ -32,8 +32,6 @@ pub enum CutBy {
     Mtu,
     /// The capture file that was replayed held only a part of it.
     SnapLength,
-    /// Our own receive buffer.
-    OurBuffer,
     /// Not to be seen.
     Unclear,
 }
@@ -174,10 +172,7 @@ fn encode_epb(record: &CaptureRecord<'_>, out: &mut Vec<u8>) {
         Direction::Outbound => 2,
         Direction::Unknown => 0,
     };
-    let cut = matches!(
-        record.verdict,
-        Verdict::Truncated | Verdict::BufferTruncated
-    );
+    let cut = record.verdict == Verdict::Truncated;
     let flags_len = if flags == 0 { 0 } else { 12 };
     // What most blocks have: at most flags, and no comment. Its length is known beforehand.
     let total_len = (EPB_FIXED_LEN + frame.len() + pad_len + flags_len + 4) as u32;
@@ -250,7 +245,6 @@ fn comment(record: &CaptureRecord<'_>, out: &mut Vec<u8>) {
     out.extend_from_slice(match record.cut_by {
         CutBy::Mtu => b" (mirror MTU)".as_slice(),
         CutBy::SnapLength => b" (snap length of the replayed capture)",
-        CutBy::OurBuffer => b" (our receive buffer)",
         CutBy::Unclear => b"",
     });
     let len = out.len() - text_at;

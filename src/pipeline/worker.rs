@@ -15,7 +15,7 @@ use crate::pipeline::measure::Distribution;
 use crate::source::{Arrival, Datagram, Record};
 use crate::wire::decapsulate::{Mirrored, Tunnels, decapsulate};
 use crate::wire::inner::Inner;
-use crate::wire::length::{Evidence, Verdict, judge};
+use crate::wire::length::{Evidence, judge};
 use crate::wire::numbers::{ether_type, protocol};
 use crate::wire::outer::{self, LinkType, Outer, OuterFragment, OuterUdp};
 use crate::wire::reassembly::{Piece, Reassembly};
@@ -137,7 +137,6 @@ struct Frame<'a> {
     bytes: &'a [u8],
     carried_len: u32,
     outer_ip_len: u32,
-    buffer_truncated: bool,
 }
 
 impl Worker {
@@ -219,30 +218,24 @@ impl Worker {
     fn record(&mut self, record: &Record<'_>, outlet: &mut impl Outlet) {
         let cut = record.orig_len as usize > record.bytes.len();
         match outer::read(record.link, record.bytes, cut) {
-            Ok(Outer::Udp(udp)) => self.udp(record.ts_ns, &udp, false, outlet),
+            Ok(Outer::Udp(udp)) => self.udp(record.ts_ns, &udp, outlet),
             Ok(Outer::Fragment(fragment)) => self.fragment(record.ts_ns, &fragment, outlet),
             Err(refusal) => self.ledger.refuse(refusal, 1),
         }
     }
 
     fn datagram(&mut self, datagram: &Datagram<'_>, outlet: &mut impl Outlet) {
-        let ip_header_len = if datagram.src.is_ipv4() { 20 } else { 40 };
         let udp = OuterUdp {
             src: datagram.src.ip().to_canonical().into(),
             dst: datagram.dst.ip().to_canonical().into(),
             src_port: datagram.src.port(),
             dst_port: datagram.dst.port(),
             payload: datagram.payload,
-            carried_len: datagram.sent_len.max(datagram.payload.len()),
-            ip_len: saturate(datagram.sent_len + ip_header_len + 8),
+            carried_len: datagram.payload.len(),
+            ip_len: saturate(datagram.headers_len + datagram.payload.len()),
             length_mismatch: false,
         };
-        self.udp(
-            datagram.ts_ns,
-            &udp,
-            datagram.sent_len > datagram.payload.len(),
-            outlet,
-        );
+        self.udp(datagram.ts_ns, &udp, outlet);
     }
 
     fn fragment(&mut self, ts_ns: u64, fragment: &OuterFragment<'_>, outlet: &mut impl Outlet) {
@@ -264,7 +257,7 @@ impl Worker {
                     return self.ledger.refuse(Filtered::NotUdp.into(), 1);
                 }
                 match outer::read_udp(&joined.ip, &joined.payload, false) {
-                    Ok(udp) => self.udp(ts_ns, &udp, false, outlet),
+                    Ok(udp) => self.udp(ts_ns, &udp, outlet),
                     Err(refusal) => self.ledger.refuse(refusal, 1),
                 }
             }
@@ -284,13 +277,7 @@ impl Worker {
         }
     }
 
-    fn udp(
-        &mut self,
-        ts_ns: u64,
-        udp: &OuterUdp<'_>,
-        buffer_truncated: bool,
-        outlet: &mut impl Outlet,
-    ) {
+    fn udp(&mut self, ts_ns: u64, udp: &OuterUdp<'_>, outlet: &mut impl Outlet) {
         let mirrored = match decapsulate(&self.settings.tunnels, udp) {
             Ok(mirrored) => mirrored,
             Err(refusal) => {
@@ -319,7 +306,6 @@ impl Worker {
             bytes: mirrored.bytes,
             carried_len: saturate(mirrored.carried_len),
             outer_ip_len: mirrored.outer_ip_len,
-            buffer_truncated,
         };
         match mirrored.payload {
             Payload::Ethernet => self.deliver(session, Some(&mirrored), &frame, outlet),
@@ -348,7 +334,6 @@ impl Worker {
             bytes: record.bytes,
             carried_len: record.orig_len,
             outer_ip_len: 0,
-            buffer_truncated: false,
         };
         if record.link == LinkType::Ethernet {
             let session = self.sessions.find(SessionKey::Plain, None, None);
@@ -422,7 +407,6 @@ impl Worker {
             carried_len: frame.carried_len,
             ip_offset: inner.ip_offset,
             ip_len: inner.ip_len,
-            buffer_truncated: frame.buffer_truncated,
         };
         let (lengths, verdict) = judge(evidence, self.settings.max_inner_ip());
         let direction = mirrored.map_or(Direction::Unknown, |mirrored| {
@@ -462,11 +446,12 @@ impl Worker {
         if frame.bytes.len() > crate::pcap::record::SNAPLEN as usize {
             self.ledger.note(Noted::SnapLength);
         }
-        let cut_by = match verdict {
-            Verdict::BufferTruncated => CutBy::OurBuffer,
-            _ if frame.carried_len > evidence.captured_len => CutBy::SnapLength,
-            _ if frame.outer_ip_len == self.settings.mtu => CutBy::Mtu,
-            _ => CutBy::Unclear,
+        let cut_by = if frame.carried_len > evidence.captured_len {
+            CutBy::SnapLength
+        } else if frame.outer_ip_len == self.settings.mtu {
+            CutBy::Mtu
+        } else {
+            CutBy::Unclear
         };
         let ts_ns = frame.ts_ns;
         let record = CaptureRecord {

@@ -125,8 +125,6 @@ pub struct SessionSummary {
     pub unknown_length: u64,
     /// Whole packets above MTU minus overhead.
     pub oversize: u64,
-    /// Packets cut by our own receive buffer.
-    pub buffer_truncated: u64,
     /// Bytes cut off.
     pub missing_bytes: u64,
     /// Largest inner IP packet, as it declares itself, in bytes.
@@ -249,7 +247,6 @@ impl SessionSummary {
             suspect: truncation.suspect(settings.mtu),
             unknown_length: truncation.unknown(),
             oversize: truncation.oversize,
-            buffer_truncated: truncation.buffer_truncated,
             missing_bytes: truncation.missing_bytes,
             largest_inner_ip: truncation.largest_inner_ip,
             cut_size: truncation.cut_size(),

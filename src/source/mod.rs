@@ -69,10 +69,20 @@ pub struct Datagram<'a> {
     pub src: SocketAddr,
     /// The address and port it came to.
     pub dst: SocketAddr,
-    /// Its payload, as much as our buffer held.
+    /// Its payload, the whole of it: every receive buffer has room for the longest there is.
     pub payload: &'a [u8],
-    /// Bytes the payload had.
-    pub sent_len: usize,
+    /// Bytes of outer IP and UDP headers around it.
+    pub headers_len: usize,
+}
+
+/// Bytes of outer IP and UDP headers as far as a socket can tell: it does not show IPv4 options nor IPv6
+/// extension headers.
+pub const fn usual_headers_len(src: SocketAddr) -> usize {
+    if src.ip().to_canonical().is_ipv4() {
+        20 + 8
+    } else {
+        40 + 8
+    }
 }
 
 /// What a source says after a batch.

@@ -47,10 +47,8 @@ unsafe impl Send for MessageBatch {}
 /// One message of a batch: a datagram, or a train of them.
 #[derive(Clone, Copy, Debug)]
 pub struct Message<'a> {
-    /// The payload, as much as there was room for.
+    /// The payload, the whole of it: a slot and its rest together hold [`MAX_PAYLOAD`].
     pub payload: &'a [u8],
-    /// Bytes the payload had.
-    pub sent_len: usize,
     /// Who sent it.
     pub src: Option<SocketAddr>,
     /// Kernel time of arrival, nanoseconds since 1970.
@@ -166,13 +164,13 @@ impl MessageBatch {
             return None;
         }
         let header = self.headers.get(at)?;
-        let sent_len = header.msg_len as usize;
+        let len = header.msg_len as usize;
         let slot = self.bytes.get(at * self.stride..)?;
-        let payload = if sent_len <= self.slot_len {
-            slot.get(..sent_len)?
+        let payload = if len <= self.slot_len {
+            slot.get(..len)?
         } else {
             let rest = self.rests.get(at * self.rest_len..)?;
-            let rest_len = (sent_len - self.slot_len).min(self.rest_len);
+            let rest_len = (len - self.slot_len).min(self.rest_len);
             self.joined.clear();
             self.joined.extend_from_slice(slot.get(..self.slot_len)?);
             self.joined.extend_from_slice(rest.get(..rest_len)?);
@@ -180,7 +178,6 @@ impl MessageBatch {
         };
         let mut message = Message {
             payload,
-            sent_len,
             src: self.names.get(at).and_then(socket_addr),
             ts_ns: None,
             drops: None,
@@ -375,14 +372,14 @@ mod tests {
             // No address that is known here.
             batch.arrive(2, &[], &(libc::AF_UNIX as libc::sa_family_t), &[]);
             let first = batch.message(0).unwrap();
-            assert_eq!((first.payload, first.sent_len), (&b"short"[..], 5));
+            assert_eq!(first.payload, b"short");
             assert_eq!(first.src, "10.0.0.1:50000".parse().ok());
             assert_eq!((first.ts_ns, first.drops), (Some(7_000_000_009), Some(3)));
             assert_eq!(first.segment_len, Some(1400));
             // The last one counts.
             assert_eq!(first.dst, Some(IpAddr::from([0xfd; 16])));
             let second = batch.message(1).unwrap();
-            assert_eq!((second.payload, second.sent_len), (&long[..], 1000));
+            assert_eq!(second.payload, long);
             let scoped = SocketAddrV6::new([0xfd; 16].into(), 4789, 0, 4);
             assert_eq!(second.src, Some(SocketAddr::V6(scoped)));
             assert_eq!((second.ts_ns, second.drops, second.dst), (None, None, None));

@@ -33,8 +33,6 @@ pub enum Verdict {
     /// Nothing declares a length: not IP, an IP length of 0 (segmentation offload, BIG TCP,
     /// jumbogram), or the header itself is cut before its length field.
     Unknown,
-    /// Our own receive buffer was too short: our fault, counted apart.
-    BufferTruncated,
 }
 
 /// What [`judge`] is told about a frame.
@@ -49,8 +47,6 @@ pub struct Evidence {
     pub ip_offset: u32,
     /// Length the inner IP header declares, header and payload; 0 when it declares none.
     pub ip_len: u32,
-    /// Set when our own buffer cut the datagram.
-    pub buffer_truncated: bool,
 }
 
 /// Weighs the evidence; `max_inner_ip` is MTU minus overhead in bytes.
@@ -60,7 +56,6 @@ pub fn judge(evidence: Evidence, max_inner_ip: u32) -> (FrameLen, Verdict) {
         carried_len,
         ip_offset,
         ip_len,
-        buffer_truncated,
     } = evidence;
     let declared = orig_len_from_ip(captured_len, ip_offset, ip_len);
     let cut = if ip_len == 0 {
@@ -73,9 +68,7 @@ pub fn judge(evidence: Evidence, max_inner_ip: u32) -> (FrameLen, Verdict) {
         captured: captured_len,
         orig: declared.max(carried_len),
     };
-    let verdict = if buffer_truncated {
-        Verdict::BufferTruncated
-    } else if cut {
+    let verdict = if cut {
         Verdict::Truncated
     } else if ip_len == 0 {
         Verdict::Unknown
@@ -111,7 +104,6 @@ mod tests {
             carried_len: captured_len,
             ip_offset,
             ip_len,
-            buffer_truncated: false,
         };
         let (lengths, verdict) = judge(evidence, 1436);
         (lengths.missing(), verdict)
@@ -161,22 +153,9 @@ mod tests {
             carried_len: 60,
             ip_offset: 14,
             ip_len: 40,
-            buffer_truncated: false,
         };
         let (lengths, verdict) = judge(evidence, 1436);
         assert_eq!((lengths.orig, verdict), (60, Verdict::Whole));
-    }
-
-    #[test]
-    fn our_own_fault_is_never_the_mirrors() {
-        let evidence = Evidence {
-            captured_len: 500,
-            carried_len: 500,
-            ip_offset: 14,
-            ip_len: 1440,
-            buffer_truncated: true,
-        };
-        assert_eq!(judge(evidence, 1436).1, Verdict::BufferTruncated);
     }
 
     #[test]

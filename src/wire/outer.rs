@@ -148,6 +148,13 @@ pub struct OuterUdp<'a> {
     pub length_mismatch: bool,
 }
 
+impl OuterUdp<'_> {
+    /// Bytes of the IP and UDP headers, where the lengths agree.
+    pub fn headers_len(&self) -> usize {
+        (self.ip_len as usize).saturating_sub(self.carried_len)
+    }
+}
+
 /// A piece of a UDP datagram.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OuterFragment<'a> {

@@ -122,7 +122,7 @@ impl Load {
                 src: SocketAddr::V4(SocketAddrV4::new(source, 50_000)),
                 dst: SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::new(10, 0, 9, 9), 4789)),
                 payload: datagram,
-                sent_len: datagram.len(),
+                headers_len: 28,
             });
             self.worker.take(&arrival, &mut self.outlet);
             if number.is_multiple_of(64) {

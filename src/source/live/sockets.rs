@@ -14,7 +14,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::bpf::assembler::Instruction;
-use crate::source::{Arrival, Datagram, Progress, Source};
+use crate::source::{Arrival, Datagram, Progress, Source, usual_headers_len};
 use crate::sys::message_batch::{MAX_PAYLOAD, MessageBatch};
 use crate::sys::{self, Flag};
 
@@ -330,15 +330,16 @@ impl UdpSource {
                 bound.note_drops(drops);
             }
             let ip = message.dst.filter(|_| bound.address.ip().is_unspecified());
+            let src = message.src.unwrap_or(bound.address);
             let mut datagram = Datagram {
                 ts_ns: message.ts_ns.unwrap_or_else(now_ns),
-                src: message.src.unwrap_or(bound.address),
+                src,
                 dst: SocketAddr::new(
                     ip.unwrap_or_else(|| bound.address.ip()),
                     bound.address.port(),
                 ),
                 payload: message.payload,
-                sent_len: message.sent_len,
+                headers_len: usual_headers_len(src),
             };
             match message.segment_len {
                 Some(len) if len > 0 && len < message.payload.len() => {
@@ -346,7 +347,7 @@ impl UdpSource {
                         if *left == 0 {
                             return;
                         }
-                        (datagram.payload, datagram.sent_len) = (payload, payload.len());
+                        datagram.payload = payload;
                         each(Arrival::Datagram(datagram));
                         at.segment += 1;
                         *left -= 1;

@@ -422,7 +422,7 @@ fn take_apart(
             src: SocketAddr::new(udp.src.ip(), udp.src_port),
             dst: SocketAddr::new(udp.dst.ip(), udp.dst_port),
             payload,
-            sent_len: payload.len(),
+            headers_len: udp.headers_len(),
         }));
         *done += 1;
         *left -= 1;
