@@ -137,7 +137,8 @@ pub fn write_line(record: &FlowRecord, out: &mut Vec<u8>) {
     #[rustfmt::skip]
     fields!(
         ts_start, ts_end, dur_ns, flow_id, community_id, vni, outer_src, outer_dst, tunnel,
-        src_ip, src_port, dst_ip, dst_port, proto, ip_v, icmp_type, icmp_code, vlan, src_mac, dst_mac,
+        src_ip, src_port, dst_ip, dst_port, proto, ip_v, icmp_type, icmp_code, vlan, vlan_inner,
+        src_mac, dst_mac,
         pkts_o, pkts_r, ip_bytes_o, ip_bytes_r, l2_bytes_o, l2_bytes_r, cap_bytes_o, cap_bytes_r,
         trunc_pkts_o, trunc_pkts_r, trunc_missing_o, trunc_missing_r, max_ip_len_o, max_ip_len_r,
         frag_pkts, tcp_flags_o, tcp_flags_r, tos, ttl_min, ttl_max, end_reason,

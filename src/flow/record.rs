@@ -40,7 +40,7 @@ pub struct FlowRecord {
     pub ts_end: Time,
     /// Nanoseconds between the two.
     pub dur_ns: u64,
-    /// Hash of session, 5-tuple and start; the same in every run.
+    /// Hash of session, VLANs, 5-tuple and start; the same in every run.
     pub flow_id: FlowId,
     /// Community id version 1; absent for later fragments and packets cut before their ports.
     pub community_id: Option<CommunityId>,
@@ -68,8 +68,10 @@ pub struct FlowRecord {
     pub icmp_type: Option<u8>,
     /// ICMP code of the first packet.
     pub icmp_code: Option<u8>,
-    /// Inner VLAN identifier of the first packet.
+    /// VLAN of the inner frame's outer tag.
     pub vlan: Option<u16>,
+    /// VLAN of the tag behind it.
+    pub vlan_inner: Option<u16>,
     /// Originator's hardware address.
     pub src_mac: Option<Mac>,
     /// Responder's hardware address.
@@ -149,6 +151,7 @@ impl FlowRecord {
             flow.counts(flow.originator),
             flow.counts(flow.originator.reverse()),
         );
+        let [vlan, vlan_inner] = key.vlans();
         let tcp = |counts: &Counts| (key.protocol() == protocol::TCP).then_some(counts.tcp_flags);
         Self {
             ts_start: Time(flow.first_ns),
@@ -168,7 +171,8 @@ impl FlowRecord {
             ip_v: if src_ip.is_ipv4() { 4 } else { 6 },
             icmp_type: flow.icmp.map(|(kind, _)| kind),
             icmp_code: flow.icmp.map(|(_, code)| code),
-            vlan: flow.vlan,
+            vlan,
+            vlan_inner,
             src_mac: flow.macs.map(|(src, _)| src),
             dst_mac: flow.macs.map(|(_, dst)| dst),
             pkts_o: o.packets,
@@ -220,6 +224,10 @@ fn flow_id(flow: &Flow, session: &Session) -> FlowId {
         hash.update(port.to_be_bytes());
     }
     hash.update([flow.key.protocol(), flow.key.ports() as u8]);
+    for vlan in flow.key.vlans().into_iter().flatten() {
+        hash.update(b"vlan");
+        hash.update(vlan.to_be_bytes());
+    }
     hash.update(flow.first_ns.to_be_bytes());
     let digest = hash.finalize();
     let first = digest.first_chunk::<8>();

@@ -55,8 +55,6 @@ pub struct Flow {
     originator_sure: bool,
     /// Hardware addresses of the originator's first packet: source, destination.
     pub macs: Option<(Mac, Mac)>,
-    /// VLAN identifier of the first packet.
-    pub vlan: Option<u16>,
     /// Type of service of the first packet.
     pub tos: u8,
     /// Smallest time to live.
@@ -139,8 +137,6 @@ pub struct FlowPacket {
     pub tcp_flags: Option<u8>,
     /// ICMP type and code.
     pub icmp: Option<(u8, u8)>,
-    /// VLAN identifier.
-    pub vlan: Option<u16>,
     /// Hardware addresses: source, destination.
     pub macs: Option<(Mac, Mac)>,
 }
@@ -168,7 +164,6 @@ impl FlowPacket {
             is_fragment: ip.header.fragment.is_some(),
             tcp_flags,
             icmp,
-            vlan: inner.vlan,
             macs: inner.src_mac.zip(inner.dst_mac),
         })
     }
@@ -207,7 +202,6 @@ struct Cold {
     originator: Way,
     originator_sure: bool,
     macs: Option<(Mac, Mac)>,
-    vlan: Option<u16>,
     tos: u8,
     icmp: Option<(u8, u8)>,
     fragments: u32,
@@ -534,7 +528,6 @@ fn open(key: &FlowKey, way: Way, packet: &FlowPacket) -> (Hot, Cold) {
         } else {
             packet.macs
         },
-        vlan: packet.vlan,
         tos: packet.tos,
         icmp: packet.icmp,
         fragments: 0,
@@ -557,7 +550,6 @@ fn flow(hot: &Hot, cold: &Cold, large: Option<[Counts; 2]>) -> Flow {
         originator: cold.originator,
         originator_sure: cold.originator_sure,
         macs: cold.macs,
-        vlan: cold.vlan,
         tos: cold.tos,
         ttl_min: a_to_b.ttl_min.min(b_to_a.ttl_min),
         ttl_max: a_to_b.ttl_max.max(b_to_a.ttl_max),

@@ -56,6 +56,8 @@ pub struct Inner {
     pub src_mac: Option<Mac>,
     /// VLAN identifier of the outermost inner tag.
     pub vlan: Option<u16>,
+    /// VLAN identifier of the tag behind it.
+    pub vlan_inner: Option<u16>,
     /// EtherType behind all tags, or an 802.3 length; 0 when it is cut.
     pub ether_type: u16,
     /// The IP packet; `None` for other protocols and when its header is cut.
@@ -91,8 +93,11 @@ impl Inner {
                 self.ether_type = 0;
                 return;
             };
-            self.vlan
-                .get_or_insert(u16::from_be_bytes([*c0, *c1]) & 0x0fff);
+            let id = u16::from_be_bytes([*c0, *c1]) & 0x0fff;
+            match self.vlan {
+                None => self.vlan = Some(id),
+                Some(_) => _ = self.vlan_inner.get_or_insert(id),
+            }
             self.ether_type = u16::from_be_bytes([*t0, *t1]);
             offset += 4;
         }
@@ -226,7 +231,7 @@ mod tests {
     fn tags_addresses_ports_and_flags() {
         let inner = Inner::read(&QINQ_SYN);
         assert_eq!(inner.src_mac, Some([2, 0, 0, 0, 0, 1]));
-        assert_eq!(inner.vlan, Some(5));
+        assert_eq!((inner.vlan, inner.vlan_inner), (Some(5), Some(6)));
         assert_eq!(inner.ether_type, ether_type::IPV4);
         let ip = inner.ip.unwrap();
         assert_eq!((ip.offset, ip.header.declared_len), (22, 40));

@@ -1,0 +1,164 @@
+//! What a flow is: which packets share a record, where one record ends and the next begins.
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "a test ends where something is not as expected"
+)]
+
+mod common;
+
+use std::path::Path;
+
+use common::{assert_closes, replay};
+use serde_json::Value;
+
+const SYN: u8 = 2;
+const ACK: u8 = 16;
+
+/// An inner TCP segment on its way.
+#[derive(Clone, Copy, Debug)]
+struct Segment {
+    /// Milliseconds since the capture began.
+    at_ms: u64,
+    /// From the client (port 40000) to the server (port 443), or back.
+    back: bool,
+    flags: u8,
+    seq: u32,
+    /// Inner VLAN tags; 0xffff for none.
+    vlans: [u16; 2],
+}
+
+/// A segment without tags.
+const fn tcp(at_ms: u64, back: bool, flags: u8, seq: u32) -> Segment {
+    Segment {
+        at_ms,
+        back,
+        flags,
+        seq,
+        vlans: [0xffff; 2],
+    }
+}
+
+/// An IPv4 header without a checksum, which nobody looks at here.
+fn ipv4(protocol: u8, src: [u8; 4], dst: [u8; 4], payload: &[u8]) -> Vec<u8> {
+    let mut packet = vec![0x45, 0];
+    packet.extend((20 + payload.len() as u16).to_be_bytes());
+    packet.extend([0, 1, 0, 0, 64, protocol, 0, 0]);
+    packet.extend([src, dst].concat());
+    packet.extend(payload);
+    packet
+}
+
+fn inner(segment: &Segment) -> Vec<u8> {
+    let (client, server) = (([10, 0, 0, 1], 40000u16), ([10, 0, 0, 2], 443u16));
+    let ((src, src_port), (dst, dst_port)) = if segment.back {
+        (server, client)
+    } else {
+        (client, server)
+    };
+    let mut header = [src_port.to_be_bytes(), dst_port.to_be_bytes()].concat();
+    header.extend(segment.seq.to_be_bytes());
+    header.extend([0, 0, 0, 0, 0x50, segment.flags, 1, 0, 0, 0, 0, 0]);
+    let mut frame = vec![2, 0, 0, 0, 0, dst[3], 2, 0, 0, 0, 0, src[3]];
+    for vlan in segment.vlans.iter().filter(|vlan| **vlan != 0xffff) {
+        frame.extend([0x81, 0]);
+        frame.extend(vlan.to_be_bytes());
+    }
+    frame.extend([0x08, 0]);
+    frame.extend(ipv4(6, src, dst, &header));
+    frame
+}
+
+/// Writes a pcap file of outer packets.
+fn write_pcap(path: &Path, packets: impl Iterator<Item = (u64, Vec<u8>)>) {
+    let mut file = Vec::new();
+    for word in [0xa1b2_c3d4u32, 0x0004_0002, 0, 0, 65535, 1] {
+        file.extend(word.to_le_bytes());
+    }
+    for (at_ms, frame) in packets {
+        let seconds = (1_700_000_000 + at_ms / 1000) as u32;
+        let len = frame.len() as u32;
+        for word in [seconds, (at_ms % 1000) as u32 * 1000, len, len] {
+            file.extend(word.to_le_bytes());
+        }
+        file.extend(frame);
+    }
+    std::fs::write(path, file).unwrap();
+}
+
+/// The outer packet of a VXLAN datagram (VNI 7) that carries `inner`.
+fn vxlan(inner: &[u8]) -> Vec<u8> {
+    let mut udp = [50000u16.to_be_bytes(), 4789u16.to_be_bytes()].concat();
+    udp.extend((16 + inner.len() as u16).to_be_bytes());
+    udp.extend([0, 0, 8, 0, 0, 0, 0, 0, 7, 0]);
+    udp.extend(inner);
+    let mut frame = vec![2, 0, 0, 0, 0, 9, 2, 0, 0, 0, 0, 8, 0x08, 0];
+    frame.extend(ipv4(17, [192, 0, 2, 1], [192, 0, 2, 2], &udp));
+    frame
+}
+
+/// The flow records of these segments, the same with one worker and with three.
+fn records(segments: &[Segment]) -> Vec<Value> {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("in.pcap");
+    let packets = segments
+        .iter()
+        .map(|segment| (segment.at_ms, vxlan(&inner(segment))));
+    write_pcap(&path, packets);
+    let path = path.to_str().unwrap();
+    let [one, three] = ["1", "3"].map(|workers| {
+        let replayed = replay([path, "--workers", workers]);
+        assert_eq!(replayed.run.code, Some(0), "{}", replayed.run.stderr);
+        assert_closes(&replayed.summary);
+        assert_eq!(replayed.packets_in_flows(), segments.len() as u64);
+        assert_eq!(replayed.summary["flows"], replayed.flows.len());
+        replayed.flows
+    });
+    assert_eq!(one, three);
+    let mut ids: Vec<_> = one
+        .iter()
+        .map(|flow| flow["flow_id"].as_str().unwrap())
+        .collect();
+    ids.sort_unstable();
+    ids.dedup();
+    assert_eq!(ids.len(), one.len(), "each record has an id of its own");
+    one
+}
+
+/// Packets of originator and responder, and why it ended.
+fn counts(flow: &Value) -> (u64, u64, u64) {
+    let number = |name: &str| flow[name].as_u64().unwrap();
+    (number("pkts_o"), number("pkts_r"), number("end_reason"))
+}
+
+/// One pair of addresses and ports on several VLANs: as many conversations, whatever tags are around them.
+#[test]
+fn vlans_are_conversations_of_their_own() {
+    let mut segments = Vec::new();
+    let stacks = [[10, 0xffff], [20, 0xffff], [10, 20], [20, 10], [0xffff; 2]];
+    for (at, vlans) in (0u64..).zip(stacks) {
+        for (step, back, flags) in [(0, false, SYN), (1, true, SYN | ACK), (2, false, ACK)] {
+            let at_ms = step * 10 + at;
+            segments.push(Segment {
+                vlans,
+                ..tcp(at_ms, back, flags, 1000 * (at as u32 + 1))
+            });
+        }
+    }
+    segments.sort_by_key(|segment| segment.at_ms);
+    let flows = records(&segments);
+    assert_eq!(flows.len(), stacks.len());
+    for (flow, stack) in flows.iter().zip(stacks) {
+        assert_eq!(counts(flow), (2, 1, 4), "{stack:?}");
+        let [outer, inner] = stack.map(|vlan| match vlan {
+            0xffff => Value::Null,
+            vlan => vlan.into(),
+        });
+        assert_eq!((&flow["vlan"], &flow["vlan_inner"]), (&outer, &inner));
+        assert_eq!(
+            flow["community_id"], flows[0]["community_id"],
+            "knows of no VLAN"
+        );
+    }
+}
