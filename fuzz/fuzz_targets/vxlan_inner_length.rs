@@ -176,7 +176,7 @@ fn headers(inner: &Inner, bytes: &[u8]) {
     assert!(lies_within(payload, packet));
     let needed = match ip.transport {
         Transport::None => return,
-        Transport::Ports { tcp_flags, .. } => tcp_flags.map_or(4, |_| 14),
+        Transport::Ports { tcp, .. } => tcp.map_or(4, |_| 14),
         Transport::Icmp { .. } => 2,
     };
     assert!(payload.len() >= needed);
@@ -237,11 +237,11 @@ fn both_ways(inner: &Inner, source: IpAddr) {
         Transport::Ports {
             src,
             dst,
-            tcp_flags,
+            tcp,
         } => Transport::Ports {
             src: dst,
             dst: src,
-            tcp_flags,
+            tcp,
         },
         // What answers an echo request is in the key already.
         Transport::Icmp { kind, code } if key.ports() == Ports::IcmpPair => {

@@ -106,10 +106,10 @@ pub struct FlowRecord {
     pub max_ip_len_r: u32,
     /// Packets that were IP fragments.
     pub frag_pkts: u32,
-    /// Every TCP flag the originator sent, as a number (FIN 1, SYN 2, RST 4, PSH 8, ACK 16, …).
-    pub tcp_flags_o: Option<u8>,
+    /// Every TCP flag the originator sent, as a number (FIN 1, SYN 2, RST 4, PSH 8, ACK 16, … AE 256).
+    pub tcp_flags_o: Option<u16>,
     /// Every TCP flag the responder sent.
-    pub tcp_flags_r: Option<u8>,
+    pub tcp_flags_r: Option<u16>,
     /// Type of service of the first packet.
     pub tos: u8,
     /// Smallest time to live.

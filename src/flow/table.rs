@@ -13,7 +13,7 @@ use prefetch_index::prefetch_index;
 use super::index::{Index, entries_for};
 use super::key::{FlowKey, Way};
 use super::recent::{Link, Recent};
-use crate::wire::inner::{Inner, Mac, Transport};
+use crate::wire::inner::{Inner, Mac, TcpHead, Transport};
 use crate::wire::length::{FrameLen, Verdict};
 use crate::wire::numbers::tcp_flag::{ACK, SYN};
 
@@ -35,7 +35,7 @@ pub struct Counts {
     /// Largest IP packet, in bytes.
     pub max_ip_len: u32,
     /// Every TCP flag seen.
-    pub tcp_flags: u8,
+    pub tcp_flags: u16,
 }
 
 /// A flow while it lives.
@@ -133,8 +133,8 @@ pub struct FlowPacket {
     pub ttl: u8,
     /// Whether it is a fragment.
     pub is_fragment: bool,
-    /// TCP flags, where they arrived.
-    pub tcp_flags: Option<u8>,
+    /// The TCP header behind its ports, where it arrived.
+    pub tcp: Option<TcpHead>,
     /// ICMP type and code.
     pub icmp: Option<(u8, u8)>,
     /// Hardware addresses: source, destination.
@@ -146,8 +146,8 @@ impl FlowPacket {
     #[inline]
     pub fn of(ts_ns: u64, lengths: FrameLen, verdict: Verdict, inner: &Inner) -> Option<Self> {
         let ip = inner.ip.as_ref()?;
-        let (tcp_flags, icmp) = match ip.transport {
-            Transport::Ports { tcp_flags, .. } => (tcp_flags, None),
+        let (tcp, icmp) = match ip.transport {
+            Transport::Ports { tcp, .. } => (tcp, None),
             Transport::Icmp { kind, code } => (None, Some((kind, code))),
             Transport::None => (None, None),
         };
@@ -162,7 +162,7 @@ impl FlowPacket {
             tos: ip.header.tos,
             ttl: ip.header.ttl,
             is_fragment: ip.header.fragment.is_some(),
-            tcp_flags,
+            tcp,
             icmp,
             macs: inner.src_mac.zip(inner.dst_mac),
         })
@@ -192,7 +192,7 @@ struct Tally {
     truncated: u32,
     missing_bytes: u32,
     max_ip_len: u32,
-    tcp_flags: u8,
+    tcp_flags: u16,
     ttl_min: u8,
     ttl_max: u8,
 }
@@ -388,7 +388,7 @@ impl FlowTable {
         };
         hot.first_ns = hot.first_ns.min(ts_ns);
         hot.last_ns = hot.last_ns.max(ts_ns);
-        let tcp_flags = packet.tcp_flags.unwrap_or_default();
+        let tcp_flags = packet.tcp.map_or(0, |tcp| tcp.flags);
         let opens = tcp_flags & (SYN | ACK) == SYN;
         if (opens || is_fragment)
             && let Some(cold) = chunk.cold.get_mut(at as usize % CHUNK)
@@ -511,7 +511,7 @@ fn hot_at(chunks: &[Chunk], at: u32) -> Option<&Hot> {
 
 /// A flow with no packet counted yet.
 fn open(key: &FlowKey, way: Way, packet: &FlowPacket) -> (Hot, Cold) {
-    let syn = packet.tcp_flags.map(|flags| flags & (SYN | ACK));
+    let syn = packet.tcp.map(|tcp| tcp.flags & (SYN | ACK));
     // A SYN-ACK first: the SYN was missed, the other side opened the connection.
     let flipped = syn == Some(SYN | ACK);
     let hot = Hot {
@@ -602,6 +602,18 @@ mod tests {
         };
         let packet = FlowPacket::of(ts_ns, lengths, Verdict::Truncated, &inner).unwrap();
         table.update(table.hash(&key), u32::MAX, &key, way, &packet)
+    }
+
+    /// The ninth flag is the last bit of the byte before the other eight (RFC 9768 §3.1).
+    #[test]
+    fn tcp_flags_are_nine_bits() {
+        let mut table = FlowTable::new(10);
+        let mut syn = tcp(1, 9, 0xc2);
+        syn[46] |= 1;
+        feed(&mut table, 1, &syn);
+        feed(&mut table, 2, &tcp(1, 9, 0x10));
+        let flow = table.drain().pop().unwrap();
+        assert_eq!(flow.counts(flow.originator).tcp_flags, 0x1d2);
     }
 
     #[test]

@@ -7,7 +7,7 @@
 
 use super::be16;
 use super::ip::IpHeader;
-use super::numbers::{ether_type, protocol};
+use super::numbers::{ether_type, protocol, tcp_flag};
 
 /// A hardware address.
 pub type Mac = [u8; 6];
@@ -24,8 +24,8 @@ pub enum Transport {
         src: u16,
         /// Destination port.
         dst: u16,
-        /// CWR ECE URG ACK PSH RST SYN FIN; `None` unless TCP, and when the header is cut before it.
-        tcp_flags: Option<u8>,
+        /// The rest of a TCP header; `None` for other protocols, and when it is cut before the end of its flags.
+        tcp: Option<TcpHead>,
     },
     /// ICMP or ICMPv6.
     Icmp {
@@ -34,6 +34,31 @@ pub enum Transport {
         /// ICMP code.
         code: u8,
     },
+}
+
+/// A TCP header behind its ports (RFC 9293 §3.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TcpHead {
+    /// Sequence number of the first byte of payload, or of the SYN.
+    pub seq: u32,
+    /// Acknowledgement number; means something with the ACK flag.
+    pub ack: u32,
+    /// The nine flags, see [`super::numbers::tcp_flag`].
+    pub flags: u16,
+    /// Window, not scaled; `None` when it is cut.
+    pub window: Option<u16>,
+    /// Bytes of the header with its options, as it declares itself; below 20 it is none.
+    pub header_len: u8,
+}
+
+/// Where the payload of a transport header is: of TCP, UDP, SCTP and ICMP behind their headers, of other
+/// protocols and of later fragments behind the IP header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Span {
+    /// Bytes of the frame before it. The frame may end earlier.
+    pub at: u32,
+    /// Its bytes at the mirror source, as the IP header declares them.
+    pub len: u32,
 }
 
 /// The IP packet inside a mirrored frame.
@@ -143,6 +168,57 @@ impl InnerIp {
     }
 }
 
+impl InnerIp {
+    /// The transport's payload; `None` where the header in front of it is cut or declares a length that
+    /// cannot be. `frame_len` is the frame's length at the mirror source, for IP packets that declare none.
+    pub fn payload(&self, frame_len: u32) -> Option<Span> {
+        if self.header.options_cut {
+            return None;
+        }
+        let transport_len = match self.transport {
+            _ if self.header.is_later_fragment() => 0,
+            Transport::Ports { tcp, .. } => match self.header.protocol {
+                protocol::TCP => u32::from(tcp.filter(|tcp| tcp.header_len >= 20)?.header_len),
+                protocol::UDP => 8,
+                _ => 12,
+            },
+            Transport::Icmp { .. } => 8,
+            Transport::None => match self.header.protocol {
+                protocol::TCP
+                | protocol::UDP
+                | protocol::SCTP
+                | protocol::ICMP
+                | protocol::ICMPV6 => return None,
+                _ => 0,
+            },
+        };
+        let headers = u32::try_from(self.header.header_len).ok()? + transport_len;
+        let ip_len = match self.header.declared_len {
+            0 => frame_len.saturating_sub(self.offset),
+            len => len,
+        };
+        Some(Span {
+            at: self.offset.saturating_add(headers),
+            len: ip_len.checked_sub(headers)?,
+        })
+    }
+}
+
+impl TcpHead {
+    /// Reads a TCP header from its source port on.
+    #[inline]
+    fn read(bytes: &[u8]) -> Option<Self> {
+        let [_, _, _, _, s0, s1, s2, s3, a0, a1, a2, a3, o, f] = *bytes.first_chunk::<14>()?;
+        Some(Self {
+            seq: u32::from_be_bytes([s0, s1, s2, s3]),
+            ack: u32::from_be_bytes([a0, a1, a2, a3]),
+            flags: u16::from_be_bytes([o, f]) & tcp_flag::ALL,
+            window: be16(bytes, 14),
+            header_len: (o >> 4) * 4,
+        })
+    }
+}
+
 impl Transport {
     /// Reads as much of a transport header as `bytes` hold.
     #[inline]
@@ -152,16 +228,12 @@ impl Transport {
                 let (Some(src), Some(dst)) = (be16(bytes, 0), be16(bytes, 2)) else {
                     return Self::None;
                 };
-                let tcp_flags = if protocol == protocol::TCP {
-                    bytes.get(13).copied()
+                let tcp = if protocol == protocol::TCP {
+                    TcpHead::read(bytes)
                 } else {
                     None
                 };
-                Self::Ports {
-                    src,
-                    dst,
-                    tcp_flags,
-                }
+                Self::Ports { src, dst, tcp }
             }
             protocol::ICMP | protocol::ICMPV6 => match bytes.first_chunk::<2>() {
                 Some(&[kind, code]) => Self::Icmp { kind, code },
@@ -224,7 +296,7 @@ mod tests {
         2, 0, 0, 0, 0, 2, 2, 0, 0, 0, 0, 1, 0x88, 0xa8, 0x20, 5, 0x81, 0, 0, 6, 0x08,
         0, // link
         0x45, 0, 0, 40, 0, 0, 0x40, 0, 64, 6, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2, // IPv4
-        0x30, 0x39, 0, 80, 0, 0, 0, 0, 0, 0, 0, 0, 0x50, 0x02, 0, 0, 0, 0, 0, 0, // TCP
+        0x30, 0x39, 0, 80, 1, 2, 3, 4, 5, 6, 7, 8, 0x51, 0x02, 9, 16, 0, 0, 0, 0, // TCP
     ];
 
     #[test]
@@ -240,7 +312,13 @@ mod tests {
             Transport::Ports {
                 src: 12345,
                 dst: 80,
-                tcp_flags: Some(2)
+                tcp: Some(TcpHead {
+                    seq: 0x0102_0304,
+                    ack: 0x0506_0708,
+                    flags: tcp_flag::SYN | tcp_flag::AE,
+                    window: Some(0x0910),
+                    header_len: 20,
+                })
             }
         );
     }
@@ -264,15 +342,66 @@ mod tests {
                 len >= 46,
                 "prefix of {len} bytes"
             );
-            let flags = matches!(
-                transport,
-                Transport::Ports {
-                    tcp_flags: Some(_),
-                    ..
-                }
-            );
-            assert_eq!(flags, len >= 56, "prefix of {len} bytes");
+            let tcp = matches!(transport, Transport::Ports { tcp: Some(_), .. });
+            assert_eq!(tcp, len >= 56, "prefix of {len} bytes");
+            let payload = inner.ip.and_then(|ip| ip.payload(62));
+            let behind = Span { at: 62, len: 0 };
+            assert_eq!(payload, tcp.then_some(behind), "prefix of {len} bytes");
         }
+    }
+
+    /// Payload by transport, of IPv4 packets whose declared length is 60 bytes.
+    #[test]
+    fn where_the_payload_is() {
+        let payload = |protocol: u8, first: u8, fragment: u8, len: u8, l4: &[u8]| {
+            let mut frame = QINQ_SYN[..12].to_vec();
+            frame.extend([
+                8, 0, first, 0, 0, len, 0, 0, 0, fragment, 64, protocol, 0, 0,
+            ]);
+            frame.extend([10, 0, 0, 1, 10, 0, 0, 2]);
+            frame.extend(l4);
+            Inner::read(&frame).ip.unwrap().payload(80)
+        };
+        let at = |at, len| Some(Span { at, len });
+        let tcp = |offset: u8| [&[0; 12][..], &[offset << 4, 0x10, 0, 0, 0, 0, 0, 0]].concat();
+        assert_eq!(payload(6, 0x45, 0, 60, &tcp(5)), at(54, 20));
+        assert_eq!(
+            payload(6, 0x45, 0, 60, &tcp(8)),
+            at(66, 8),
+            "options cut, payload told"
+        );
+        assert_eq!(
+            payload(6, 0x45, 0, 60, &tcp(4)),
+            None,
+            "no header is that short"
+        );
+        assert_eq!(
+            payload(6, 0x45, 0, 50, &tcp(8)),
+            None,
+            "longer than its packet"
+        );
+        assert_eq!(payload(6, 0x45, 0, 60, &tcp(5)[..13]), None, "cut");
+        assert_eq!(
+            payload(6, 0x45, 0, 0, &tcp(5)),
+            at(54, 26),
+            "no declared length"
+        );
+        assert_eq!(payload(17, 0x45, 0, 60, &[0; 8]), at(42, 32));
+        assert_eq!(
+            payload(17, 0x45, 0, 60, &[0; 4]),
+            at(42, 32),
+            "only its ports"
+        );
+        assert_eq!(payload(17, 0x45, 0, 60, &[0; 3]), None);
+        assert_eq!(
+            payload(17, 0x45, 2, 60, &[0; 3]),
+            at(34, 40),
+            "a later fragment"
+        );
+        assert_eq!(payload(132, 0x45, 0, 60, &[0; 4]), at(46, 28));
+        assert_eq!(payload(1, 0x45, 0, 60, &[8, 0]), at(42, 32));
+        assert_eq!(payload(47, 0x45, 0, 60, &[]), at(34, 40));
+        assert_eq!(payload(47, 0x46, 0, 60, &[0; 3]), None, "IP options cut");
     }
 
     #[test]
@@ -343,7 +472,13 @@ mod tests {
                 let expected = Transport::Ports {
                     src: tcp.source_port(),
                     dst: tcp.destination_port(),
-                    tcp_flags: tcp.slice().get(13).copied(),
+                    tcp: Some(TcpHead {
+                        seq: tcp.sequence_number(),
+                        ack: tcp.acknowledgment_number(),
+                        flags: u16::from(tcp.slice()[13]) | (u16::from(tcp.ns()) << 8),
+                        window: Some(tcp.window_size()),
+                        header_len: tcp.data_offset() * 4,
+                    }),
                 };
                 prop_assert_eq!(ours.ip.unwrap().transport, expected);
             }
@@ -351,7 +486,7 @@ mod tests {
                 let expected = Transport::Ports {
                     src: udp.source_port(),
                     dst: udp.destination_port(),
-                    tcp_flags: None,
+                    tcp: None,
                 };
                 prop_assert_eq!(ours.ip.unwrap().transport, expected);
             }

@@ -61,16 +61,27 @@ pub mod protocol {
     pub const WITH_PORTS: [u8; 3] = [TCP, UDP, SCTP];
 }
 
-/// Bits of the TCP header's flags (RFC 9293 §3.1).
+/// Bits of the TCP header's flags (RFC 9293 §3.1), of which there are nine with the first one of RFC 3540.
 pub mod tcp_flag {
     /// No more data from the sender.
-    pub const FIN: u8 = 0x01;
+    pub const FIN: u16 = 0x01;
     /// Opens a connection.
-    pub const SYN: u8 = 0x02;
+    pub const SYN: u16 = 0x02;
     /// Resets the connection.
-    pub const RST: u8 = 0x04;
+    pub const RST: u16 = 0x04;
     /// Pushes data to the reader.
-    pub const PSH: u8 = 0x08;
+    pub const PSH: u16 = 0x08;
     /// The acknowledgement number counts.
-    pub const ACK: u8 = 0x10;
+    pub const ACK: u16 = 0x10;
+    /// The urgent pointer counts.
+    pub const URG: u16 = 0x20;
+    /// ECN echo (RFC 3168).
+    pub const ECE: u16 = 0x40;
+    /// Congestion window reduced (RFC 3168).
+    pub const CWR: u16 = 0x80;
+    /// Accurate ECN (RFC 9768); a nonce sum in RFC 3540.
+    pub const AE: u16 = 0x100;
+
+    /// All of them.
+    pub const ALL: u16 = 0x1ff;
 }
