@@ -31,6 +31,7 @@ use vxtap::send::encapsulate::{OuterHeaders, OuterIps, encapsulate};
 use vxtap::source::file::CaptureFile;
 use vxtap::source::{Arrival, Datagram, Progress, Source};
 use vxtap::wire::Vni;
+use vxtap::wire::outer::Pieces;
 
 /// Where the serial number is in an inner frame: behind Ethernet, IPv4 and UDP.
 const SERIAL_AT: usize = 42;
@@ -91,6 +92,7 @@ impl Source for Burst<'_> {
                 dst: ([192, 0, 2, 2], 4789).into(),
                 payload: &payload,
                 headers_len: 28,
+                pieces: Pieces::One,
             }));
         }
         self.next = end;

@@ -26,7 +26,7 @@ use vxtap::pipeline::worker::{Outlet, Worker, WorkerSettings};
 use vxtap::source::file::CaptureFile;
 use vxtap::source::{Arrival, Datagram, Record};
 use vxtap::wire::decapsulate::{Tunnels, decapsulate};
-use vxtap::wire::outer::{self, LinkType, Outer};
+use vxtap::wire::outer::{self, LinkType, Outer, Pieces};
 
 const LINK_TYPES: [LinkType; 6] = [
     LinkType::Ethernet,
@@ -183,6 +183,7 @@ impl Packet {
                 dst: *dst,
                 payload,
                 headers_len: 28,
+                pieces: Pieces::Unseen,
             }),
         };
         worker.take(&arrival, outlet);

@@ -30,7 +30,7 @@ use vxtap::pipeline::worker::{Outlet, Worker, WorkerSettings};
 use vxtap::source::file::CaptureFile;
 use vxtap::source::{Arrival, Datagram, Record};
 use vxtap::wire::decapsulate::Tunnels;
-use vxtap::wire::outer::LinkType;
+use vxtap::wire::outer::{LinkType, Pieces};
 use vxtap_fuzz::{Input, LINKS};
 
 /// Bytes of a batch when it is handed on; small, so that there are many.
@@ -93,6 +93,7 @@ impl Packet {
                 dst,
                 payload: &self.bytes,
                 headers_len: if src.is_ipv4() { 28 } else { 48 },
+                pieces: Pieces::Unseen,
             }),
         }
     }

@@ -17,7 +17,7 @@ use crate::wire::decapsulate::{Mirrored, Tunnels, decapsulate};
 use crate::wire::inner::Inner;
 use crate::wire::length::{Evidence, judge};
 use crate::wire::numbers::{ether_type, protocol};
-use crate::wire::outer::{self, LinkType, Outer, OuterFragment, OuterUdp};
+use crate::wire::outer::{self, LinkType, Outer, OuterFragment, OuterUdp, Pieces};
 use crate::wire::reassembly::{Piece, Reassembly};
 use crate::wire::refusal::{Filtered, Malformed, Refusal};
 use crate::wire::vxlan::Payload;
@@ -233,6 +233,7 @@ impl Worker {
             payload: datagram.payload,
             carried_len: datagram.payload.len(),
             ip_len: saturate(datagram.headers_len + datagram.payload.len()),
+            pieces: datagram.pieces,
             length_mismatch: false,
         };
         self.udp(datagram.ts_ns, &udp, outlet);
@@ -257,7 +258,11 @@ impl Worker {
                     return self.ledger.refuse(Filtered::NotUdp.into(), 1);
                 }
                 match outer::read_udp(&joined.ip, &joined.payload, false) {
-                    Ok(udp) => self.udp(ts_ns, &udp, outlet),
+                    Ok(udp) => {
+                        let largest = joined.largest_piece;
+                        let pieces = Pieces::Fragments { largest };
+                        self.udp(ts_ns, &OuterUdp { pieces, ..udp }, outlet);
+                    }
                     Err(refusal) => self.ledger.refuse(refusal, 1),
                 }
             }

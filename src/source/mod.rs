@@ -10,7 +10,7 @@ pub mod window;
 
 use std::net::SocketAddr;
 
-use crate::wire::outer::LinkType;
+use crate::wire::outer::{LinkType, Pieces};
 use crate::wire::refusal::Refusal;
 
 /// One packet as a source delivers it.
@@ -73,6 +73,8 @@ pub struct Datagram<'a> {
     pub payload: &'a [u8],
     /// Bytes of outer IP and UDP headers around it.
     pub headers_len: usize,
+    /// How it came: a socket does not show it.
+    pub pieces: Pieces,
 }
 
 /// Bytes of outer IP and UDP headers as far as a socket can tell: it does not show IPv4 options nor IPv6

@@ -3,7 +3,7 @@
 
 use super::ip::Address;
 use super::numbers::ether_type;
-use super::outer::{self, LinkType, Outer, OuterUdp};
+use super::outer::{self, LinkType, Outer, OuterUdp, Pieces};
 use super::refusal::{Filtered, Malformed, Refusal};
 use super::vxlan::Payload;
 use super::{Vni, geneve, vxlan};
@@ -90,6 +90,10 @@ pub struct Mirrored<'a> {
     pub carried_len: usize,
     /// Bytes of the outermost IP packet.
     pub outer_ip_len: u32,
+    /// Bytes of the outermost datagram that the record which held it lacks.
+    pub not_recorded: usize,
+    /// How the outermost datagram came.
+    pub pieces: Pieces,
     /// Reserved bits of the tunnel header were set.
     pub reserved_set: bool,
     /// Outer lengths contradicted each other.
@@ -122,6 +126,8 @@ pub fn decapsulate<'a>(tunnels: &Tunnels, udp: &OuterUdp<'a>) -> Result<Mirrored
         return Err(Malformed::InnerEmpty.into());
     }
     mirrored.outer_ip_len = udp.ip_len;
+    mirrored.not_recorded = udp.carried_len.saturating_sub(udp.payload.len());
+    mirrored.pieces = udp.pieces;
     Ok(mirrored)
 }
 
@@ -142,6 +148,8 @@ fn vxlan_layer<'a>(tunnel: Tunnel, udp: &OuterUdp<'a>) -> Result<Mirrored<'a>, R
         bytes: header.inner,
         carried_len: udp.carried_len - (udp.payload.len() - header.inner.len()),
         outer_ip_len: udp.ip_len,
+        not_recorded: 0,
+        pieces: udp.pieces,
         reserved_set: header.reserved_set,
         length_mismatch: udp.length_mismatch,
     })
@@ -172,6 +180,8 @@ fn geneve_layer<'a>(tunnels: &Tunnels, udp: &OuterUdp<'a>) -> Result<Mirrored<'a
         bytes: header.inner,
         carried_len: udp.carried_len - (udp.payload.len() - header.inner.len()),
         outer_ip_len: udp.ip_len,
+        not_recorded: 0,
+        pieces: udp.pieces,
         reserved_set: false,
         length_mismatch: udp.length_mismatch,
     })

@@ -127,6 +127,21 @@ pub struct LinkPayload<'a> {
     pub payload: &'a [u8],
 }
 
+/// How a datagram came from its sender.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Pieces {
+    /// In one IP packet.
+    #[default]
+    One,
+    /// In IP fragments.
+    Fragments {
+        /// Bytes of the largest one, IP header included.
+        largest: u32,
+    },
+    /// Not to be seen: the kernel joins fragments before a socket gets their datagram.
+    Unseen,
+}
+
 /// A UDP datagram with what is known of the packet that carried it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OuterUdp<'a> {
@@ -144,6 +159,8 @@ pub struct OuterUdp<'a> {
     pub carried_len: usize,
     /// Bytes of the outer IP packet, header included.
     pub ip_len: u32,
+    /// How it came.
+    pub pieces: Pieces,
     /// IP and UDP length contradict each other or the bytes present.
     pub length_mismatch: bool,
 }
@@ -312,6 +329,7 @@ pub fn read_udp<'a>(
         } else {
             ip.declared_len
         },
+        pieces: Pieces::One,
         length_mismatch,
     })
 }

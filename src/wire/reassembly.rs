@@ -35,6 +35,8 @@ struct Open {
     /// Bytes of IP header in front of the first piece.
     ip_header_len: usize,
     pieces: u64,
+    /// Bytes of the largest piece, its IP header included.
+    largest_piece: usize,
     first_ns: u64,
     serial: u64,
 }
@@ -48,6 +50,8 @@ pub struct Joined {
     pub payload: Vec<u8>,
     /// Pieces it came in, the last one included.
     pub pieces: u64,
+    /// Bytes of the largest one, its IP header included.
+    pub largest_piece: u32,
 }
 
 /// What became of a piece.
@@ -111,6 +115,7 @@ impl Reassembly {
                 buf,
                 ip_header_len: fragment.payload_at,
                 pieces: 0,
+                largest_piece: 0,
                 first_ns: now_ns,
                 serial: *serial,
             }
@@ -125,6 +130,8 @@ impl Reassembly {
             return Piece::Contradiction;
         }
         open.pieces += 1;
+        let piece_len = fragment.payload_at + piece.payload.len();
+        open.largest_piece = open.largest_piece.max(piece_len);
         if fragment.offset == 0 {
             open.ip_header_len = fragment.payload_at;
         }
@@ -160,6 +167,7 @@ impl Reassembly {
             ip,
             payload,
             pieces: open.pieces,
+            largest_piece: u32::try_from(open.largest_piece).unwrap_or(u32::MAX),
         }))
     }
 
@@ -285,6 +293,7 @@ mod tests {
             (joined.payload, joined.pieces, joined.ip.declared_len),
             (bytes, 3, 40)
         );
+        assert_eq!(joined.largest_piece, 28, "a header of 20 and 8 bytes");
         reassembly.finish();
         let lost: Vec<_> = reassembly.take_lost().collect();
         assert_eq!(

@@ -19,6 +19,7 @@ use vxtap::pipeline::doorbell::{Sleeper, doorbell};
 use vxtap::pipeline::outlet::{FromWorker, QueueOutlet, WhenFull, queue_places};
 use vxtap::pipeline::worker::{Worker, WorkerSettings};
 use vxtap::source::{Arrival, Datagram};
+use vxtap::wire::outer::Pieces;
 
 /// The system's allocator, with a count of how often memory was asked for.
 pub struct Counting;
@@ -123,6 +124,7 @@ impl Load {
                 dst: SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::new(10, 0, 9, 9), 4789)),
                 payload: datagram,
                 headers_len: 28,
+                pieces: Pieces::One,
             });
             self.worker.take(&arrival, &mut self.outlet);
             if number.is_multiple_of(64) {

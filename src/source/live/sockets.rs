@@ -17,6 +17,7 @@ use crate::bpf::assembler::Instruction;
 use crate::source::{Arrival, Datagram, Progress, Source, usual_headers_len};
 use crate::sys::message_batch::{MAX_PAYLOAD, MessageBatch};
 use crate::sys::{self, Flag};
+use crate::wire::outer::Pieces;
 
 /// Datagrams taken with one system call; more gained nothing when measured.
 const BATCH: usize = 64;
@@ -340,6 +341,7 @@ impl UdpSource {
                 ),
                 payload: message.payload,
                 headers_len: usual_headers_len(src),
+                pieces: Pieces::Unseen,
             };
             match message.segment_len {
                 Some(len) if len > 0 && len < message.payload.len() => {

@@ -17,7 +17,7 @@ use crate::source::{Arrival, Datagram, Progress, Record, Source};
 use crate::sys;
 use crate::sys::ring::{Frame, Walk};
 use crate::sys::ring_memory::{Geometry, RingMemory};
-use crate::wire::outer::{self, LinkType, Outer};
+use crate::wire::outer::{self, LinkType, Outer, Pieces};
 use crate::wire::refusal::{Filtered, Malformed};
 
 /// Packets handed over at a time, at most.
@@ -423,6 +423,8 @@ fn take_apart(
             dst: SocketAddr::new(udp.dst.ip(), udp.dst_port),
             payload,
             headers_len: udp.headers_len(),
+            // Neither a network card nor the kernel puts fragments into one of these.
+            pieces: Pieces::One,
         }));
         *done += 1;
         *left -= 1;
