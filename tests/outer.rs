@@ -422,3 +422,48 @@ fn conversations_stay_on_one_worker() {
         }
     }
 }
+
+/// The same for VXLAN-GPE that carries IP packets without frames: what changes from packet to packet, length
+/// and identification, stands where a frame has its hardware addresses.
+#[test]
+fn conversations_without_a_frame_stay_on_one_worker() {
+    const FLOWS: u16 = 1000;
+    for backend in BACKENDS {
+        let Some(lab) = Lab::new() else { return };
+        let args = ["--backend", backend, "--bind", "10.77.0.2:4790"];
+        let mut listener = lab.listen_with(&[], &args, "--workers 2");
+        let socket = lab.udp(Side::Sender, "10.77.0.1:0");
+        let mut sent = 0;
+        for flow in 0..FLOWS {
+            for packet in 0..4u16 {
+                let [high, low] = flow.to_be_bytes();
+                let len = 40 + 8 * (flow % 5 + packet);
+                let (a, b) = (([10, 1, high, low], 1024 + flow), ([10, 2, 0, 9], 443));
+                let (from, to) = if packet % 2 == 0 { (a, b) } else { (b, a) };
+                let mut bytes = vec![0x0c, 0, 0, 1, 0, 0, 7, 0, 0x45, 0];
+                bytes.extend([len, 7 * flow + packet].map(u16::to_be_bytes).concat());
+                bytes.extend([0x40, 0, 64 - packet as u8, 6, 0, 0]);
+                bytes.extend([from.0, to.0].concat());
+                bytes.extend([from.1, to.1].map(u16::to_be_bytes).concat());
+                bytes.resize(8 + usize::from(len), 0);
+                bytes[8 + 32] = 0x50;
+                socket.send_to(&bytes, "10.77.0.2:4790").unwrap();
+                sent += 1;
+            }
+        }
+        listener.wait_for(sent);
+        let ended = listener.end();
+        ended.assert_well();
+        let what = format!("{backend}: {}", ended.said);
+        assert_eq!(ended.count("delivered"), sent, "{what}");
+        assert_eq!(ended.count("flows"), u64::from(FLOWS), "{what}");
+        assert_eq!(ended.count("flows_joined"), 0, "{what}");
+        let shares = ended.summary["workers"].as_array().unwrap();
+        let least = shares
+            .iter()
+            .map(|one| one.as_u64().unwrap())
+            .min()
+            .unwrap();
+        assert!(shares.len() == 2 && least > sent / 3, "{shares:?}: {what}");
+    }
+}

@@ -1,5 +1,7 @@
 //! Classic BPF: its instructions, and an assembler with labels. Pure; the kernel runs the programs.
 //!
+//! What cannot be encoded is refused: a program is right or there is none.
+//!
 //! [`crate::bpf::steer`] and [`crate::bpf::filter`] build theirs with it.
 
 /// One instruction of classic BPF, as in linux/filter.h `struct sock_filter`.
@@ -49,9 +51,32 @@ pub(super) const JSET_K: u16 = 0x45;
 pub(super) const TAX: u16 = 0x07;
 pub(super) const TXA: u16 = 0x87;
 pub(super) const RET_A: u16 = 0x16;
-pub(super) const RET_K: u16 = 0x06;
+pub(crate) const RET_K: u16 = 0x06;
 /// X = 4 * (byte & 15): the length of an IPv4 header.
 pub(super) const LDX_MSH: u16 = 0xb1;
+
+/// Most instructions of a program: `BPF_MAXINSNS` of linux/bpf_common.h.
+pub const MAX_INSTRUCTIONS: usize = 4096;
+/// Scratch cells: `BPF_MEMWORDS` of linux/filter.h.
+const SCRATCH_CELLS: u32 = 16;
+
+/// Why lines are no program. Lines count from 0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[allow(missing_docs, reason = "the messages say it")]
+pub enum ProgramError {
+    #[error("a program for the kernel has {len} instructions, and {MAX_INSTRUCTIONS} are the most")]
+    TooLong { len: usize },
+    #[error("line {line} of a program for the kernel jumps to a label that has no place")]
+    Unplaced { line: usize },
+    #[error("line {line} of a program for the kernel jumps backwards")]
+    Backwards { line: usize },
+    #[error("a program for the kernel does not end with a verdict")]
+    NoEnd,
+    #[error(
+        "line {line} of a program for the kernel has the operand {operand}, which the kernel refuses"
+    )]
+    Operand { line: usize, operand: u32 },
+}
 
 /// A place to jump to.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -123,38 +148,132 @@ impl Assembler {
         self.jump_if(JA, 0, to);
     }
 
-    fn distance(&self, from: usize, to: Option<Label>) -> u32 {
-        let target = to.and_then(|label| self.labels.get(label.0).copied().flatten());
-        target.map_or(0, |target| {
-            u32::try_from(target.saturating_sub(from + 1)).unwrap_or(u32::MAX)
-        })
+    /// The program.
+    ///
+    /// A comparison reaches 255 instructions far. Behind one whose label is farther stands a plain jump,
+    /// which reaches any.
+    ///
+    /// # Errors
+    ///
+    /// [`ProgramError`], when this is no program the kernel can run (`bpf_check_classic` in net/core/filter.c).
+    pub fn assemble(&self) -> Result<Vec<Instruction>, ProgramError> {
+        let (far, places) = self.lay_out()?;
+        let mut program = Vec::new();
+        for (at, line) in self.lines.iter().enumerate() {
+            line.check(at)?;
+            let target = match line.on_true.or(line.on_false) {
+                None => None,
+                Some(label) => Some(self.target(at, label, &places)?),
+            };
+            let here = program.len();
+            let distance = |from: usize| {
+                let target = target.unwrap_or(from);
+                // `target` found that the label stands behind this line.
+                u32::try_from(target.saturating_sub(from)).unwrap_or(u32::MAX)
+            };
+            let plain = |code, operand| Instruction {
+                code,
+                jump_true: 0,
+                jump_false: 0,
+                operand,
+            };
+            if line.code == JA {
+                program.push(plain(JA, distance(here + 1)));
+                continue;
+            }
+            let is_far = far.get(at) == Some(&true);
+            let to_label = match is_far {
+                // Past the jump behind it is one instruction, to that jump none.
+                true => 0,
+                false => u8::try_from(distance(here + 1)).unwrap_or(u8::MAX),
+            };
+            let past = u8::from(is_far);
+            program.push(Instruction {
+                jump_true: if line.on_true.is_some() {
+                    to_label
+                } else {
+                    past
+                },
+                jump_false: if line.on_false.is_some() {
+                    to_label
+                } else {
+                    past
+                },
+                ..plain(line.code, line.operand)
+            });
+            if is_far {
+                program.push(plain(JA, distance(here + 2)));
+            }
+        }
+        if program.len() > MAX_INSTRUCTIONS {
+            return Err(ProgramError::TooLong { len: program.len() });
+        }
+        match program.last() {
+            Some(last) if matches!(last.code, RET_A | RET_K) => Ok(program),
+            _ => Err(ProgramError::NoEnd),
+        }
     }
 
-    /// The program.
-    pub fn assemble(&self) -> Vec<Instruction> {
-        let instruction = |(from, line): (usize, &Line)| {
-            let (jump_true, jump_false) = (
-                self.distance(from, line.on_true),
-                self.distance(from, line.on_false),
-            );
-            if line.code == JA {
-                return Instruction {
-                    code: JA,
-                    jump_true: 0,
-                    jump_false: 0,
-                    operand: jump_true,
+    /// Which lines need a jump behind them, and where each line will stand.
+    fn lay_out(&self) -> Result<(Vec<bool>, Vec<usize>), ProgramError> {
+        let mut far = vec![false; self.lines.len()];
+        loop {
+            let mut next = 0;
+            let places: Vec<usize> = far
+                .iter()
+                .map(|far| {
+                    let here = next;
+                    next += 1 + usize::from(*far);
+                    here
+                })
+                .collect();
+            let mut is_done = true;
+            for (at, line) in self.lines.iter().enumerate() {
+                let Some(label) = line.on_true.or(line.on_false).filter(|_| line.code != JA) else {
+                    continue;
                 };
+                let target = self.target(at, label, &places)?;
+                let from = places.get(at).map_or(0, |place| place + 1);
+                if let Some(far) = far.get_mut(at).filter(|far| !**far)
+                    && target.saturating_sub(from) > usize::from(u8::MAX)
+                {
+                    *far = true;
+                    is_done = false;
+                }
             }
-            // Every conditional jump of this program is short; a test assembles all of them.
-            let short = |distance: u32| u8::try_from(distance).unwrap_or(u8::MAX);
-            Instruction {
-                code: line.code,
-                jump_true: short(jump_true),
-                jump_false: short(jump_false),
-                operand: line.operand,
+            if is_done {
+                return Ok((far, places));
             }
+        }
+    }
+
+    /// The place of the instruction that line `from` jumps to.
+    fn target(&self, from: usize, label: Label, places: &[usize]) -> Result<usize, ProgramError> {
+        let line = self.labels.get(label.0).copied().flatten();
+        let line = line.ok_or(ProgramError::Unplaced { line: from })?;
+        if line <= from {
+            return Err(ProgramError::Backwards { line: from });
+        }
+        places.get(line).copied().ok_or(ProgramError::NoEnd)
+    }
+}
+
+impl Line {
+    /// Whether the kernel takes the operand.
+    fn check(&self, line: usize) -> Result<(), ProgramError> {
+        let is_fine = match self.code {
+            ST | STX | LD_MEM | LDX_MEM => self.operand < SCRATCH_CELLS,
+            LSH_K | RSH_K => self.operand < u32::BITS,
+            MOD_K => self.operand != 0,
+            _ => true,
         };
-        self.lines.iter().enumerate().map(instruction).collect()
+        match is_fine {
+            true => Ok(()),
+            false => Err(ProgramError::Operand {
+                line,
+                operand: self.operand,
+            }),
+        }
     }
 }
 
@@ -183,7 +302,6 @@ pub(super) mod tests {
         let is_jump = |(_, instruction): &(usize, &Instruction)| jumps.contains(&instruction.code);
         for (at, jump) in program.iter().enumerate().filter(is_jump) {
             let farthest = jump.jump_true.max(jump.jump_false);
-            assert!(farthest < u8::MAX, "the jump at {at} is too long");
             assert!(at + 1 + usize::from(farthest) < program.len());
         }
         let load = |at: u32, len: usize| -> Option<u32> {
@@ -246,5 +364,111 @@ pub(super) mod tests {
                 _ => panic!("unknown operation {code:#x}"),
             }
         }
+    }
+
+    /// A comparison with `between` instructions in front of its label, then `RET 1` without the jump and
+    /// `RET 2` with it. The second comparison crosses the first one's label.
+    fn with_distance(between: usize, unless: bool) -> Vec<Instruction> {
+        let mut asm = Assembler::default();
+        let (first, second) = (asm.label(), asm.label());
+        asm.op(LD_B_ABS, 0);
+        match unless {
+            true => asm.jump_unless(JEQ_K, 7, first),
+            false => asm.jump_if(JEQ_K, 7, first),
+        }
+        asm.jump_if(JEQ_K, 9, second);
+        for _ in 2..between {
+            asm.op(ADD_K, 0);
+        }
+        asm.op(RET_K, 1);
+        asm.place(first);
+        asm.jump_if(JEQ_K, 9, second);
+        for _ in 0..between {
+            asm.op(ADD_K, 0);
+        }
+        asm.op(RET_K, 2);
+        asm.place(second);
+        asm.op(RET_K, 3);
+        asm.assemble().unwrap()
+    }
+
+    /// Jumps of any length lead where they are meant to, at the limit of what a comparison reaches too.
+    #[test]
+    fn long_jumps_go_where_they_are_meant_to() {
+        for between in [2, 3, 128, 253, 254, 255, 256, 257, 300, 700, 2000] {
+            let jumps = with_distance(between, false);
+            for (byte, verdict) in [(7, 2), (9, 3), (8, 1)] {
+                assert_eq!(interpret(&jumps, &[byte]), verdict, "{between}, {byte}");
+            }
+            let jumps = with_distance(between, true);
+            for (byte, verdict) in [(7, 1), (9, 3), (8, 2)] {
+                assert_eq!(
+                    interpret(&jumps, &[byte]),
+                    verdict,
+                    "unless, {between}, {byte}"
+                );
+            }
+        }
+        assert_eq!(
+            with_distance(3, false).len(),
+            11,
+            "no jump where none is needed"
+        );
+    }
+
+    #[test]
+    fn what_cannot_be_encoded_is_refused() {
+        let assemble = |write: &dyn Fn(&mut Assembler)| {
+            let mut asm = Assembler::default();
+            write(&mut asm);
+            asm.assemble()
+        };
+        let unplaced = assemble(&|asm| {
+            let label = asm.label();
+            asm.jump_if(JEQ_K, 1, label);
+            asm.op(RET_K, 0);
+        });
+        assert_eq!(unplaced, Err(ProgramError::Unplaced { line: 0 }));
+        let unplaced = assemble(&|asm| {
+            let label = asm.label();
+            asm.op(LD_IMM, 0);
+            asm.jump(label);
+        });
+        assert_eq!(unplaced, Err(ProgramError::Unplaced { line: 1 }));
+        let backwards = assemble(&|asm| {
+            let label = asm.label();
+            asm.place(label);
+            asm.op(LD_IMM, 0);
+            asm.jump_unless(JEQ_K, 1, label);
+            asm.op(RET_K, 0);
+        });
+        assert_eq!(backwards, Err(ProgramError::Backwards { line: 1 }));
+        let past_the_end = assemble(&|asm| {
+            let label = asm.label();
+            asm.jump(label);
+            asm.op(RET_K, 0);
+            asm.place(label);
+        });
+        assert_eq!(past_the_end, Err(ProgramError::NoEnd));
+        assert_eq!(assemble(&|_| {}), Err(ProgramError::NoEnd));
+        assert_eq!(assemble(&|asm| asm.op(LD_IMM, 0)), Err(ProgramError::NoEnd));
+        for (code, operand) in [(ST, 16), (LD_MEM, 99), (LSH_K, 32), (RSH_K, 40), (MOD_K, 0)] {
+            let refused = assemble(&|asm| {
+                asm.op(code, operand);
+                asm.op(RET_K, 0);
+            });
+            assert_eq!(refused, Err(ProgramError::Operand { line: 0, operand }));
+        }
+        let of_len = |len: usize| {
+            assemble(&|asm| {
+                for _ in 1..len {
+                    asm.op(LD_IMM, 0);
+                }
+                asm.op(RET_A, 0);
+            })
+        };
+        assert!(of_len(MAX_INSTRUCTIONS).is_ok());
+        let len = MAX_INSTRUCTIONS + 1;
+        assert_eq!(of_len(len), Err(ProgramError::TooLong { len }));
     }
 }

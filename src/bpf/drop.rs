@@ -58,6 +58,8 @@ const EXIT: u8 = 0x95;
 struct Program {
     instructions: Vec<Instruction>,
     to_pass: Vec<usize>,
+    /// A jump is longer than an instruction can say.
+    is_too_long: bool,
 }
 
 impl Program {
@@ -109,7 +111,9 @@ impl Program {
         let here = self.instructions.len();
         for jump in jumps {
             if let Some(instruction) = self.instructions.get_mut(*jump) {
-                instruction.offset = i16::try_from(here - jump - 1).unwrap_or(i16::MAX);
+                let offset = i16::try_from(here - jump - 1);
+                self.is_too_long |= offset.is_err();
+                instruction.offset = offset.unwrap_or_default();
             }
         }
     }
@@ -188,7 +192,7 @@ pub fn dropping(targets: &[SocketAddr], link: Link) -> Option<Vec<Instruction>> 
     let to_pass = std::mem::take(&mut program.to_pass);
     program.land(&to_pass);
     program.end(TCX_NEXT);
-    Some(program.instructions)
+    (!program.is_too_long).then_some(program.instructions)
 }
 
 /// Drops the packet if it has this port, and these words at these places.
@@ -390,6 +394,19 @@ mod tests {
         frame.extend(arp);
         assert_eq!(run(&ethernet, &frame), TCX_NEXT);
         assert_eq!(run(&raw, &arp), TCX_NEXT);
+    }
+
+    #[test]
+    fn a_jump_that_cannot_be_encoded_is_noted() {
+        for (between, is_too_long) in [(32_767, false), (32_768, true), (70_000, true)] {
+            let mut program = Program::default();
+            program.pass_if(IF_EQUAL, 0);
+            for _ in 0..between {
+                program.byte(0);
+            }
+            program.land(&[0]);
+            assert_eq!(program.is_too_long, is_too_long, "{between}");
+        }
     }
 
     #[test]

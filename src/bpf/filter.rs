@@ -10,8 +10,8 @@ use crate::wire::numbers::{ether_type, protocol};
 
 /// What the kernel keeps of a packet that passes, in bytes: all of it.
 const WHOLE: u32 = 0x4_0000;
-/// More ports than this are not told apart in the kernel: a comparison jumps 255 instructions at most.
-const MAX_PORTS: usize = 128;
+/// More ports or interfaces than this are not told apart in the kernel.
+const MAX_PORTS: usize = 1024;
 /// Headers of IPv6 that another header may follow.
 const EXTENSIONS: [u8; 8] = [
     protocol::HOP_BY_HOP,
@@ -37,16 +37,23 @@ pub enum Link {
 
 /// A program that keeps nothing.
 pub fn nothing() -> Vec<Instruction> {
-    let mut asm = Assembler::default();
-    asm.op(RET_K, 0);
-    asm.assemble()
+    vec![Instruction {
+        code: RET_K,
+        jump_true: 0,
+        jump_false: 0,
+        operand: 0,
+    }]
 }
 
 /// A program that keeps what came in elsewhere than on the interfaces with these numbers. Too many to tell
 /// apart keep nothing: nobody gets a packet twice.
-pub fn not_from(interfaces: &[u32]) -> Vec<Instruction> {
+///
+/// # Errors
+///
+/// [`ProgramError`]; none is known that could come of it.
+pub fn not_from(interfaces: &[u32]) -> Result<Vec<Instruction>, ProgramError> {
     if interfaces.len() > MAX_PORTS {
-        return nothing();
+        return Ok(nothing());
     }
     let mut asm = Assembler::default();
     let ours = asm.label();
@@ -60,8 +67,12 @@ pub fn not_from(interfaces: &[u32]) -> Vec<Instruction> {
     asm.assemble()
 }
 
-/// The program that keeps UDP to `ports`.
-pub fn udp_to(ports: &[u16], link: Link) -> Vec<Instruction> {
+/// The program that keeps UDP to `ports`. More than 1,024 ports are not told apart here.
+///
+/// # Errors
+///
+/// [`ProgramError`]; none is known that could come of it.
+pub fn udp_to(ports: &[u16], link: Link) -> Result<Vec<Instruction>, ProgramError> {
     let mut asm = Assembler::default();
     let port = asm.label();
     match link {
@@ -184,8 +195,8 @@ mod tests {
     #[test]
     fn udp_to_the_ports_asked_for() {
         for ports in [&[4789u16][..], &[4789, 6081, 8472], &[4789; 128]] {
-            let ethernet = udp_to(ports, Link::Ethernet);
-            let raw = udp_to(ports, Link::RawIp);
+            let ethernet = udp_to(ports, Link::Ethernet).unwrap();
+            let raw = udp_to(ports, Link::RawIp).unwrap();
             let expect = |ether_type: u16, packet: &[u8], keeps: bool, what: &str| {
                 let keeps = if keeps { WHOLE } else { 0 };
                 for tags in 0..=2 {
@@ -214,12 +225,15 @@ mod tests {
             expect(0x86dd, &report, true, "UDP behind hop-by-hop options");
         }
         let arp = frame(0, 0x0806, &[0; 28]);
-        assert_eq!(interpret(&udp_to(&[4789], Link::Ethernet), &arp), 0);
+        assert_eq!(
+            interpret(&udp_to(&[4789], Link::Ethernet).unwrap(), &arp),
+            0
+        );
     }
 
     #[test]
     fn packets_that_end_early_are_left_out() {
-        let program = udp_to(&[4789], Link::Ethernet);
+        let program = udp_to(&[4789], Link::Ethernet).unwrap();
         let whole = frame(0, 0x0800, &v4(0, 17, 0, 4789));
         for len in 0..14 + 20 + 4 {
             assert_eq!(interpret(&program, &whole[..len]), 0, "{len} bytes");
@@ -229,19 +243,30 @@ mod tests {
     #[test]
     fn other_interfaces_pass() {
         use crate::bpf::assembler::tests::interpret_on;
-        let program = not_from(&[3, 7]);
+        let program = not_from(&[3, 7]).unwrap();
         for (interface, kept) in [(1, WHOLE), (3, 0), (7, 0), (8, WHOLE)] {
             assert_eq!(interpret_on(&program, interface), kept, "{interface}");
         }
-        let many: Vec<u32> = (10..200).collect();
-        assert_eq!(interpret_on(&not_from(&many), 1), 0);
+        let some: Vec<u32> = (10..900).collect();
+        for (interface, kept) in [(9, WHOLE), (10, 0), (300, 0), (899, 0), (900, WHOLE)] {
+            let program = not_from(&some).unwrap();
+            assert_eq!(interpret_on(&program, interface), kept, "{interface}");
+        }
+        let many: Vec<u32> = (10..2000).collect();
+        assert_eq!(interpret_on(&not_from(&many).unwrap(), 1), 0);
     }
 
     #[test]
     fn very_many_ports_are_told_apart_later() {
-        let ports: Vec<u16> = (1000..1300).collect();
-        let program = udp_to(&ports, Link::Ethernet);
         let other = frame(0, 0x0800, &v4(0, 17, 0, 9));
-        assert_eq!(interpret(&program, &other), WHOLE);
+        for (count, kept) in [(300, 0), (1024, 0), (1025, WHOLE), (9000, WHOLE)] {
+            let ports: Vec<u16> = (1000..).take(count).collect();
+            let program = udp_to(&ports, Link::Ethernet).unwrap();
+            assert_eq!(interpret(&program, &other), kept, "{count} ports");
+            for port in [1000, 999 + count as u16] {
+                let ours = frame(1, 0x0800, &v4(2, 17, 0, port));
+                assert_eq!(interpret(&program, &ours), WHOLE, "{port} of {count}");
+            }
+        }
     }
 }

@@ -6,6 +6,9 @@
 //! mirror sources, meet on one worker. It also computes the same hash itself, for replay and to test the
 //! program. Pure: what comes out is a list of instructions.
 //!
+//! Behind a header whose P flag is set (VXLAN-GPE) an IP packet may follow without a frame; it is hashed as
+//! the same packet in a frame is.
+//!
 //! The hash leaves out the outer address and the VNI. It is symmetric: addresses and ports enter by
 //! sums. A random odd multiplier, new at every start, keeps anyone from aiming at one worker.
 
@@ -20,7 +23,8 @@ pub enum Start<'a> {
     UdpPayload,
     /// The outer IP header: PACKET_FANOUT_DATA (net/packet/af_packet.c).
     OuterIp {
-        /// Ports of tunnels whose inner packet is not where the program looks: worker 0 takes them.
+        /// Ports of tunnels whose inner packet is not where the program looks, [`MAX_UNSTEERED`] at the
+        /// most: worker 0 takes them.
         unsteered: &'a [u16],
     },
 }
@@ -36,16 +40,29 @@ pub struct Steering {
 
 /// Mixes the sum of ports before it meets the addresses; 2^32 divided by the golden ratio.
 const PORTS_MULTIPLIER: u32 = 0x9e37_79b1;
+/// Ports that one worker takes whole, at the most: for more the program may have no room.
+pub const MAX_UNSTEERED: usize = 1024;
 /// Tags looked behind; the same number in both the program and [`Steering::worker_of`].
 const MAX_TAGS: usize = 2;
 
 /// Offsets from the VXLAN header, without VLAN tags.
 mod at {
+    /// Flags, of which P says that the next protocol is named (draft-ietf-nvo3-vxlan-gpe section 3.1).
+    pub const FLAGS: u32 = 0;
+    pub const NEXT_PROTOCOL: u32 = 3;
+    /// The inner packet: a frame, or an IP packet with no frame around it.
+    pub const INNER: u32 = 8;
     pub const DST_MAC_LOW: u32 = 10;
     pub const SRC_MAC_LOW: u32 = 16;
     pub const ETHER_TYPE: u32 = 20;
+    /// The IP header in a frame.
     pub const IP: u32 = 22;
 }
+
+/// The P flag, and next protocols that are IP.
+const FLAG_P: u8 = 0x04;
+const NEXT_IPV4: u8 = 1;
+const NEXT_IPV6: u8 = 2;
 
 /// Scratch cells of the program.
 const M_HASH: u32 = 0;
@@ -55,7 +72,11 @@ const M_START: u32 = 2;
 impl Steering {
     /// The program. It returns a number below `workers`; a packet too short for a load ends it with 0,
     /// so that is where cut and broken packets go.
-    pub fn program(self, start: Start<'_>) -> Vec<Instruction> {
+    ///
+    /// # Errors
+    ///
+    /// [`ProgramError::TooLong`] when there are more than [`MAX_UNSTEERED`] ports or so.
+    pub fn program(self, start: Start<'_>) -> Result<Vec<Instruction>, ProgramError> {
         let mut asm = Assembler::default();
         let (finish, hardware) = (asm.label(), asm.label());
         asm.op(LD_IMM, 0);
@@ -65,6 +86,14 @@ impl Steering {
             Start::OuterIp { unsteered } => outer_ip(&mut asm, finish, unsteered),
         }
         asm.op(STX, M_START);
+        let (framed, framed_ipv4, framed_ipv6) = (asm.label(), asm.label(), asm.label());
+        let (bare_ipv4, bare_ipv6) = (asm.label(), asm.label());
+        asm.op(LD_B_X, at::FLAGS);
+        asm.jump_unless(JSET_K, FLAG_P.into(), framed);
+        asm.op(LD_B_X, at::NEXT_PROTOCOL);
+        asm.jump_if(JEQ_K, NEXT_IPV4.into(), bare_ipv4);
+        asm.jump_if(JEQ_K, NEXT_IPV6.into(), bare_ipv6);
+        asm.place(framed);
         // X points at the VXLAN header, less the tags skipped.
         for _ in 0..MAX_TAGS {
             let (tagged, untagged) = (asm.label(), asm.label());
@@ -74,27 +103,31 @@ impl Steering {
             }
             asm.jump(untagged);
             asm.place(tagged);
-            asm.op(TXA, 0);
-            asm.op(ADD_K, 4);
-            asm.op(TAX, 0);
+            add_to_x(&mut asm, 4);
             asm.place(untagged);
         }
-        let (ipv4, ipv6) = (asm.label(), asm.label());
         asm.op(LD_H_X, at::ETHER_TYPE);
-        asm.jump_if(JEQ_K, u32::from(ether_type::IPV4), ipv4);
-        asm.jump_if(JEQ_K, u32::from(ether_type::IPV6), ipv6);
+        asm.jump_if(JEQ_K, u32::from(ether_type::IPV4), framed_ipv4);
+        asm.jump_if(JEQ_K, u32::from(ether_type::IPV6), framed_ipv6);
         asm.jump(hardware);
 
+        let ipv4 = asm.label();
+        asm.place(framed_ipv4);
+        add_to_x(&mut asm, at::IP);
+        asm.jump(ipv4);
+        asm.place(bare_ipv4);
+        add_to_x(&mut asm, at::INNER);
+        // X points at the inner IP header.
         asm.place(ipv4);
-        add_words(&mut asm, &[at::IP + 12, at::IP + 16]);
-        asm.op(LD_H_X, at::IP + 6);
+        add_words(&mut asm, &[12, 16]);
+        asm.op(LD_H_X, 6);
         asm.jump_if(JSET_K, 0x3fff, finish);
-        asm.op(LD_B_X, at::IP);
+        asm.op(LD_B_X, 0);
         asm.op(AND_K, 0x0f);
         asm.op(LSH_K, 2);
         asm.op(ST, M_SAVED);
         let ports = asm.label();
-        asm.op(LD_B_X, at::IP + 9);
+        asm.op(LD_B_X, 9);
         jump_if_ports(&mut asm, ports, finish);
         asm.place(ports);
         asm.op(LD_MEM, M_SAVED);
@@ -103,16 +136,20 @@ impl Steering {
         add_ports(&mut asm);
         asm.jump(finish);
 
+        let ipv6 = asm.label();
+        asm.place(framed_ipv6);
+        add_to_x(&mut asm, at::IP);
+        asm.jump(ipv6);
+        asm.place(bare_ipv6);
+        add_to_x(&mut asm, at::INNER);
         asm.place(ipv6);
-        let words: Vec<u32> = (0..8).map(|word| at::IP + 8 + 4 * word).collect();
+        let words: Vec<u32> = (0..8).map(|word| 8 + 4 * word).collect();
         add_words(&mut asm, &words);
         let ports = asm.label();
-        asm.op(LD_B_X, at::IP + 6);
+        asm.op(LD_B_X, 6);
         jump_if_ports(&mut asm, ports, finish);
         asm.place(ports);
-        asm.op(TXA, 0);
-        asm.op(ADD_K, 40);
-        asm.op(TAX, 0);
+        add_to_x(&mut asm, 40);
         add_ports(&mut asm);
         asm.jump(finish);
 
@@ -131,9 +168,7 @@ impl Steering {
 
     /// What the program returns for `udp_payload`, which starts with the VXLAN header.
     pub fn worker_of(self, udp_payload: &[u8]) -> u32 {
-        udp_payload
-            .get(8..)
-            .map_or(0, |frame| self.worker_of_frame(frame))
+        self.choose(hash_of_payload(udp_payload))
     }
 }
 
@@ -184,16 +219,19 @@ fn outer_ip(asm: &mut Assembler, finish: Label, unsteered: &[u16]) {
     asm.op(LD_B_X, 6);
     // Extension headers, fragments among them.
     asm.jump_unless(JEQ_K, u32::from(protocol::UDP), finish);
-    asm.op(TXA, 0);
-    asm.op(ADD_K, 40);
-    asm.op(TAX, 0);
+    add_to_x(asm, 40);
     asm.place(udp);
     asm.op(LD_H_X, 2);
     for port in unsteered {
         asm.jump_if(JEQ_K, u32::from(*port), finish);
     }
+    add_to_x(asm, 8);
+}
+
+/// X moves on by `bytes`; A is lost.
+fn add_to_x(asm: &mut Assembler, bytes: u32) {
     asm.op(TXA, 0);
-    asm.op(ADD_K, 8);
+    asm.op(ADD_K, bytes);
     asm.op(TAX, 0);
 }
 
@@ -217,17 +255,32 @@ fn jump_if_ports(asm: &mut Assembler, ports: Label, finish: Label) {
     asm.jump(finish);
 }
 
-/// Mixes the ports into the hash; X is the IP header's length past the VXLAN header's start.
+/// Mixes the ports, which X points at, into the hash.
 fn add_ports(asm: &mut Assembler) {
-    asm.op(LD_H_X, at::IP);
+    asm.op(LD_H_X, 0);
     asm.op(ST, M_SAVED);
-    asm.op(LD_H_X, at::IP + 2);
+    asm.op(LD_H_X, 2);
     asm.op(LDX_MEM, M_SAVED);
     asm.op(ADD_X, 0);
     asm.op(MUL_K, PORTS_MULTIPLIER);
     asm.op(LDX_MEM, M_HASH);
     asm.op(XOR_X, 0);
     asm.op(ST, M_HASH);
+}
+
+/// The hash of what a VXLAN header carries, before the multiplier. `Err` where the program would read past
+/// the end.
+fn hash_of_payload(udp_payload: &[u8]) -> Result<u32, ()> {
+    let byte = |at: u32| udp_payload.get(at as usize).copied().ok_or(());
+    let inner = udp_payload.get(at::INNER as usize..).unwrap_or_default();
+    if byte(at::FLAGS)? & FLAG_P != 0 {
+        match byte(at::NEXT_PROTOCOL)? {
+            NEXT_IPV4 => return hash_of_packet(ether_type::IPV4, inner, || Err(())),
+            NEXT_IPV6 => return hash_of_packet(ether_type::IPV6, inner, || Err(())),
+            _ => {}
+        }
+    }
+    hash_of_frame(inner)
 }
 
 /// The hash of a frame before the multiplier. `Err` where the program would read past the end.
@@ -324,7 +377,7 @@ mod tests {
     fn both_directions_meet_and_load_is_spread() {
         let outer_ip = Start::OuterIp { unsteered: &[6081] };
         for (start, outer) in [(Start::UdpPayload, 0), (outer_ip, 28), (outer_ip, 32)] {
-            let program = TWO.program(start);
+            let program = TWO.program(start).unwrap();
             assert!(program.len() <= 4096, "the kernel's limit");
             let mut counts = [0u32; 2];
             for flow in 0..10_000u32 {
@@ -374,7 +427,7 @@ mod tests {
     /// Options of an outer IPv4 header, an outer IPv6 header, and a tunnel that is not looked into.
     #[test]
     fn the_outer_header_is_skipped_whole() {
-        let program = TWO.program(Start::OuterIp { unsteered: &[6081] });
+        let program = TWO.program(Start::OuterIp { unsteered: &[6081] }).unwrap();
         let mut workers = [0; 2];
         for flow in 0..64 {
             let payload = datagram(false, 0, 6, [(flow, 1), (9, 2)], &[]);
@@ -396,9 +449,86 @@ mod tests {
         assert!(workers.iter().all(|share| *share > 10), "{workers:?}");
     }
 
+    /// VXLAN-GPE with an IP packet and no frame: both directions and every packet of a flow meet where the
+    /// same packets in frames do, whatever stands in the fields that change from packet to packet.
+    #[test]
+    fn packets_without_a_frame_meet() {
+        let programs = [
+            (TWO.program(Start::UdpPayload).unwrap(), 0),
+            (
+                TWO.program(Start::OuterIp { unsteered: &[6081] }).unwrap(),
+                28,
+            ),
+        ];
+        let mut counts = [0u32; 2];
+        for flow in 0..2000u32 {
+            let v6 = flow % 3 == 0;
+            let protocol = [6, 17, 132, 1][flow as usize % 4];
+            let ends = [(flow as u8, (flow / 256) as u16 + 1024), (200, 443)];
+            let [a, b] = ends;
+            let mut workers = Vec::new();
+            for (number, ends) in [[a, b], [b, a], [a, b], [b, a]].into_iter().enumerate() {
+                let framed = datagram(v6, 0, protocol, ends, &[number as u8; 30]);
+                let mut bare = framed.clone();
+                bare.drain(8..22);
+                (bare[0], bare[3]) = (0x0c, if v6 { 2 } else { 1 });
+                // IPv4: length, identification, TTL and checksum; IPv6: length and hop limit.
+                let changing: &[usize] = if v6 {
+                    &[4, 5, 7]
+                } else {
+                    &[2, 3, 4, 5, 8, 10, 11]
+                };
+                for at in changing {
+                    bare[8 + at] = bare[8 + at].wrapping_add(number as u8 * 37);
+                }
+                workers.push(TWO.worker_of(&framed));
+                workers.push(TWO.worker_of(&bare));
+                let ether_type = if v6 { 0x86dd } else { 0x0800 };
+                workers.push(TWO.worker_of_packet(ether_type, &bare[8..]));
+                for (program, outer) in &programs {
+                    let mut packet = vec![0; *outer];
+                    if let [first, ..] = packet.as_mut_slice() {
+                        *first = 0x45;
+                    }
+                    packet.extend(&bare);
+                    workers.push(interpret(program, &packet));
+                }
+            }
+            assert!(
+                workers.iter().all(|worker| *worker == workers[0]),
+                "flow {flow}: {workers:?}"
+            );
+            counts[workers[0] as usize] += 1;
+        }
+        assert!(counts.iter().all(|count| *count > 800), "{counts:?}");
+    }
+
+    /// As many ports as are allowed fit, and far more are refused, not forgotten.
+    #[test]
+    fn many_ports_are_left_to_one_worker() {
+        let ports: Vec<u16> = (1..=MAX_UNSTEERED as u16).collect();
+        let program = TWO.program(Start::OuterIp { unsteered: &ports }).unwrap();
+        let mut spread = [0; 2];
+        for flow in 0..64 {
+            let mut packet = vec![0; 28];
+            packet[0] = 0x45;
+            packet.extend(datagram(false, 0, 6, [(flow, 1), (9, 2)], &[]));
+            for port in [1, 200, 255, 256, 257, 300, MAX_UNSTEERED as u16] {
+                packet[22..24].copy_from_slice(&port.to_be_bytes());
+                assert_eq!(interpret(&program, &packet), 0, "port {port}");
+            }
+            packet[22..24].copy_from_slice(&4789u16.to_be_bytes());
+            spread[interpret(&program, &packet) as usize] += 1;
+        }
+        assert!(spread.iter().all(|share| *share > 10), "{spread:?}");
+        let all: Vec<u16> = (1..=9000).collect();
+        let refused = TWO.program(Start::OuterIp { unsteered: &all });
+        assert!(matches!(refused, Err(ProgramError::TooLong { .. })));
+    }
+
     #[test]
     fn fragments_of_an_outer_packet_meet() {
-        let program = TWO.program(Start::OuterIp { unsteered: &[] });
+        let program = TWO.program(Start::OuterIp { unsteered: &[] }).unwrap();
         let mut first = vec![0x45, 0, 0, 0, 0, 1, 0x20, 0];
         first.resize(28, 0);
         first.extend(datagram(false, 0, 6, [(1, 2), (3, 4)], &[]));
@@ -419,6 +549,7 @@ mod tests {
             workers in 1u32..9,
             multiplier in any::<u32>(),
             protocol in prop_oneof![Just(6u8), Just(17), Just(132), any::<u8>()],
+            next in 0u8..4,
         ) {
             let steering = Steering { workers, multiplier: multiplier | 1 };
             if packet.len() > 60 {
@@ -428,8 +559,19 @@ mod tests {
                 packet[31] = protocol;
                 packet[28] = protocol;
             }
-            let expected = interpret(&steering.program(Start::UdpPayload), &packet);
+            if let [flags, _, _, next_protocol, ..] = packet.as_mut_slice() && next > 0 {
+                (*flags, *next_protocol) = (*flags | FLAG_P, next);
+            }
+            if next == 1 && packet.len() > 60 { packet[17] = protocol; }
+            if next == 2 && packet.len() > 60 { packet[14] = protocol; }
+            let program = steering.program(Start::UdpPayload).unwrap();
+            let expected = interpret(&program, &packet);
             prop_assert_eq!(steering.worker_of(&packet), expected);
+            // The same behind outer headers, however long.
+            let outer = [&[0x46; 24][..], &[0; 8]].concat();
+            let outer: Vec<u8> = outer.iter().enumerate().map(|(at, byte)| if (6..8).contains(&at) { 0 } else { *byte }).collect();
+            let program = steering.program(Start::OuterIp { unsteered: &[9] }).unwrap();
+            prop_assert_eq!(interpret(&program, &[outer, packet].concat()), expected);
             prop_assert!(expected < workers);
         }
     }

@@ -65,7 +65,7 @@ pub struct PipelineArgs {
     /// Repeatable [default: 6081]
     #[arg(long, value_name = "PORT", help_heading = "Tunnels")]
     pub geneve_port: Vec<u16>,
-    /// VXLAN layers to remove where VXLAN is nested
+    /// VXLAN layers to remove where VXLAN is nested. With more than 1, listen gives all packets to one worker
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=16), help_heading = "Tunnels")]
     pub depth: u8,
     /// MTU of the path from mirror source to target, in bytes

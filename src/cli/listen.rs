@@ -137,7 +137,10 @@ mod linux {
     fn plan(args: &ListenArgs, settings: &Settings) -> Plan {
         let steering = settings.sharing.steering;
         let ports = args.bind.iter().map(SocketAddr::port);
-        let is_geneve = |port: &u16| settings.worker.tunnels.at_port(*port) == Some(Tunnel::Geneve);
+        let tunnels = &settings.worker.tunnels;
+        // The program reads one tunnel header: what lies deeper, one worker has to find.
+        let is_unsteered =
+            |port: &u16| tunnels.depth > 1 || tunnels.at_port(*port) == Some(Tunnel::Geneve);
         Plan {
             addresses: args.bind.clone(),
             backend: match args.backend {
@@ -148,7 +151,7 @@ mod linux {
             },
             interface: args.interface.clone(),
             steering,
-            unsteered: ports.filter(is_geneve).collect(),
+            unsteered: ports.filter(is_unsteered).collect(),
             gro: match args.gro {
                 GroArg::On => Gro::On,
                 GroArg::Auto | GroArg::Off => Gro::Off,
@@ -222,6 +225,8 @@ mod linux {
             LiveError::Packet(error @ PacketError::NoInterface { .. }) => {
                 return Failure::usage(error.to_string());
             }
+            LiveError::Unsteered { .. } => return Failure::usage(error.to_string()),
+            LiveError::Program(error) => return Failure::running(error.to_string()),
             LiveError::Packet(error) => error,
         };
         let hint = if error.is_permission() {

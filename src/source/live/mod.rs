@@ -5,13 +5,15 @@ pub mod sockets;
 pub mod tap;
 pub mod targets;
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
 use self::ingress_drop::{At, IngressDrop};
 use self::sockets::{UdpError, UdpSource};
 use self::tap::{PacketError, PacketSource};
+use crate::bpf::assembler::ProgramError;
 use crate::bpf::filter;
-use crate::bpf::steer::{Start, Steering};
+use crate::bpf::steer::{self, Start, Steering};
 use crate::host::interfaces;
 use crate::source::{Arrival, Progress, Source};
 
@@ -55,6 +57,13 @@ pub enum LiveError {
     Packet(#[from] PacketError),
     #[error("--backend packet needs an interface, and none can be told because {0}")]
     Interface(String),
+    #[error(
+        "--bind names {count} ports whose packets one worker has to take; with several workers {} is the limit",
+        steer::MAX_UNSTEERED
+    )]
+    Unsteered { count: usize },
+    #[error(transparent)]
+    Program(#[from] ProgramError),
 }
 
 /// The sources of all workers, ready.
@@ -84,6 +93,10 @@ impl Live {
     ///
     /// [`LiveError`]; with [`Backend::Auto`] only when sockets are impossible too.
     pub fn open(plan: &Plan) -> Result<Self, LiveError> {
+        let count = plan.unsteered.iter().collect::<BTreeSet<_>>().len();
+        if plan.steering.workers > 1 && count > steer::MAX_UNSTEERED {
+            return Err(LiveError::Unsteered { count });
+        }
         let why_not = match plan.backend {
             Backend::Udp => "asked for".to_owned(),
             Backend::Packet => return rings(plan),
@@ -163,13 +176,17 @@ fn rings(plan: &Plan) -> Result<Live, LiveError> {
     // Sockets first: binding tells whether somebody else holds a port, and which one the system chose.
     // Without them the host would tell every sender that nobody listens. They leave to the ring what is
     // the ring's, and take what comes in elsewhere, from this machine itself say.
-    let aside = filter::not_from(&interfaces::with_stacked(&interface));
+    let aside = filter::not_from(&interfaces::with_stacked(&interface))?;
     let aside = UdpSource::bind_filtered(&plan.addresses, plan.datagram_len, &aside)?;
     let addresses = aside.addresses();
     let steering = plan.steering;
-    let program = steering.program(Start::OuterIp {
-        unsteered: &plan.unsteered,
-    });
+    // One ring is alone and needs none.
+    let program = match steering.workers {
+        1 => Vec::new(),
+        _ => steering.program(Start::OuterIp {
+            unsteered: &plan.unsteered,
+        })?,
+    };
     let mut sources = PacketSource::open_group(&interface, &addresses, steering.workers, &program)?;
     if let Some(first) = sources.first_mut() {
         first.take_along(aside);

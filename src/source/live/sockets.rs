@@ -13,7 +13,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use socket2::{Domain, Protocol, Socket, Type};
 
-use crate::bpf::assembler::Instruction;
+use crate::bpf::assembler::{Instruction, ProgramError};
+use crate::bpf::filter;
 use crate::source::{Arrival, Datagram, Progress, Source, usual_headers_len};
 use crate::sys::message_batch::{MAX_PAYLOAD, MessageBatch};
 use crate::sys::{self, Flag};
@@ -39,6 +40,8 @@ pub enum UdpError {
     },
     #[error("receiving: {0}")]
     Receive(io::Error),
+    #[error(transparent)]
+    Program(#[from] ProgramError),
 }
 
 impl UdpError {
@@ -70,6 +73,14 @@ struct Bound {
 }
 
 impl Bound {
+    /// Takes the filter away that let nothing in. What it turned away came before the run began: the
+    /// kernel's count of drops begins here.
+    fn let_in(&mut self) -> io::Result<()> {
+        self.socket.detach_filter()?;
+        self.last_drops = sys::drops(self.socket.as_fd()).unwrap_or_default();
+        Ok(())
+    }
+
     /// Takes note of the socket's count, which wraps. A datagram brings the count of the time it was queued:
     /// that may be behind what the socket itself has told since.
     fn note_drops(&mut self, drops: u32) {
@@ -142,17 +153,19 @@ impl UdpSource {
     }
 
     /// Binds `addresses` for several workers: one source each. The kernel gives every datagram to the
-    /// worker that `program_of` the port chooses.
+    /// worker that `program_of` the port chooses, the first one too: nothing is let in before all sockets are
+    /// bound and have their program.
     ///
     /// # Errors
     ///
-    /// [`UdpError::Bind`] with the address at fault.
+    /// [`UdpError::Bind`] with the address at fault; [`UdpError::Program`].
     pub fn bind_group(
         addresses: &[SocketAddr],
         workers: u32,
         datagram_len: usize,
-        program_of: impl Fn(u16) -> Vec<Instruction>,
+        program_of: impl Fn(u16) -> Result<Vec<Instruction>, ProgramError>,
     ) -> Result<Vec<Self>, UdpError> {
+        let nothing = filter::nothing();
         let mut groups: Vec<Vec<Bound>> = (0..workers).map(|_| Vec::new()).collect();
         for address in addresses {
             // Who shares a port cannot tell that somebody else holds it; a socket that does not share can.
@@ -160,16 +173,19 @@ impl UdpSource {
                 .map_err(bind_error(*address))?
                 .address;
             for group in &mut groups {
-                let bound = bind(address, true, None).map_err(bind_error(address))?;
+                let bound = bind(address, true, Some(&nothing)).map_err(bind_error(address))?;
                 address = bound.address;
                 group.push(bound);
             }
             // The program counts sockets in the order they were bound: all first, then the program.
             if let Some(bound) = groups.first().and_then(|group| group.last()) {
-                let program = program_of(address.port());
+                let program = program_of(address.port())?;
                 sys::attach_reuseport_program(bound.socket.as_fd(), &program)
                     .map_err(bind_error(address))?;
             }
+        }
+        for bound in groups.iter_mut().flatten() {
+            bound.let_in().map_err(bind_error(bound.address))?;
         }
         let groups = groups.into_iter();
         groups
@@ -503,6 +519,59 @@ pub const fn is_specific(address: IpAddr) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Whatever comes while the sockets are being opened: each datagram that is received is where the program
+    /// sends it, and nothing from before counts as a loss.
+    #[test]
+    fn a_group_receives_nothing_before_its_program_is_there() {
+        use std::net::UdpSocket;
+        use std::sync::atomic::{AtomicBool, Ordering};
+
+        let all_to = |worker: u32| {
+            vec![Instruction {
+                code: crate::bpf::assembler::RET_K,
+                jump_true: 0,
+                jump_false: 0,
+                operand: worker,
+            }]
+        };
+        for round in 0..20 {
+            // A port that is free, and stays the same while others send to it.
+            let port = UdpSocket::bind("127.0.0.1:0").unwrap();
+            let address = port.local_addr().unwrap();
+            drop(port);
+            let done = AtomicBool::new(false);
+            std::thread::scope(|scope| {
+                scope.spawn(|| {
+                    let senders: Vec<UdpSocket> = (0..16)
+                        .map(|_| UdpSocket::bind("127.0.0.1:0").unwrap())
+                        .collect();
+                    while !done.load(Ordering::Relaxed) {
+                        for sender in &senders {
+                            // Refused as long as nobody listens.
+                            let _ = sender.send_to(&[7; 30], address);
+                        }
+                    }
+                });
+                std::thread::sleep(Duration::from_millis(2));
+                let opened = UdpSource::bind_group(&[address], 4, 2048, |_| Ok(all_to(2)));
+                let mut sources = opened.unwrap();
+                let mut received = [0; 4];
+                while received[2] < 64 {
+                    for (source, received) in sources.iter_mut().zip(&mut received) {
+                        let mut left = 100;
+                        source
+                            .take_waiting(&mut left, &mut |_| *received += 1)
+                            .unwrap();
+                    }
+                }
+                done.store(true, Ordering::Relaxed);
+                assert_eq!(received, [0, 0, received[2], 0], "round {round}");
+                let lost: u64 = sources.iter_mut().map(UdpSource::lost_so_far).sum();
+                assert_eq!(lost, 0, "round {round}");
+            });
+        }
+    }
 
     #[test]
     fn a_count_that_is_behind_adds_nothing() {

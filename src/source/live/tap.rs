@@ -8,7 +8,7 @@
 use std::io;
 use std::net::SocketAddr;
 
-use crate::bpf::assembler::Instruction;
+use crate::bpf::assembler::{Instruction, ProgramError};
 use crate::bpf::filter;
 use crate::host::interfaces;
 use crate::source::live::sockets::{UdpError, UdpSource};
@@ -61,6 +61,8 @@ pub enum PacketError {
     Gone { interface: String },
     #[error(transparent)]
     Aside(#[from] UdpError),
+    #[error(transparent)]
+    Program(#[from] ProgramError),
     #[error("receiving on {interface}: {source}")]
     Receive {
         interface: String,
@@ -146,7 +148,7 @@ impl PacketSource {
         let mut ports: Vec<u16> = wanted.iter().map(SocketAddr::port).collect();
         ports.sort_unstable();
         ports.dedup();
-        let filter = filter::udp_to(&ports, interfaces::link_of(interface));
+        let filter = filter::udp_to(&ports, interfaces::link_of(interface))?;
         let local = interfaces::local_addresses();
         let mut sources = Vec::new();
         for ring in rings {
