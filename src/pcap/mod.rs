@@ -2,4 +2,6 @@
 //! bytes.
 
 pub mod blocks;
+pub mod classic;
+pub mod link_type;
 pub mod record;
