@@ -61,9 +61,11 @@ LINK_ETHERNET = 1
 LINK_RAW = 101
 LINK_LOOP = 108
 LINK_SLL = 113
+LINK_RADIOTAP = 127
 LINK_IEEE802_15_4 = 195
 LINK_IPV4 = 228
 LINK_IPV6 = 229
+LINK_USBPCAP = 249
 LINK_SLL2 = 276
 
 FIN, SYN, RST, PSH, ACK = 0x01, 0x02, 0x04, 0x08, 0x10
@@ -1795,6 +1797,47 @@ def ns_little_endian() -> bytes:
     return pcap(odd_times(), nanoseconds=True)
 
 
+def modified_pcap(order: str) -> bytes:
+    """Alexey Kuznetsov's kind of pcap: another magic number, and 8 bytes more in each record header
+    (interface, protocol, packet type, padding)."""
+    header = struct.pack(order + "IHHiIII", 0xA1B2CD34, 2, 4, 0, 0, SNAPLEN, LINK_ETHERNET)
+    tail = struct.pack(order + "IHBB", 2, ETHERTYPE_IPV4, 0, 0)
+    records = (pcap_record(r, order=order) for r in odd_times())
+    return header + b"".join(record[:16] + tail + record[16:] for record in records)
+
+
+@case("modified.pcap")
+def modified() -> bytes:
+    return modified_pcap("<")
+
+
+@case("modified-big-endian.pcap")
+def modified_big_endian() -> bytes:
+    return modified_pcap(">")
+
+
+def old_version(minor: int, swapped: list[bool]) -> bytes:
+    """Before version 2.3 the original length came first, in 2.3 it is either. The second packet is cut."""
+    records = odd_times()
+    whole = records[1].data
+    records[1] = records[1]._replace(data=whole[:100], orig_len=len(whole))
+    body = b""
+    for swap, record in zip(swapped, map(pcap_record, records)):
+        lengths = record[12:16] + record[8:12] if swap else record[8:16]
+        body += record[:8] + lengths + record[16:]
+    return pcap_header(version=(2, minor)) + body
+
+
+@case("version-2.2.pcap")
+def version_2_2() -> bytes:
+    return old_version(2, [True] * 4)
+
+
+@case("version-2.3.pcap")
+def version_2_3() -> bytes:
+    return old_version(3, [False, True, False, True])
+
+
 def many_interfaces(order: str, *, with_length: bool) -> bytes:
     """Five ways to write a time, three kinds of packet block, and blocks to step over."""
     frame = [mirrored(udp_frame(numbered(n, 40 + n))) for n in range(9)]
@@ -1850,6 +1893,21 @@ def pcapng_mixed() -> bytes:
     second.enhanced(1, Record(START + 300_000_000, frame[3]))
     second.enhanced(0, Record(START + 400_000_003, frame[4]))
     return first.to_bytes() + second.to_bytes()
+
+
+@case("pcapng-link-types.pcapng")
+def pcapng_link_types() -> bytes:
+    """A radio interface with radiotap headers (127) and a USB one (249) beside Ethernet and raw IP."""
+    section = PcapngSection("<")
+    for link in (LINK_RADIOTAP, LINK_ETHERNET, LINK_RAW, LINK_USBPCAP):
+        section.interface(Interface(tsresol=9), link=link)
+    frames = four_frames()
+    beacon = struct.pack("<BBHI", 0, 0, 8, 0) + b"\x80" + noise(63, "beacon")
+    contents = [(1, frames[0]), (0, beacon), (1, frames[1]), (2, frames[2][ETHERNET_LEN:])]
+    contents += [(3, noise(40, "usb")), (0, beacon), (1, frames[3])]
+    for at, (number, data) in enumerate(contents):
+        section.enhanced(number, Record(START + at * 1_000_000, data))
+    return section.to_bytes()
 
 
 @case("compressed.pcap.gz")

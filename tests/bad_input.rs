@@ -104,7 +104,7 @@ const DAMAGED: [(&str, u64, &str); 11] = [
     (
         "../unsupported-link.pcap",
         0,
-        "byte 20: link type 195 cannot be read; these can: Ethernet (1)",
+        "byte 20: link type 195 (IEEE802_15_4_WITHFCS) cannot be read; these can: ETHERNET (1)",
     ),
 ];
 

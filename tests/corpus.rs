@@ -62,12 +62,12 @@ impl Sample {
         numbers.collect()
     }
 
-    /// The first link type that cannot be read, if there is one.
+    /// A link type that cannot be read, where the file has no other.
     fn unreadable_link_type(&self) -> Option<u64> {
         let readable = [0, 1, 12, 14, 101, 108, 113, 228, 229, 276];
-        self.link_types()
-            .into_iter()
-            .find(|number| !readable.contains(number))
+        let numbers = self.link_types();
+        let none = numbers.iter().all(|number| !readable.contains(number));
+        numbers.first().filter(|_| none).copied()
     }
 
     /// Packets tshark reads. It shows a custom block of pcapng as a packet too.
@@ -422,7 +422,7 @@ fn plain_traffic_of_other_projects() {
             let says = replayed
                 .run
                 .stderr
-                .contains(&format!("link type {number} cannot be read"));
+                .contains(&format!("link type {number} ("));
             differences.check(name, "names the link type", says, true);
             continue;
         }
@@ -597,7 +597,7 @@ fn survive(folder: &str) {
             let expectation = DAMAGED.iter().find(|(file, _)| *file == sample.name);
             let refused = match (expectation, sample.unreadable_link_type()) {
                 (Some((_, reason)), _) => Some((*reason).to_owned()),
-                (None, Some(number)) => Some(format!("link type {number} cannot be read")),
+                (None, Some(number)) => Some(format!("link type {number} (")),
                 (None, None) => None,
             };
             let code = Some(i32::from(refused.is_some()));

@@ -12,6 +12,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use super::args::ReplayArgs;
 use super::settings::Settings;
 use crate::failure::Failure;
+use crate::pcap::link_type::LinkTypeName;
 use crate::pipeline::ledger::Ledger;
 use crate::pipeline::outcome::Outcome;
 use crate::pipeline::run::Pipeline;
@@ -21,6 +22,9 @@ use crate::source::file::{CaptureError, CaptureFile};
 
 /// Smaller inputs are done before a progress bar could be read.
 const PROGRESS_FROM_BYTES: u64 = 32 << 20;
+
+/// Link types that a remark names.
+const LINK_TYPES_NAMED: usize = 8;
 
 /// Runs the command.
 ///
@@ -37,10 +41,14 @@ pub fn run(args: &ReplayArgs) -> Result<(), Failure> {
     let progress = Progress::start(&args.files, Arc::clone(&bytes_read));
     let mut errors = Vec::new();
     let mut without = Vec::new();
+    let mut told_of_files = Vec::new();
     for path in &args.files {
         let before = pipeline.ledger();
-        let read = CaptureFile::open(path, Arc::clone(&bytes_read))
-            .and_then(|mut file| pipeline.replay(&mut file));
+        let read = CaptureFile::open(path, Arc::clone(&bytes_read)).and_then(|mut file| {
+            let outcome = pipeline.replay(&mut file);
+            told_of_files.extend(passed_over(&file));
+            outcome
+        });
         let failed = read.is_err();
         errors.extend(read.err().map(|error: CaptureError| error.to_string()));
         if !failed && !pipeline.has_failed() && pipeline.ledger().delivered == before.delivered {
@@ -69,6 +77,7 @@ pub fn run(args: &ReplayArgs) -> Result<(), Failure> {
             "{like_vxlan} datagrams to port {port} look like VXLAN: try --port {port}."
         ));
     }
+    remarks.extend(told_of_files);
     for (path, packets) in without {
         let Outcome {
             ledger,
@@ -140,6 +149,40 @@ fn names(files: &[PathBuf]) -> String {
             more - 1
         ),
     }
+}
+
+/// Names the link types of packets that were passed over, the most frequent first.
+fn passed_over(file: &CaptureFile) -> Option<String> {
+    let mut link_types: Vec<(u16, u64)> = file
+        .unreadable()
+        .iter()
+        .map(|(number, packets)| (*number, *packets))
+        .collect();
+    let packets: u64 = link_types.iter().map(|(_, packets)| packets).sum();
+    // Where no packet can be read that is an error, which says the same.
+    if packets == 0 || packets == file.packets() {
+        return None;
+    }
+    link_types.sort_by_key(|(number, packets)| (std::cmp::Reverse(*packets), *number));
+    let named: Vec<String> = link_types
+        .iter()
+        .take(LINK_TYPES_NAMED)
+        .map(|(number, packets)| {
+            let noun = if *packets == 1 { "packet" } else { "packets" };
+            format!("{packets} {noun} of {}", LinkTypeName(u32::from(*number)))
+        })
+        .collect();
+    let more = link_types.len() - named.len();
+    Some(format!(
+        "{}: {}{} cannot be read and were passed over (filtered: link_type); the other packets were read.",
+        file.path(),
+        named.join(", "),
+        if more > 0 {
+            format!(", and packets of {more} more link types")
+        } else {
+            String::new()
+        }
+    ))
 }
 
 /// Says that a file held no mirrored packet, and what to try.

@@ -47,8 +47,6 @@ pub enum BlockError {
     NoInterface { interface: u32, known: usize },
     #[error("a packet of {captured} bytes in a block with room for {room}")]
     PacketTooLong { captured: usize, room: usize },
-    #[error("link type {0} cannot be read")]
-    LinkType(u32),
 }
 
 /// The section being read: what later blocks refer to.
@@ -75,8 +73,7 @@ pub struct PacketBlock {
 
 #[derive(Clone, Copy, Debug)]
 struct Interface {
-    /// Its link layer, or the number of one that cannot be read.
-    link: Result<LinkType, u32>,
+    link: LinkType,
     snaplen: u32,
     /// `if_tsresol`: with the top bit set a negative power of 2, else of 10.
     resolution: u8,
@@ -154,9 +151,9 @@ impl Section {
                 len: body.len(),
             });
         };
-        let link = u32::from(self.short(fields, 0));
+        let link = self.short(fields, 0);
         let mut interface = Interface {
-            link: LinkType::from_number(link).ok_or(link),
+            link: LinkType::from_number(link.into()).unwrap_or(LinkType::Unreadable(link)),
             snaplen: self.number(fields, 4),
             resolution: 6,
             offset_s: 0,
@@ -233,7 +230,7 @@ impl Section {
         }
         Ok(PacketBlock {
             ts_ns: (kind != SIMPLE_PACKET).then(|| described.time_ns(ticks)),
-            link: described.link.map_err(BlockError::LinkType)?,
+            link: described.link,
             at: 8 + fixed_len,
             captured_len,
             orig_len,
@@ -300,7 +297,7 @@ mod tests {
 
     fn time(resolution: u8, offset_s: i64, ticks: u64) -> u64 {
         let interface = Interface {
-            link: Ok(LinkType::Ethernet),
+            link: LinkType::Ethernet,
             snaplen: 0,
             resolution,
             offset_s,

@@ -360,5 +360,6 @@ fn link_type_name(link: LinkType) -> &'static str {
         LinkType::RawIp => "raw IP (101)",
         LinkType::LinuxSll => "Linux SLL (113)",
         LinkType::LinuxSll2 => "Linux SLL2 (276)",
+        LinkType::Unreadable(_) => "one that cannot be read",
     }
 }

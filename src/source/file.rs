@@ -3,22 +3,24 @@
 //! A file is read in one pass through a window of bounded size, so standard input and files of any
 //! size work alike. Damage ends a file with an error that names the byte; packets before it are kept.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use pcap_file::Endianness;
-use pcap_file::pcap::{PcapHeader, PcapTsResolution};
-
 use super::window::Window;
 use super::{Arrival, Progress, Record, Source};
-use crate::pcap::blocks::{BlockError, Section, number32};
+use crate::pcap::blocks::Section;
+use crate::pcap::classic::{FILE_HEADER_LEN, FileHeader};
+use crate::pcap::link_type::LinkTypeName;
 use crate::wire::outer::LinkType;
 
 /// Longest packet record believed; libpcap and Wireshark draw the same line.
 const MAX_RECORD_LEN: usize = 262_144;
+/// Link types that one message names.
+const LINK_TYPES_NAMED: usize = 8;
 /// Packets handed over at a time.
 const BATCH: usize = 256;
 
@@ -38,13 +40,13 @@ pub enum CaptureError {
     )]
     NotACapture { path: String, magic: String },
     #[error(
-        "{path}: byte {offset}: link type {number} cannot be read; these can: Ethernet (1), null (0) and \
-         loop (108), raw IP (101, 228, 229), Linux SLL (113) and SLL2 (276)"
+        "{path}: byte {offset}: {link_types} cannot be read; these can: ETHERNET (1), NULL (0), LOOP (108), \
+         RAW (101), IPV4 (228), IPV6 (229), LINUX_SLL (113), LINUX_SLL2 (276)"
     )]
     LinkType {
         path: String,
         offset: u64,
-        number: u32,
+        link_types: String,
     },
     #[error("{path}: byte {offset}{unpacked}: {reason}; {packets} packets before it were read")]
     Damaged {
@@ -58,11 +60,7 @@ pub enum CaptureError {
 
 /// How the file is written.
 enum Format {
-    Pcap {
-        big_endian: bool,
-        nanoseconds: bool,
-        link: LinkType,
-    },
+    Pcap(FileHeader, LinkType),
     PcapNg(Section),
 }
 
@@ -72,6 +70,10 @@ pub struct CaptureFile {
     window: Window,
     format: Format,
     packets: u64,
+    /// Packets of link types that cannot be read, by the number of the link type.
+    unreadable: BTreeMap<u16, u64>,
+    /// Offset of the first of them.
+    unreadable_at: u64,
     /// Records of files read before this one.
     before: u64,
     last_ts_ns: u64,
@@ -157,6 +159,8 @@ impl CaptureFile {
             window,
             format: Format::PcapNg(Section::default()),
             packets: 0,
+            unreadable: BTreeMap::new(),
+            unreadable_at: 0,
             before: 0,
             last_ts_ns: 0,
             trickles: false,
@@ -180,19 +184,21 @@ impl CaptureFile {
         self.packets
     }
 
-    /// The next record, or `None` at the end of the file.
+    /// Packets read so far whose link type cannot be read, by its number.
+    pub const fn unreadable(&self) -> &BTreeMap<u16, u64> {
+        &self.unreadable
+    }
+
+    /// The next record, or `None` at the end of the file. Packets of an interface whose link type cannot be
+    /// read come as [`LinkType::Unreadable`].
     ///
     /// # Errors
     ///
-    /// [`CaptureError::Damaged`], and [`CaptureError::LinkType`] when an interface of a pcapng file has
-    /// one that cannot be read. Nothing can be read after an error.
+    /// [`CaptureError::Damaged`]. At the end of a pcapng file [`CaptureError::LinkType`] when it has packets
+    /// and none of them can be read. Nothing can be read after an error.
     pub fn next_record(&mut self) -> Result<Option<Record<'_>>, CaptureError> {
         let found = match self.format {
-            Format::Pcap {
-                big_endian,
-                nanoseconds,
-                link,
-            } => self.next_pcap(big_endian, nanoseconds, link)?,
+            Format::Pcap(header, link) => self.next_pcap(&header, link)?,
             Format::PcapNg(_) => self.next_pcapng()?,
         };
         let Some(Found {
@@ -206,6 +212,9 @@ impl CaptureFile {
         else {
             return Ok(None);
         };
+        if let LinkType::Unreadable(number) = link {
+            self.note_unreadable(number);
+        }
         let order = self.before + self.packets;
         self.packets += 1;
         self.last_ts_ns = ts_ns;
@@ -228,8 +237,9 @@ impl CaptureFile {
     fn has_record_ahead(&self) -> bool {
         let ahead = self.window.ahead();
         match &self.format {
-            Format::Pcap { big_endian, .. } => {
-                ahead.len() >= 16 && ahead.len() - 16 >= number32(ahead, 8, *big_endian) as usize
+            Format::Pcap(header, _) => {
+                let behind = ahead.len().checked_sub(header.record_header_len);
+                behind.is_some_and(|len| len >= header.record(ahead).captured_len as usize)
             }
             Format::PcapNg(section) => {
                 ahead.len() >= 12 && ahead.len() >= section.len_of_next(ahead)
@@ -250,19 +260,31 @@ impl CaptureFile {
         }
     }
 
-    fn bad_block(&self, error: BlockError) -> CaptureError {
-        match error {
-            BlockError::LinkType(number) => self.link_type(number),
-            error => self.damaged(error.to_string()),
+    #[cold]
+    fn note_unreadable(&mut self, number: u16) {
+        if self.unreadable.is_empty() {
+            self.unreadable_at = self.window.offset();
         }
+        *self.unreadable.entry(number).or_default() += 1;
     }
 
-    fn link_type(&self, number: u32) -> CaptureError {
-        CaptureError::LinkType {
-            path: self.path.clone(),
-            offset: self.window.offset(),
-            number,
+    /// The end of a pcapng file. It is an error when there were packets and none could be read.
+    fn end_of_pcapng(&self) -> Result<Option<Found>, CaptureError> {
+        if self.unreadable.is_empty() || self.unreadable.values().sum::<u64>() < self.packets {
+            return Ok(None);
         }
+        let names = self.unreadable.keys().take(LINK_TYPES_NAMED);
+        let mut names: Vec<String> = names
+            .map(|number| LinkTypeName(u32::from(*number)).to_string())
+            .collect();
+        if self.unreadable.len() > names.len() {
+            names.push(format!("{} more", self.unreadable.len() - names.len()));
+        }
+        Err(CaptureError::LinkType {
+            path: self.path.clone(),
+            offset: self.unreadable_at,
+            link_types: names.join(", "),
+        })
     }
 
     /// The file ended where `wanted` bytes of `what` should be.
@@ -292,12 +314,9 @@ impl CaptureFile {
                 self.window.take(len);
                 Ok(())
             }
-            [0xa1, 0xb2, 0xc3, 0xd4, ..]
-            | [0xd4, 0xc3, 0xb2, 0xa1, ..]
-            | [0xa1, 0xb2, 0x3c, 0x4d, ..]
-            | [0x4d, 0x3c, 0xb2, 0xa1, ..] => self.read_pcap_header(),
+            ahead if FileHeader::is_magic(ahead) => self.read_pcap_header(),
             ahead if ahead.len() < 4 && self.window.has_error() => {
-                Err(self.ended("its header", 24))
+                Err(self.ended("its header", FILE_HEADER_LEN))
             }
             ahead => {
                 let magic: Vec<String> = ahead
@@ -314,67 +333,54 @@ impl CaptureFile {
     }
 
     fn read_pcap_header(&mut self) -> Result<(), CaptureError> {
-        if !self.window.fill(24) {
-            return Err(self.ended("the pcap file header", 24));
+        if !self.window.fill(FILE_HEADER_LEN) {
+            return Err(self.ended("the pcap file header", FILE_HEADER_LEN));
         }
-        let header = match PcapHeader::from_slice(self.window.ahead()) {
-            Ok((_, header)) => header,
-            Err(error) => return Err(self.damaged(format!("pcap file header: {error}"))),
+        let header = match FileHeader::read(self.window.ahead()) {
+            Ok(header) => header,
+            Err(error) => return Err(self.damaged(error.to_string())),
         };
-        // libpcap reads 2.x, and 543.0 of an old sniffer that nobody has seen since.
-        if header.version_major != 2 {
-            let (major, minor) = (header.version_major, header.version_minor);
-            return Err(self.damaged(format!(
-                "pcap version {major}.{minor}; version 2 can be read"
-            )));
-        }
-        let number = u32::from(header.datalink);
-        let Some(link) = LinkType::from_number(number) else {
-            self.window.take(20);
-            return Err(self.link_type(number & 0x03ff_ffff));
+        let Some(link) = LinkType::from_number(header.link_type) else {
+            return Err(CaptureError::LinkType {
+                path: self.path.clone(),
+                offset: 20,
+                link_types: LinkTypeName(header.link_type).to_string(),
+            });
         };
-        self.format = Format::Pcap {
-            big_endian: header.endianness == Endianness::Big,
-            nanoseconds: header.ts_resolution == PcapTsResolution::NanoSecond,
-            link,
-        };
-        self.window.take(24);
+        self.format = Format::Pcap(header, link);
+        self.window.take(FILE_HEADER_LEN);
         Ok(())
     }
 
     fn next_pcap(
         &mut self,
-        big_endian: bool,
-        nanoseconds: bool,
+        header: &FileHeader,
         link: LinkType,
     ) -> Result<Option<Found>, CaptureError> {
-        if !self.window.fill(16) {
+        let header_len = header.record_header_len;
+        if !self.window.fill(header_len) {
             return if self.window.is_done() {
                 Ok(None)
             } else {
-                Err(self.ended("a record header", 16))
+                Err(self.ended("a record header", header_len))
             };
         }
-        let ahead = self.window.ahead();
-        let [seconds, fraction, captured_len, orig_len] =
-            [0, 4, 8, 12].map(|at| number32(ahead, at, big_endian));
-        let captured_len = captured_len as usize;
+        let record = header.record(self.window.ahead());
+        let captured_len = record.captured_len as usize;
         if captured_len > MAX_RECORD_LEN {
             let reason = format!("a record of {captured_len} bytes, more than {MAX_RECORD_LEN}");
             return Err(self.damaged(reason));
         }
-        let len = 16 + captured_len;
+        let len = header_len + captured_len;
         if !self.window.fill(len) {
             return Err(self.ended("a record", len));
         }
-        let unit = if nanoseconds { 1 } else { 1000 };
-        let ts_ns = u64::from(seconds) * 1_000_000_000 + u64::from(fraction) * unit;
         Ok(Some(Found {
-            ts_ns,
+            ts_ns: record.ts_ns,
             link,
-            at: 16,
+            at: header_len,
             captured_len,
-            orig_len,
+            orig_len: record.orig_len,
             len,
         }))
     }
@@ -387,7 +393,7 @@ impl CaptureFile {
             }
             self.window.take(len);
         }
-        Ok(None)
+        self.end_of_pcapng()
     }
 
     /// Makes the next block available whole and tells its length.
@@ -400,7 +406,7 @@ impl CaptureFile {
         };
         let len = section
             .block_len(self.window.ahead())
-            .map_err(|error| self.bad_block(error))?;
+            .map_err(|error| self.damaged(error.to_string()))?;
         if self.window.fill(len) {
             Ok(len)
         } else {
@@ -414,7 +420,9 @@ impl CaptureFile {
         let Format::PcapNg(section) = &mut self.format else {
             return Ok(None);
         };
-        let packet = section.read(block).map_err(|error| self.bad_block(error))?;
+        let packet = section
+            .read(block)
+            .map_err(|error| self.damaged(error.to_string()))?;
         Ok(packet.map(|packet| Found {
             // A simple packet block has no time of its own; the packet before it is the best witness.
             ts_ns: packet.ts_ns.unwrap_or(self.last_ts_ns),

@@ -26,6 +26,8 @@ pub enum LinkType {
     LinuxSll,
     /// Linux "cooked" capture version 2, 276.
     LinuxSll2,
+    /// Any other, by its number: an interface of a pcapng file that stands beside readable ones.
+    Unreadable(u16),
 }
 
 impl LinkType {
@@ -48,7 +50,7 @@ impl LinkType {
     /// # Errors
     ///
     /// [`Malformed::OuterLink`] when the header is cut, [`Filtered::NotIp`] for an unknown loopback
-    /// address family.
+    /// address family, [`Filtered::LinkType`] for a link type that cannot be read.
     #[inline]
     pub fn strip(self, record: &[u8]) -> Result<LinkPayload<'_>, Refusal> {
         let cut = Refusal::from(Malformed::OuterLink);
@@ -112,6 +114,7 @@ impl LinkType {
                     _ => Err(Filtered::NotIp.into()),
                 }
             }
+            Self::Unreadable(_) => Err(Filtered::LinkType.into()),
         }
     }
 }

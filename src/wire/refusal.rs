@@ -64,6 +64,8 @@ reasons! {
 reasons! {
     /// The packet is sound, or may be, but is not mirrored traffic that was asked for.
     Filtered {
+        /// Of an interface whose link type cannot be read.
+        LinkType => "link_type",
         /// Not IPv4 or IPv6 (ARP, LLDP, …) on the outside.
         NotIp => "not_ip",
         /// IP, but not UDP.

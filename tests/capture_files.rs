@@ -1,0 +1,168 @@
+//! Capture files as input: what other tools write, and what becomes of the parts that are no packets.
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "tests end with a panic"
+)]
+
+mod common;
+
+use std::fs;
+
+use common::{Replayed, assert_closes, replay, testdata};
+
+// ---------------------------------------------------------------------------------------------
+// Files made here, little-endian
+
+/// A pcapng block around `body`.
+fn block(kind: u32, body: &[u8]) -> Vec<u8> {
+    let padded = body.len().next_multiple_of(4);
+    let len = (12 + padded) as u32;
+    let mut block = [kind.to_le_bytes(), len.to_le_bytes()].concat();
+    block.extend_from_slice(body);
+    block.resize(8 + padded, 0);
+    block.extend(len.to_le_bytes());
+    block
+}
+
+/// An option, padded.
+fn option(code: u16, value: &[u8]) -> Vec<u8> {
+    let mut option = [code.to_le_bytes(), (value.len() as u16).to_le_bytes()].concat();
+    option.extend_from_slice(value);
+    option.resize(option.len().next_multiple_of(4), 0);
+    option
+}
+
+fn section(options: &[u8]) -> Vec<u8> {
+    let mut body = 0x1a2b_3c4d_u32.to_le_bytes().to_vec();
+    body.extend([1, 0, 0, 0]);
+    body.extend([0xff; 8]);
+    body.extend_from_slice(options);
+    block(0x0a0d_0d0a, &body)
+}
+
+fn interface(link: u16, options: &[u8]) -> Vec<u8> {
+    let mut body = link.to_le_bytes().to_vec();
+    body.extend([0; 6]);
+    body.extend_from_slice(options);
+    block(1, &body)
+}
+
+/// An enhanced packet block of a whole packet.
+fn packet(interface: u32, ticks: u64, bytes: &[u8], options: &[u8]) -> Vec<u8> {
+    let len = bytes.len() as u32;
+    let words = [interface, (ticks >> 32) as u32, ticks as u32, len, len];
+    let mut body: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
+    body.extend_from_slice(bytes);
+    body.resize(body.len().next_multiple_of(4), 0);
+    body.extend_from_slice(options);
+    block(6, &body)
+}
+
+/// The packets of a capture in `testdata/`, pcap, microseconds, little-endian.
+fn packets_of(name: &str) -> Vec<Vec<u8>> {
+    let file = fs::read(testdata(name)).unwrap();
+    assert_eq!(file[..4], [0xd4, 0xc3, 0xb2, 0xa1]);
+    let mut packets = Vec::new();
+    let mut at = 24;
+    while at < file.len() {
+        let len = u32::from_le_bytes(file[at + 8..at + 12].try_into().unwrap()) as usize;
+        packets.push(file[at + 16..at + 16 + len].to_vec());
+        at += 16 + len;
+    }
+    packets
+}
+
+/// Replays a file made here.
+fn replay_bytes(name: &str, bytes: &[u8], args: &[&str]) -> Replayed {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join(name);
+    fs::write(&path, bytes).unwrap();
+    let mut all = vec![path.to_str().unwrap()];
+    all.extend(args);
+    replay(all)
+}
+
+#[track_caller]
+fn assert_read(replayed: &Replayed, received: u64, delivered: u64) {
+    assert_eq!(replayed.run.code, Some(0), "{}", replayed.run.stderr);
+    assert_closes(&replayed.summary);
+    assert_eq!(replayed.count("received"), received, "{}", replayed.summary);
+    assert_eq!(
+        replayed.count("delivered"),
+        delivered,
+        "{}",
+        replayed.summary
+    );
+}
+
+#[track_caller]
+fn assert_says(replayed: &Replayed, words: &str) {
+    let stderr = &replayed.run.stderr;
+    assert!(stderr.contains(words), "{words:?} is not in:\n{stderr}");
+}
+
+// ---------------------------------------------------------------------------------------------
+// Link types
+
+/// Whichever interface comes first, packets of the readable ones are read.
+#[test]
+fn packets_of_unreadable_link_types_are_passed_over() {
+    let vxlan = packets_of("session-96.pcap");
+    for first in [1, 249] {
+        let file = [
+            section(&[]),
+            interface(first, &option(2, b"mon0")),
+            interface(250 - first, &[]),
+            interface(4000, &[]),
+            packet(u32::from(first == 1), 0, &[1, 2, 3], &[]),
+            packet(u32::from(first != 1), 1, &vxlan[0], &[]),
+            packet(2, 2, &[], &[]),
+            packet(u32::from(first == 1), 3, &[0; 64], &[]),
+            packet(u32::from(first != 1), 4, &vxlan[1], &[]),
+        ]
+        .concat();
+        for workers in ["1", "3"] {
+            let replayed = replay_bytes("mixed.pcapng", &file, &["--workers", workers]);
+            assert_read(&replayed, 5, 2);
+            assert_eq!(
+                replayed.reasons("filtered"),
+                common::expected([("link_type", 3)])
+            );
+            assert_says(
+                &replayed,
+                "2 packets of link type 249 (USBPCAP), 1 packet of link type 4000 (no name is \
+                 registered for it) cannot be read and were passed over",
+            );
+        }
+        let plain = replay_bytes("mixed.pcapng", &file, &["--plain"]);
+        assert_read(&plain, 5, 2);
+    }
+}
+
+/// Where not one packet can be read that is an error, in pcapng as in pcap.
+#[test]
+fn a_file_of_unreadable_link_types_names_them() {
+    let file = [
+        section(&[]),
+        interface(1, &[]),
+        interface(127, &[]),
+        interface(195, &[]),
+        packet(1, 0, &[1, 2, 3], &[]),
+        packet(2, 0, &[1, 2, 3], &[]),
+    ]
+    .concat();
+    let replayed = replay_bytes("radio.pcapng", &file, &[]);
+    assert_eq!(replayed.run.code, Some(1));
+    assert_says(
+        &replayed,
+        "radio.pcapng: byte 88: link type 127 (IEEE802_11_RADIOTAP), link type 195 \
+         (IEEE802_15_4_WITHFCS) cannot be read; these can: ETHERNET (1)",
+    );
+    let mut pcap = fs::read(testdata("session-96.pcap")).unwrap();
+    pcap[20] = 105;
+    let replayed = replay_bytes("wifi.pcap", &pcap, &[]);
+    assert_eq!(replayed.run.code, Some(1));
+    assert_says(&replayed, "link type 105 (IEEE802_11) cannot be read");
+}
