@@ -15,9 +15,28 @@ impl Failure {
         Self::Usage(anyhow::Error::msg(text.into()))
     }
 
+    /// Whether it is that the reader of a pipe went away: the end of the run, not a fault.
+    pub fn is_closed_pipe(&self) -> bool {
+        let Self::Running(error) = self else {
+            return false;
+        };
+        let mut causes = error
+            .chain()
+            .filter_map(|cause| cause.downcast_ref::<std::io::Error>());
+        causes.any(|cause| cause.kind() == std::io::ErrorKind::BrokenPipe)
+    }
+
     /// A fault in words.
     pub fn running(text: impl Into<String>) -> Self {
         Self::Running(anyhow::Error::msg(text.into()))
+    }
+}
+
+impl std::fmt::Display for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Usage(error) | Self::Running(error) => error.fmt(f),
+        }
     }
 }
 

@@ -12,6 +12,8 @@
 //! Live traffic and replayed files differ only in the source. The rooms, and which may use which, are
 //! described in `docs/ARCHITECTURE.md`.
 
+#![cfg_attr(not(test), deny(clippy::disallowed_macros))]
+
 pub mod bpf;
 pub mod capture;
 pub mod cli;
@@ -22,9 +24,11 @@ pub mod flow;
 pub mod host;
 pub mod mirror;
 pub mod outfile;
+pub mod patience;
 pub mod pcap;
 pub mod pipeline;
 pub mod report;
+pub mod say;
 pub mod send;
 pub mod source;
 #[cfg(target_os = "linux")]

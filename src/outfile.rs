@@ -8,6 +8,8 @@ use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
+use crate::patience::{NoResult, PATIENCE, within};
+
 /// Why an output cannot be written.
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs, reason = "the messages say it")]
@@ -18,6 +20,8 @@ pub enum OutError {
     Directory { path: String },
     #[error("cannot write {path}: another process is writing {part}")]
     Busy { path: String, part: String },
+    #[error("cannot write {path}: {source}")]
+    GaveUp { path: String, source: NoResult },
 }
 
 enum Target {
@@ -187,6 +191,28 @@ impl OutFile {
             let _ = std::fs::remove_file(part);
         }
     }
+}
+
+/// Writes a small file whole, `-` for standard output, and gives up what takes nothing for as long as there is
+/// [`PATIENCE`]: a FIFO without a reader, a full pipe.
+///
+/// # Errors
+///
+/// As [`OutFile`], and [`OutError::GaveUp`].
+pub fn write_whole(path: &Path, content: Vec<u8>) -> Result<(), OutError> {
+    let owned = path.to_owned();
+    let written = within(PATIENCE, move || {
+        let mut out = OutFile::create(&owned)?;
+        out.write(&content)?;
+        out.finish()
+    });
+    written.unwrap_or_else(|source| {
+        let path = match path == Path::new("-") {
+            true => "standard output".to_owned(),
+            false => path.display().to_string(),
+        };
+        Err(OutError::GaveUp { path, source })
+    })
 }
 
 /// Where a path leads through links; the last file need not be there.

@@ -36,6 +36,7 @@ mod linux {
     use crate::pipeline::run::Pipeline;
     use crate::report::page::bytes;
     use crate::report::summary::conclude;
+    use crate::say::say;
     use crate::source::Source;
     use crate::source::live::sockets::{self, Gro, UdpError};
     use crate::source::live::tap::PacketError;
@@ -94,13 +95,13 @@ mod linux {
             .min()
             .unwrap_or_default();
         let held = live.sources.iter().map(LiveSource::memory_bytes).sum();
-        eprintln!(
-            "vxtap {}: listening on {addresses}; {}; receive buffer {} a worker, at most {} of memory. Ctrl-C ends.",
+        say(format!(
+            "vxtap {}: listening on {addresses}; {}; receive buffer {} a worker, at most {} of memory. Ctrl-C ends.\n",
             env!("CARGO_PKG_VERSION"),
             live.about,
             bytes(granted as u64),
             bytes(settings.memory_bytes(held))
-        );
+        ));
         if granted < wanted && matches!(live.sources.first(), Some(LiveSource::Udp(_))) {
             tracing::warn!(
                 "the kernel grants a receive buffer of {granted} bytes only; bursts may be lost. \

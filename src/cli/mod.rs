@@ -14,6 +14,8 @@ use clap::Parser;
 use args::{Cli, Command};
 
 use crate::failure::Failure;
+use crate::patience::PATIENCE;
+use crate::say::{LogLine, flush, say};
 
 /// Runs the program on the process's own command line.
 pub fn main() -> ExitCode {
@@ -21,7 +23,7 @@ pub fn main() -> ExitCode {
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(std::io::stderr)
+        .with_writer(|| LogLine)
         .with_ansi(std::io::stderr().is_terminal())
         .with_target(false)
         .init();
@@ -30,20 +32,20 @@ pub fn main() -> ExitCode {
         Command::Listen(args) => listen::run(&args),
         Command::Send(args) => send::run(&args),
     };
-    let (error, code) = match outcome {
+    let mut code = match &outcome {
+        Ok(()) => 0,
         // The reader of our standard output has all it wanted.
-        Err(Failure::Running(error)) if is_closed_pipe(&error) => return ExitCode::SUCCESS,
-        Ok(()) => return ExitCode::SUCCESS,
-        Err(Failure::Usage(error)) => (error, 2),
-        Err(Failure::Running(error)) => (error, 1),
+        Err(failure) if failure.is_closed_pipe() => 0,
+        Err(Failure::Usage(_)) => 2,
+        Err(Failure::Running(_)) => 1,
     };
-    eprintln!("vxtap: error: {error}");
+    if let Err(failure) = outcome.as_ref()
+        && code != 0
+    {
+        say(format!("vxtap: error: {failure}\n"));
+    }
+    if !flush(PATIENCE) {
+        code = code.max(1);
+    }
     ExitCode::from(code)
-}
-
-fn is_closed_pipe(error: &anyhow::Error) -> bool {
-    let mut causes = error
-        .chain()
-        .filter_map(|cause| cause.downcast_ref::<std::io::Error>());
-    causes.any(|cause| cause.kind() == std::io::ErrorKind::BrokenPipe)
 }

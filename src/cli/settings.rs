@@ -185,8 +185,11 @@ impl Outputs {
     pub fn open(&self, about: &str, mtu: u32) -> Result<Sinks, Failure> {
         let mut sinks = Sinks::default();
         if let Some(path) = &self.summary {
-            // Opened at the end; whether it can be is better known now.
-            OutFile::create(path)?.discard();
+            // Opened at the end; whether it can be is better known now. A FIFO would make its reader believe
+            // that this was all.
+            if !is_fifo(path) {
+                OutFile::create(path)?.discard();
+            }
         }
         for path in &self.flows {
             match JsonLines::create(path) {
@@ -213,6 +216,17 @@ impl Outputs {
     pub fn summary(&self) -> Option<&Path> {
         self.summary.as_deref()
     }
+}
+
+#[cfg(unix)]
+fn is_fifo(path: &Path) -> bool {
+    use std::os::unix::fs::FileTypeExt;
+    path.metadata().is_ok_and(|meta| meta.file_type().is_fifo())
+}
+
+#[cfg(not(unix))]
+const fn is_fifo(_: &Path) -> bool {
+    false
 }
 
 /// Refuses flags of one way to receive beside another.

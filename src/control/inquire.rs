@@ -11,6 +11,7 @@ use crate::pipeline::inquiry::Interim;
 use crate::pipeline::run::Pipeline;
 use crate::pipeline::worker::WorkerSettings;
 use crate::report::summary::Summary;
+use crate::say::say;
 
 /// From now on prints the page of `pipeline` as it is so far whenever SIGUSR1 comes. `counters_before` are
 /// the kernel's as the run began, `reason` the word for packets it had no room for.
@@ -46,7 +47,7 @@ pub fn on_request(
             let mut interim = Interim::ask(&inquirer);
             interim.outcome.kernel_counters = Some(Counters::read().since(&counters_before));
             let seconds = begun.elapsed().as_secs_f64();
-            eprint!("{}", page(&interim, &settings, reason, seconds));
+            say(page(&interim, &settings, reason, seconds));
         }
     });
     Ok(())

@@ -8,9 +8,7 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
 
-/// How long the end of a live run waits for a writer that makes no progress. A reader that is only slow
-/// takes a batch in this time.
-pub const PATIENCE: Duration = Duration::from_secs(5);
+pub use crate::patience::PATIENCE;
 
 /// A thread whose end is waited for.
 pub struct Task<T> {

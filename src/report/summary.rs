@@ -11,11 +11,13 @@ use crate::flow::text::rfc3339;
 use crate::host::counters::Counts;
 use crate::mirror::session::{Session, SessionKey};
 use crate::mirror::truncation::Cause;
-use crate::outfile::OutFile;
+use crate::outfile::write_whole;
+use crate::patience::PATIENCE;
 use crate::pipeline::clock::ClockSteps;
 use crate::pipeline::measure::Facts;
 use crate::pipeline::outcome::{Outcome, SinkError};
 use crate::pipeline::worker::WorkerSettings;
+use crate::say::{flush, say};
 
 /// Ends a run: tells people and, where asked for, a file what came of it, and what went wrong.
 ///
@@ -38,13 +40,25 @@ pub fn conclude(
         .iter()
         .filter(|error| !error.is_closed_pipe());
     errors.extend(faults.map(SinkError::to_string));
-    let summary = Summary::new(outcome, kernel_dropped, settings, errors.clone());
-    eprint!("{}", summary.page(outcome));
+    let mut summary = Summary::new(outcome, kernel_dropped, settings, errors.clone());
+    let mut page = summary.page(outcome);
     for remark in remarks {
-        eprintln!("{remark}");
+        page.push_str(&remark);
+        page.push('\n');
+    }
+    say(page);
+    if !flush(PATIENCE) {
+        errors.push(format!(
+            "standard error took nothing for {} s: the page on it is not complete",
+            PATIENCE.as_secs()
+        ));
+        summary.errors.clone_from(&errors);
     }
     if let Some(path) = summary_path {
-        summary.write(path)?;
+        // Whoever reads our standard output may have all it wanted.
+        let written = summary.write(path);
+        let fault = written.err().filter(|fault| !fault.is_closed_pipe());
+        errors.extend(fault.map(|fault| fault.to_string()));
     }
     if errors.is_empty() {
         Ok(())
@@ -223,10 +237,7 @@ impl Summary {
     pub fn write(&self, path: &Path) -> Result<(), Failure> {
         let mut json = serde_json::to_vec_pretty(self)?;
         json.push(b'\n');
-        let mut out = OutFile::create(path)?;
-        out.write(&json)?;
-        out.finish()?;
-        Ok(())
+        Ok(write_whole(path, json)?)
     }
 }
 

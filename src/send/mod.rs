@@ -28,7 +28,8 @@ use sockets::Sockets;
 
 use self::encapsulate::{Cut, FIRST_SOURCE_PORT, OuterHeaders, OuterIps};
 use crate::failure::Failure;
-use crate::outfile::{OutError, OutFile};
+use crate::outfile::{OutError, write_whole};
+use crate::say::say;
 use crate::source::Record;
 use crate::source::file::CaptureFile;
 use crate::wire::outer::{LinkType, OuterUdp};
@@ -66,15 +67,22 @@ pub fn run(options: &Options) -> Result<(), Failure> {
     let seconds = run.started.elapsed().as_secs_f64();
     let mut counts = run.counts;
     counts.unsent = counts.read - counts.sent - counts.skipped - counts.too_large;
-    if matches!(options.frames, Frames::Generated(_)) {
-        eprintln!("vxtap: frames: {}", counts.generated_line(verb, seconds));
-    } else {
-        eprintln!("vxtap: frames: {}", counts.files_line(verb, seconds));
+    let line = match &options.frames {
+        Frames::Generated(_) => counts.generated_line(verb, seconds),
+        Frames::Files { .. } => counts.files_line(verb, seconds),
+    };
+    say(format!("vxtap: frames: {line}\n"));
+    let summary = options.summary.as_ref();
+    match summary.map_or(Ok(()), |path| counts.write(seconds, path)) {
+        Ok(()) => outcome,
+        Err(fault) if outcome.is_ok() => Err(fault),
+        // What went wrong before is what matters; that the summary is missing is told too.
+        Err(fault) if fault.is_closed_pipe() => outcome,
+        Err(fault) => {
+            say(format!("vxtap: error: {fault}\n"));
+            outcome
+        }
     }
-    if let Some(path) = &options.summary {
-        counts.write(seconds, path)?;
-    }
-    outcome
 }
 
 /// The fault, if it is one of the file written.
@@ -162,10 +170,7 @@ impl Counts {
         };
         let mut json = serde_json::to_vec_pretty(&summary)?;
         json.push(b'\n');
-        let mut out = OutFile::create(path)?;
-        out.write(&json)?;
-        out.finish()?;
-        Ok(())
+        Ok(write_whole(path, json)?)
     }
 }
 
