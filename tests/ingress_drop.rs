@@ -12,7 +12,13 @@
 
 mod common;
 
-use common::lab::{Lab, Side, TO_V4, TO_V6, datagram, wait_until};
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use common::lab::{Lab, Listener, Side, TO_V4, TO_V6, datagram, wait_until};
+use common::run;
 
 /// Datagrams that got as far as the ports, IPv4 and IPv6: refused there, or nobody's.
 fn at_the_ports(lab: &Lab, v4: &str, v6: &str) -> u64 {
@@ -86,5 +92,93 @@ fn what_the_ring_has_goes_no_further() {
             let came = at_the_ports(&lab, "NoPorts", "Udp6NoPorts") - earlier;
             (came >= 200).then_some(())
         });
+    }
+}
+
+/// A program that has its rights from its file, started by nobody in particular: nft, which is another
+/// program, needs them too.
+#[test]
+fn rights_of_the_file_reach_nft() {
+    if !common::tool("setpriv") || !common::tool("setcap") || !common::tool("nft") {
+        return;
+    }
+    let programs = tempfile::tempdir().unwrap();
+    let open = |path: &std::path::Path| {
+        fs::set_permissions(path, fs::Permissions::from_mode(0o777)).unwrap();
+    };
+    open(programs.path());
+    let capped = programs.path().join("vxtap");
+    fs::copy(common::VXTAP, &capped).unwrap();
+    let rights = "cap_net_raw,cap_net_admin+ep";
+    let set = run(Command::new("setcap").arg(rights).arg(&capped));
+    if set.code != Some(0) {
+        eprintln!("skipped: setcap: {}", set.stderr.trim());
+        return;
+    }
+    let Some(lab) = Lab::new() else { return };
+    lab.ipv6();
+    let script = format!("shift; exec {} \"$@\"", capped.display());
+    let nobody = "setpriv --reuid 65534 --regid 65534 --clear-groups";
+    let mut before: Vec<&str> = nobody.split(' ').collect();
+    before.extend(["sh", "-c", &script, "sh"]);
+    let args = ["--backend", "packet", "--bind", TO_V4, "--bind", TO_V6];
+    let (command, dir) = lab.listen_command(&before, &args, "--workers 1");
+    open(dir.path());
+    let mut listener = Listener::start(command, dir);
+    listener.wait_said("listening on ");
+    let said = listener.begin.clone() + &listener.said();
+    assert!(
+        said.contains("packets kept from the UDP stack by nftables"),
+        "{said}"
+    );
+    let earlier = at_the_ports(&lab, "InErrors", "Udp6InErrors");
+    send(&lab);
+    listener.wait_for(200);
+    let came = at_the_ports(&lab, "InErrors", "Udp6InErrors") - earlier;
+    assert_eq!(came, 0);
+    listener.end().assert_well();
+    assert_eq!(lab.nft_tables(), "", "the rule is gone");
+}
+
+/// An nft that does nothing, and one that says no, cost a few seconds; what is said of them is true.
+#[test]
+#[allow(clippy::disallowed_methods, reason = "it is about time")]
+fn an_nft_that_does_not_work_does_not_keep_the_start() {
+    if !common::tool("setpriv") {
+        return;
+    }
+    let programs = tempfile::tempdir().unwrap();
+    let nft = programs.path().join("nft");
+    for (does, says) in [
+        ("exec sleep 300", "nft did not make the rule within 2 s"),
+        (
+            "echo 'Error: Could not process rule: Not today' >&2; exec sleep 300",
+            "Could not process rule: Not today",
+        ),
+    ] {
+        let Some(lab) = Lab::new() else { return };
+        fs::write(&nft, format!("#!/bin/sh\n{does}\n")).unwrap();
+        fs::set_permissions(&nft, fs::Permissions::from_mode(0o755)).unwrap();
+        let path = format!(
+            "PATH={}:{}",
+            programs.path().display(),
+            std::env::var("PATH").unwrap()
+        );
+        let rights = "-all,+net_raw,+net_admin";
+        let bounding = format!("--bounding-set={rights}");
+        let inherited = format!("--inh-caps={rights}");
+        let before = ["setpriv", &bounding, &inherited, "env", &path];
+        let begun = Instant::now();
+        let mut listener = lab.listen_with(&before, &["--backend", "packet"], "--workers 1");
+        assert!(begun.elapsed() < Duration::from_secs(8), "{does}");
+        let said = listener.begin.clone() + &listener.said();
+        assert!(said.contains(says), "{said}");
+        assert!(!said.contains("needs CAP_NET_ADMIN)"), "{said}");
+        let socket = lab.udp(Side::Sender, "10.77.0.1:0");
+        socket.send_to(&datagram(7, 1, 60), TO_V4).unwrap();
+        listener.wait_for(1);
+        let ended = listener.end();
+        ended.assert_well();
+        assert_eq!(ended.count("delivered"), 1);
     }
 }

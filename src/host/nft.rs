@@ -5,107 +5,201 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::io::Write as _;
+use std::io::{BufRead, BufReader, Read, Write as _};
 use std::net::SocketAddr;
 use std::os::unix::process::CommandExt;
-use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use caps::{CapSet, Capability};
 
 /// Where nft may be when the search path does not lead to it.
 const PROGRAMS: [&str; 3] = ["nft", "/usr/sbin/nft", "/sbin/nft"];
-/// How often, and how many times, it is looked whether the chain is there.
+/// How often it is looked whether the chain is there.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
-const LOOKS: u32 = 100;
+/// How long nft may take to make the chain, and to list it.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// How long nft may take to end once it has nothing to read any more.
+const PATIENCE_AT_END: Duration = Duration::from_secs(1);
 
 /// The chain, as long as this lives.
 pub struct Chain {
     child: Child,
+    /// The other end of its standard input; closing it ends the child.
+    stdin: Option<ChildStdin>,
 }
 
 impl Chain {
-    /// Drops UDP to `targets` that comes in on `interface`.
+    /// Drops UDP to `targets` that comes in on `interface`. Takes a few seconds at the most.
     ///
     /// # Errors
     ///
     /// What is in the way, in words: no nft, no permission, no support in the kernel.
     pub fn start(interface: &str, targets: &[SocketAddr]) -> Result<Self, String> {
-        let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-        if !may_administer(&status) {
+        if let Ok(false) = caps::has_cap(None, CapSet::Effective, Capability::CAP_NET_ADMIN) {
             return Err("an nftables rule that drops them needs CAP_NET_ADMIN".to_owned());
         }
         let table = format!("vxtap_{}", std::process::id());
         let script = script(&table, interface, targets);
-        let mut reasons = String::new();
+        let _inherited = Inherited::new();
+        let mut reason = String::new();
         for program in PROGRAMS {
             let spawned = Command::new(program)
                 .arg("-i")
                 .stdin(Stdio::piped())
                 .stdout(Stdio::null())
-                .stderr(Stdio::null())
+                .stderr(Stdio::piped())
                 // Ctrl-C is for us; this child ends with us.
                 .process_group(0)
                 .spawn();
-            let mut child = match spawned {
-                Ok(child) => child,
-                Err(error) => {
-                    reasons = format!("nft cannot be started: {error}");
-                    continue;
-                }
-            };
-            // The pipe stays open in the child's handle; closing it ends the child.
-            let written = child.stdin.as_mut().map(|stdin| {
-                stdin
-                    .write_all(script.as_bytes())
-                    .and_then(|()| stdin.flush())
-            });
-            let mut drop = Self { child };
-            if matches!(written, Some(Ok(()))) && drop.is_there(program, &table) {
-                return Ok(drop);
+            match spawned {
+                Ok(child) => return Self::of(child, program, &table, script),
+                Err(error) => reason = format!("nft cannot be started: {error}"),
             }
-            return Err(format!(
-                "nft did not take the rule (it needs CAP_NET_ADMIN, nftables with 'flags owner', Linux 5.12); \
-                 this is what it was given:\n{script}"
-            ));
         }
-        Err(reasons)
+        Err(reason)
     }
 
-    /// Whether the chain has come to be.
-    fn is_there(&mut self, program: &str, table: &str) -> bool {
-        for _ in 0..LOOKS {
-            let listed = Command::new(program)
-                .args(["list", "table", "netdev", table])
-                .stdin(Stdio::null())
-                .stderr(Stdio::null())
-                .output();
-            let text = listed.map(|listed| listed.stdout).unwrap_or_default();
-            if String::from_utf8_lossy(&text).contains("drop") {
-                return true;
+    /// Lets `child`, a `program` that reads its standard input, make the chain.
+    #[allow(
+        clippy::disallowed_methods,
+        reason = "the wait for another program has a limit"
+    )]
+    fn of(mut child: Child, program: &str, table: &str, script: String) -> Result<Self, String> {
+        let stdin = child.stdin.take();
+        let complaints = child.stderr.take().map(complaints);
+        let mut chain = Self { child, stdin: None };
+        let until = Instant::now() + PATIENCE;
+        let too_late = || {
+            format!(
+                "nft did not make the rule within {} s; this is what it was given:\n{script}",
+                PATIENCE.as_secs()
+            )
+        };
+        // A thread of its own: nobody knows whether the child reads.
+        let (send, written) = channel();
+        let text = script.clone();
+        thread::spawn(move || {
+            let written = stdin.and_then(|mut stdin| {
+                let written = stdin.write_all(text.as_bytes());
+                written.and_then(|()| stdin.flush()).ok().map(|()| stdin)
+            });
+            let _ = send.send(written);
+        });
+        chain.stdin = written.recv_timeout(PATIENCE).map_err(|_| too_late())?;
+        let refused = |patience| {
+            let complaint = complaints.as_ref()?.recv_timeout(patience).ok()?;
+            Some(format!(
+                "nft refused the rule, which needs nftables with 'flags owner' and Linux 5.12: {complaint}"
+            ))
+        };
+        while Instant::now() < until {
+            if let Some(refused) = refused(LOOK_EVERY) {
+                return Err(refused);
             }
-            if !matches!(self.child.try_wait(), Ok(None)) {
-                return false;
+            let mut list = Command::new(program);
+            list.args(["list", "table", "netdev", table]);
+            let left = until.saturating_duration_since(Instant::now());
+            let listed = output_within(&mut list, left).unwrap_or_default();
+            if String::from_utf8_lossy(&listed).contains("drop") {
+                return Ok(chain);
             }
-            std::thread::sleep(LOOK_EVERY);
+            if !matches!(chain.child.try_wait(), Ok(None)) {
+                let ended = || "nft ended before it made the rule".to_owned();
+                return Err(refused(LOOK_EVERY).unwrap_or_else(ended));
+            }
         }
-        false
+        Err(refused(Duration::ZERO).unwrap_or_else(too_late))
     }
 }
 
 impl Drop for Chain {
     fn drop(&mut self) {
-        drop(self.child.stdin.take());
-        let _ = self.child.wait();
+        drop(self.stdin.take());
+        end_within(&mut self.child, PATIENCE_AT_END);
     }
 }
 
-/// Whether `/proc/self/status` shows CAP_NET_ADMIN among the effective capabilities (capabilities(7)); `true`
-/// where that cannot be told. Without it nft stays at its prompt, and waiting for the rule would take long.
-fn may_administer(status: &str) -> bool {
-    const CAP_NET_ADMIN: u32 = 12;
-    let mut lines = status.lines();
-    let effective = lines.find_map(|line| line.strip_prefix("CapEff:"));
-    let effective = effective.and_then(|set| u64::from_str_radix(set.trim(), 16).ok());
-    effective.is_none_or(|set| set >> CAP_NET_ADMIN & 1 != 0)
+/// CAP_NET_ADMIN among what child processes of this thread inherit (capabilities(7)), as long as this lives:
+/// a capability that this program's file brought it does not pass to the programs it starts.
+struct Inherited {
+    was_inheritable: bool,
+}
+
+impl Inherited {
+    /// `None` where the kernel or this process's bounds do not let it be; the child may have the right of its
+    /// own accord then, as root's children do.
+    fn new() -> Option<Self> {
+        let right = Capability::CAP_NET_ADMIN;
+        let was_inheritable = caps::has_cap(None, CapSet::Inheritable, right).ok()?;
+        let is_ambient = caps::has_cap(None, CapSet::Ambient, right).ok()?;
+        if is_ambient {
+            return None;
+        }
+        caps::raise(None, CapSet::Inheritable, right).ok()?;
+        let inherited = Self { was_inheritable };
+        caps::raise(None, CapSet::Ambient, right).ok()?;
+        Some(inherited)
+    }
+}
+
+impl Drop for Inherited {
+    fn drop(&mut self) {
+        let _ = caps::drop(None, CapSet::Ambient, Capability::CAP_NET_ADMIN);
+        if !self.was_inheritable {
+            let _ = caps::drop(None, CapSet::Inheritable, Capability::CAP_NET_ADMIN);
+        }
+    }
+}
+
+/// What a program says on standard error, line by line, without its warnings.
+fn complaints(stderr: impl Read + Send + 'static) -> Receiver<String> {
+    let (send, lines) = channel();
+    thread::spawn(move || {
+        let mut told = BufReader::new(stderr).lines().map_while(Result::ok);
+        // What nobody listens to any more is read all the same: the program must not wait for us.
+        told.by_ref().for_each(|line| {
+            if !line.trim().is_empty() && !line.starts_with("Warning") {
+                let _ = send.send(line);
+            }
+        });
+    });
+    lines
+}
+
+/// What a program writes on standard output; `None` when it does not end in time, or does not start.
+fn output_within(command: &mut Command, patience: Duration) -> Option<Vec<u8>> {
+    let command = command.stdin(Stdio::null()).stderr(Stdio::null());
+    let mut child = command.stdout(Stdio::piped()).spawn().ok()?;
+    let mut stdout = child.stdout.take()?;
+    let (send, output) = channel();
+    thread::spawn(move || {
+        let mut bytes = Vec::new();
+        let read = stdout.read_to_end(&mut bytes).map(|_| bytes);
+        let _ = send.send(read);
+    });
+    let output = output.recv_timeout(patience);
+    end_within(&mut child, Duration::ZERO);
+    output.ok()?.ok()
+}
+
+/// Waits for a child that has nothing left to do, and ends it if it takes too long.
+#[allow(
+    clippy::disallowed_methods,
+    reason = "the wait for another program has a limit"
+)]
+fn end_within(child: &mut Child, patience: Duration) {
+    let until = Instant::now() + patience;
+    while matches!(child.try_wait(), Ok(None)) {
+        if Instant::now() >= until {
+            let _ = child.kill();
+            let _ = child.wait();
+            return;
+        }
+        thread::sleep(Duration::from_millis(1));
+    }
 }
 
 /// What nft is told. Pure.
@@ -136,12 +230,31 @@ fn script(table: &str, interface: &str, targets: &[SocketAddr]) -> String {
 mod tests {
     use super::*;
 
+    /// Programs that do not do what nft does cost a bounded time, and none of them is left behind.
     #[test]
-    fn the_capability_is_read_from_the_status() {
-        assert!(may_administer("Name:\tvxtap\nCapEff:\t000001ffffffffff\n"));
-        assert!(!may_administer("CapEff:\t000001ffffffefff\n"));
-        assert!(!may_administer("CapEff:\t0000000000000000\n"));
-        assert!(may_administer(""), "cannot be told");
+    fn other_programs_end_in_time() {
+        let start = |script: &str| {
+            let mut shell = Command::new("sh");
+            let shell = shell.args(["-c", script]).stdin(Stdio::piped());
+            let child = shell.stdout(Stdio::null()).stderr(Stdio::piped()).spawn();
+            let child = child.unwrap();
+            let id = child.id();
+            // More than a pipe holds: a program that reads nothing keeps the writer waiting.
+            let long = "add rule\n".repeat(20_000);
+            let outcome = Chain::of(child, "true", "t", long);
+            let process = std::path::PathBuf::from(format!("/proc/{id}"));
+            assert!(!process.exists(), "{script}: still there");
+            outcome.err().unwrap()
+        };
+        let said = start("exec sleep 60");
+        assert!(said.contains("within 2 s"), "{said}");
+        let said = start("cat >/dev/null & trap '' TERM INT; exec sleep 60");
+        assert!(said.contains("within 2 s"), "{said}");
+        let said =
+            start("echo 'Warning: old'>&2; echo 'Error: no such thing' >&2; exec cat >/dev/null");
+        assert!(said.ends_with(": Error: no such thing"), "{said}");
+        let said = start("cat >/dev/null & exit 3");
+        assert!(said.contains("ended before"), "{said}");
     }
 
     #[test]
