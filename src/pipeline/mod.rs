@@ -8,6 +8,7 @@ pub mod inquiry;
 mod lane;
 pub mod ledger;
 pub mod measure;
+mod observe;
 pub mod outcome;
 pub mod outlet;
 pub mod run;

@@ -7,15 +7,13 @@ use crate::flow::key::FlowKey;
 use crate::flow::record::{EndReason, FlowRecord};
 use crate::flow::table::{Flow, FlowPacket};
 use crate::flow::updates::Updates;
-use crate::mirror::direction::Direction;
 use crate::mirror::session::{Session, SessionId, SessionKey, Sessions};
-use crate::pcap::record::{Batch, CaptureRecord, CutBy, Format, NewSession, room_for};
+use crate::pcap::record::{Batch, CaptureRecord, Format, NewSession, SNAPLEN, room_for};
 use crate::pipeline::ledger::{Dropped, Ledger, Noted};
 use crate::pipeline::measure::Distribution;
+use crate::pipeline::observe::{Frame, Observed};
 use crate::source::{Arrival, Datagram, Record};
-use crate::wire::decapsulate::{Mirrored, Tunnels, decapsulate};
-use crate::wire::inner::Inner;
-use crate::wire::length::{Evidence, judge};
+use crate::wire::decapsulate::{Tunnels, decapsulate};
 use crate::wire::numbers::{ether_type, protocol};
 use crate::wire::outer::{self, LinkType, Outer, OuterFragment, OuterUdp, Pieces};
 use crate::wire::reassembly::{Piece, Reassembly};
@@ -129,14 +127,6 @@ pub struct Worker {
     scratch: Vec<u8>,
     /// Place of the packet being taken.
     order: u64,
-}
-
-/// A frame with what the outside of it told.
-struct Frame<'a> {
-    ts_ns: u64,
-    bytes: &'a [u8],
-    carried_len: u32,
-    outer_ip_len: u32,
 }
 
 impl Worker {
@@ -298,51 +288,30 @@ impl Worker {
         if mirrored.length_mismatch {
             self.ledger.note(Noted::OuterLengthMismatch);
         }
-        let Mirrored {
-            source,
-            target,
-            vni,
-            tunnel,
-            ..
-        } = mirrored;
-        let session = self.sessions.find_mirror(source, vni, target, tunnel);
         let frame = Frame {
             ts_ns,
+            mirrored: Some(&mirrored),
             bytes: mirrored.bytes,
             carried_len: saturate(mirrored.carried_len),
             outer_ip_len: mirrored.outer_ip_len,
         };
         match mirrored.payload {
-            Payload::Ethernet => self.deliver(session, Some(&mirrored), &frame, outlet),
-            Payload::Ipv4 => self.deliver_framed(
-                session,
-                Some(&mirrored),
-                [0; 6],
-                ether_type::IPV4,
-                &frame,
-                outlet,
-            ),
-            Payload::Ipv6 => self.deliver_framed(
-                session,
-                Some(&mirrored),
-                [0; 6],
-                ether_type::IPV6,
-                &frame,
-                outlet,
-            ),
+            Payload::Ethernet => self.deliver(&frame, outlet),
+            Payload::Ipv4 => self.deliver_framed([0; 6], ether_type::IPV4, &frame, outlet),
+            Payload::Ipv6 => self.deliver_framed([0; 6], ether_type::IPV6, &frame, outlet),
         }
     }
 
     fn plain(&mut self, record: &Record<'_>, outlet: &mut impl Outlet) {
         let frame = Frame {
             ts_ns: record.ts_ns,
+            mirrored: None,
             bytes: record.bytes,
             carried_len: record.orig_len,
             outer_ip_len: 0,
         };
         if record.link == LinkType::Ethernet {
-            let session = self.sessions.find(SessionKey::Plain, None, None);
-            return self.deliver(session, None, &frame, outlet);
+            return self.deliver(&frame, outlet);
         }
         let (header_len, link) = match record.link.strip(record.bytes) {
             Ok(link) => (record.bytes.len() - link.payload.len(), link),
@@ -355,28 +324,18 @@ impl Worker {
             0..0x0600 => u16::try_from(carried_len.min(1500)).unwrap_or_default(),
             ether_type => ether_type,
         };
-        let session = self.sessions.find(SessionKey::Plain, None, None);
         let frame = Frame {
             bytes: link.payload,
             carried_len,
             ..frame
         };
-        self.deliver_framed(
-            session,
-            None,
-            link.src_mac.unwrap_or_default(),
-            ether_type,
-            &frame,
-            outlet,
-        );
+        self.deliver_framed(link.src_mac.unwrap_or_default(), ether_type, &frame, outlet);
     }
 
     /// Delivers a packet that came without a frame, behind an Ethernet header made for it: capture
     /// files of one link type hold nothing else.
     fn deliver_framed(
         &mut self,
-        session: SessionId,
-        mirrored: Option<&Mirrored<'_>>,
         src_mac: [u8; 6],
         ether_type: u16,
         frame: &Frame<'_>,
@@ -394,88 +353,118 @@ impl Worker {
             carried_len: frame.carried_len.saturating_add(14),
             ..*frame
         };
-        self.deliver(session, mirrored, &framed, outlet);
+        self.deliver(&framed, outlet);
         self.scratch = scratch;
     }
 
-    fn deliver(
-        &mut self,
-        session_id: SessionId,
-        mirrored: Option<&Mirrored<'_>>,
-        frame: &Frame<'_>,
-        outlet: &mut impl Outlet,
-    ) {
-        let mut inner = Inner::default();
-        inner.fill_in(frame.bytes);
-        let evidence = Evidence {
-            captured_len: saturate(frame.bytes.len()),
-            carried_len: frame.carried_len,
-            ip_offset: inner.ip_offset,
-            ip_len: inner.ip_len,
-        };
-        let (lengths, verdict) = judge(evidence, self.settings.max_inner_ip());
-        let direction = mirrored.map_or(Direction::Unknown, |mirrored| {
-            Direction::of(mirrored.source, &inner)
-        });
-        if inner.vlan.is_some() {
+    /// The stages of a frame, one after the other.
+    #[inline]
+    fn deliver(&mut self, frame: &Frame<'_>, outlet: &mut impl Outlet) {
+        let observed = Observed::of(frame, &self.settings);
+        if let Err(refusal) = self.admit(&observed) {
+            return self.ledger.refuse(refusal, 1);
+        }
+        let session = self.account(&observed);
+        self.follow(session, &observed, outlet);
+        self.keep(session, &observed, outlet);
+    }
+
+    /// Whether the frame is wanted. Nothing is refused yet.
+    #[inline]
+    #[allow(
+        clippy::unused_self,
+        clippy::unnecessary_wraps,
+        reason = "the place where rules are asked"
+    )]
+    fn admit(&self, _observed: &Observed<'_>) -> Result<(), Refusal> {
+        Ok(())
+    }
+
+    /// Counts the frame as delivered and to its mirror session.
+    #[inline]
+    fn account(&mut self, observed: &Observed<'_>) -> SessionId {
+        self.ledger.delivered += 1;
+        self.frames.record(observed.frame.bytes.len() as u64);
+        if observed.inner.vlan.is_some() {
             self.ledger.note(Noted::InnerVlan);
         }
-        if let Some(session) = self.sessions.session_mut(session_id) {
-            session.add(frame.ts_ns, &evidence, lengths, verdict, direction);
-        }
-        let vni = mirrored.map(|mirrored| mirrored.vni);
-        if inner.ip.is_none() {
+        if observed.inner.ip.is_none() {
             self.ledger.note(Noted::InnerNotIp);
-        } else if self.settings.flows
-            && let Some((key, way)) = FlowKey::of(session_id, vni, &inner)
-            && let Some(packet) = FlowPacket::of(frame.ts_ns, lengths, verdict, &inner)
-        {
-            let Self {
-                flows, sessions, ..
-            } = self;
-            let evicted = |flow| hand_out(&flow, sessions, outlet);
-            flows.add(&key, way, &packet, evicted);
         }
-        let Some(format) = self.settings.capture else {
-            return self.count_delivered(frame);
+        let id = match observed.frame.mirrored {
+            Some(mirrored) => self.sessions.find_mirror(
+                mirrored.source,
+                mirrored.vni,
+                mirrored.target,
+                mirrored.tunnel,
+            ),
+            None => self.sessions.find(SessionKey::Plain, None, None),
         };
+        if let Some(session) = self.sessions.session_mut(id) {
+            session.add(
+                observed.frame.ts_ns,
+                &observed.evidence,
+                observed.lengths,
+                observed.verdict,
+                observed.direction,
+            );
+        }
+        id
+    }
+
+    /// Counts the frame to its flow.
+    #[inline]
+    fn follow(&mut self, session: SessionId, observed: &Observed<'_>, outlet: &mut impl Outlet) {
+        if !self.settings.flows {
+            return;
+        }
+        let inner = &observed.inner;
+        let vni = observed.frame.mirrored.map(|mirrored| mirrored.vni);
+        let Some((key, way)) = FlowKey::of(session, vni, inner) else {
+            return;
+        };
+        let (ts_ns, lengths) = (observed.frame.ts_ns, observed.lengths);
+        let Some(packet) = FlowPacket::of(ts_ns, lengths, observed.verdict, inner) else {
+            return;
+        };
+        let Self {
+            flows, sessions, ..
+        } = self;
+        let evicted = |flow| hand_out(&flow, sessions, outlet);
+        flows.add(&key, way, &packet, evicted);
+    }
+
+    /// Offers the frame to the capture, as a record.
+    #[inline]
+    fn keep(&mut self, session: SessionId, observed: &Observed<'_>, outlet: &mut impl Outlet) {
+        let Some(format) = self.settings.capture else {
+            return;
+        };
+        let frame = &observed.frame;
         let Some(batch) = outlet.room(room_for(frame.bytes.len())) else {
-            if let Some(session) = self.sessions.session_mut(session_id) {
+            if let Some(session) = self.sessions.session_mut(session) {
                 session.capture_dropped += 1;
             }
+            self.ledger.delivered -= 1;
             return self.ledger.drop(Dropped::CaptureQueue, 1);
         };
         if self.announced < self.sessions.list().len() {
             self.announce(batch);
         }
-        if frame.bytes.len() > crate::pcap::record::SNAPLEN as usize {
+        if frame.bytes.len() > SNAPLEN as usize {
             self.ledger.note(Noted::SnapLength);
         }
-        let cut_by = if frame.carried_len > evidence.captured_len {
-            CutBy::SnapLength
-        } else if frame.outer_ip_len == self.settings.mtu {
-            CutBy::Mtu
-        } else {
-            CutBy::Unclear
-        };
-        let ts_ns = frame.ts_ns;
         let record = CaptureRecord {
-            session: session_id,
+            session,
             order: self.order,
-            ts_ns,
+            ts_ns: frame.ts_ns,
             frame: frame.bytes,
-            lengths,
-            verdict,
-            direction,
-            cut_by,
+            lengths: observed.lengths,
+            verdict: observed.verdict,
+            direction: observed.direction,
+            cut_by: observed.cut_by,
         };
         format.encode(&record, batch);
-        self.count_delivered(frame);
-    }
-
-    fn count_delivered(&mut self, frame: &Frame<'_>) {
-        self.ledger.delivered += 1;
-        self.frames.record(frame.bytes.len() as u64);
     }
 
     /// Tells the writer, through `batch`, of sessions it has not heard of.
