@@ -13,7 +13,9 @@ use std::path::Path;
 use common::{assert_closes, replay};
 use serde_json::Value;
 
+const FIN: u8 = 1;
 const SYN: u8 = 2;
+const RST: u8 = 4;
 const ACK: u8 = 16;
 
 /// An inner TCP segment on its way.
@@ -161,4 +163,129 @@ fn vlans_are_conversations_of_their_own() {
             "knows of no VLAN"
         );
     }
+}
+
+/// A connection from its SYN to both FINs: 4 segments forth, 3 back.
+fn connection(at_ms: u64, seq: u32) -> Vec<Segment> {
+    vec![
+        tcp(at_ms, false, SYN, seq),
+        tcp(at_ms + 1, true, SYN | ACK, seq + 5000),
+        tcp(at_ms + 2, false, ACK, seq + 1),
+        tcp(at_ms + 3, false, ACK | FIN, seq + 1),
+        tcp(at_ms + 4, true, ACK, seq + 5001),
+        tcp(at_ms + 4, true, ACK | FIN, seq + 5001),
+        tcp(at_ms + 5, false, ACK, seq + 2),
+    ]
+}
+
+#[test]
+fn a_port_used_again_is_another_record() {
+    let mut segments = connection(0, 1);
+    segments.extend(connection(60_000, 70_000));
+    // Roles change.
+    let back = |segment: Segment| Segment {
+        back: !segment.back,
+        ..segment
+    };
+    segments.extend(connection(120_000, 900_000).into_iter().map(back));
+    let flows = records(&segments);
+    let ends: Vec<_> = flows.iter().map(counts).collect();
+    assert_eq!(ends, [(4, 3, 3), (4, 3, 3), (4, 3, 4)]);
+    assert_eq!(flows[0]["ts_end"], "2023-11-14T22:13:20.005000000Z");
+    assert_eq!(flows[1]["ts_start"], "2023-11-14T22:14:20.000000000Z");
+    let clients: Vec<_> = flows
+        .iter()
+        .map(|flow| flow["src_port"].as_u64().unwrap())
+        .collect();
+    assert_eq!(clients, [40000, 40000, 443]);
+    assert!(
+        flows
+            .iter()
+            .all(|flow| flow["community_id"] == flows[0]["community_id"])
+    );
+}
+
+#[test]
+fn a_syn_sent_again_is_no_other_record() {
+    let again = |at_ms| tcp(at_ms, false, SYN, 1);
+    // Nobody answers for a while, and once the connection is over a copy comes late.
+    let mut segments = vec![again(0), again(1000), again(3000), again(63_000)];
+    segments.extend(connection(63_001, 1));
+    segments.extend([again(63_100), tcp(63_101, true, SYN | ACK, 5001)]);
+    let flows = records(&segments);
+    assert_eq!(flows.iter().map(counts).collect::<Vec<_>>(), [(9, 4, 4)]);
+}
+
+/// A SYN in the middle of a living connection may come from anyone.
+#[test]
+fn a_living_connection_is_not_cut_in_two() {
+    let mut segments = connection(0, 1)[..4].to_vec();
+    let stranger = |at_ms, seq| tcp(at_ms, false, SYN, seq);
+    segments.extend([stranger(10, 999), stranger(200_000, 12345)]);
+    // One side has closed, the other goes on sending.
+    segments.push(tcp(200_001, true, ACK, 5001));
+    assert_eq!(records(&segments).len(), 1);
+    // Both sides silent for 300 s.
+    segments.extend([stranger(500_000, 77), stranger(800_001, 78)]);
+    let flows = records(&segments);
+    assert_eq!(flows.len(), 2);
+    assert_eq!(counts(&flows[0]), (6, 2, 1));
+    assert_eq!(counts(&flows[1]), (1, 0, 4));
+}
+
+#[test]
+fn tries_that_are_refused_are_records_of_their_own() {
+    let refused = |at_ms, seq| {
+        [
+            tcp(at_ms, false, SYN, seq),
+            tcp(at_ms + 1, true, RST | ACK, 0),
+        ]
+    };
+    let flows = records(
+        &[
+            refused(0, 1),
+            refused(500, 2),
+            refused(1000, 2),
+            refused(1500, 3),
+        ]
+        .concat(),
+    );
+    let ends: Vec<_> = flows.iter().map(counts).collect();
+    assert_eq!(ends, [(1, 1, 3), (2, 2, 3), (1, 1, 4)]);
+}
+
+/// A file out of order: the SYN of the connection stands behind its end.
+#[test]
+fn an_earlier_syn_belongs_to_what_came_before_it() {
+    let mut segments = connection(1000, 1);
+    let first = segments.remove(0);
+    segments.push(first);
+    let flows = records(&segments);
+    assert_eq!(flows.iter().map(counts).collect::<Vec<_>>(), [(4, 3, 4)]);
+    assert_eq!(flows[0]["src_port"], 40000);
+}
+
+/// What ends in the middle of the file is written then, in the order of the file, whoever worked on it.
+#[test]
+fn records_of_many_connections_come_in_one_order() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("in.pcap");
+    let mut packets = Vec::new();
+    for round in 0..40u32 {
+        for client in 0..60u8 {
+            for segment in connection(u64::from(round) * 1000, round * 100_000 + 1) {
+                let mut inner = inner(&segment);
+                let at = if segment.back { 30 } else { 26 };
+                inner[at + 2] = client;
+                packets.push((segment.at_ms, vxlan(&inner)));
+            }
+        }
+    }
+    write_pcap(&path, packets.into_iter());
+    let [one, two, five] = ["1", "2", "5"].map(|workers| {
+        let replayed = replay([path.to_str().unwrap(), "--workers", workers]);
+        std::fs::read_to_string(replayed.dir.path().join("out.jsonl")).unwrap()
+    });
+    assert_eq!(one.lines().count(), 40 * 60);
+    assert!(one == two && one == five);
 }

@@ -3,10 +3,12 @@
 //! Pure: time comes with the packets.
 
 pub mod community_id;
+pub mod ended;
 mod index;
 pub mod key;
 mod recent;
 pub mod record;
 pub mod table;
+mod tcp;
 pub mod text;
 pub mod updates;

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use sha1::{Digest, Sha1};
 
 use super::community_id::{CommunityId, Tuple, community_id};
+use super::ended::EndReason;
 use super::key::{Ports, Way};
 use super::table::{Counts, Flow};
 use super::text;
@@ -12,16 +13,6 @@ use crate::mirror::session::{Session, SessionKey};
 use crate::wire::inner::Mac;
 use crate::wire::ip::is_extension;
 use crate::wire::numbers::protocol;
-
-/// Why a flow ended, with the numbers of IPFIX `flowEndReason` (RFC 5102 §5.11.3).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-pub enum EndReason {
-    /// The run ended, or the record was asked for.
-    Forced = 4,
-    /// The table was full and this flow was seen longest ago.
-    LackOfResources = 5,
-}
 
 /// Nanoseconds since 1970; in text RFC 3339 with nine decimals, UTC.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,6 +25,9 @@ pub struct FlowId(pub u64);
 /// One flow record. Suffix `_o` counts packets of the originator, `_r` of the responder.
 #[derive(Clone, Copy, Debug)]
 pub struct FlowRecord {
+    /// Place of the packet that ended the flow among all packets: records are handed out in this order. Not
+    /// a field of what is written.
+    pub order: u64,
     /// First packet.
     pub ts_start: Time,
     /// Last packet.
@@ -105,7 +99,7 @@ pub struct FlowRecord {
     /// Largest IP packet in bytes.
     pub max_ip_len_r: u32,
     /// Packets that were IP fragments.
-    pub frag_pkts: u32,
+    pub frag_pkts: u64,
     /// Every TCP flag the originator sent, as a number (FIN 1, SYN 2, RST 4, PSH 8, ACK 16, … AE 256).
     pub tcp_flags_o: Option<u16>,
     /// Every TCP flag the responder sent.
@@ -116,13 +110,13 @@ pub struct FlowRecord {
     pub ttl_min: u8,
     /// Largest time to live.
     pub ttl_max: u8,
-    /// IPFIX flowEndReason: 4 forced (end of run), 5 lack of resources (table full).
+    /// IPFIX flowEndReason, see [`EndReason`].
     pub end_reason: u8,
 }
 
 impl FlowRecord {
-    /// Describes `flow`, which belongs to `session`.
-    pub fn new(flow: &Flow, session: &Session, reason: EndReason) -> Self {
+    /// Describes `flow`, which belongs to `session` and was ended by the packet at the place `order`.
+    pub fn new(flow: &Flow, session: &Session, reason: EndReason, order: u64) -> Self {
         let key = &flow.key;
         let [(src_ip, src_field), (dst_ip, dst_field)] = key.ends(flow.originator);
         let (outer_src, vni) = match session.key {
@@ -154,6 +148,7 @@ impl FlowRecord {
         let [vlan, vlan_inner] = key.vlans();
         let tcp = |counts: &Counts| (key.protocol() == protocol::TCP).then_some(counts.tcp_flags);
         Self {
+            order,
             ts_start: Time(flow.first_ns),
             ts_end: Time(flow.last_ns),
             dur_ns: flow.last_ns - flow.first_ns,
@@ -229,6 +224,9 @@ fn flow_id(flow: &Flow, session: &Session) -> FlowId {
         hash.update(vlan.to_be_bytes());
     }
     hash.update(flow.first_ns.to_be_bytes());
+    if flow.namesakes > 0 {
+        hash.update([flow.namesakes]);
+    }
     let digest = hash.finalize();
     let first = digest.first_chunk::<8>();
     FlowId(first.map_or(0, |first| u64::from_be_bytes(*first)))

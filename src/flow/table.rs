@@ -10,9 +10,11 @@ use std::hash::BuildHasher;
 use hashbrown::HashMap;
 use prefetch_index::prefetch_index;
 
+use super::ended::{EndReason, Ended};
 use super::index::{Index, entries_for};
 use super::key::{FlowKey, Way};
 use super::recent::{Link, Recent};
+use super::tcp::{self, Side};
 use crate::wire::inner::{Inner, Mac, TcpHead, Transport};
 use crate::wire::length::{FrameLen, Verdict};
 use crate::wire::numbers::tcp_flag::{ACK, SYN};
@@ -64,7 +66,10 @@ pub struct Flow {
     /// ICMP type and code of the first packet.
     pub icmp: Option<(u8, u8)>,
     /// Packets that were fragments.
-    pub fragments: u32,
+    pub fragments: u64,
+    /// Flows of the same name that began at the same time before this one, where the clock is too coarse to
+    /// tell them apart.
+    pub namesakes: u8,
 }
 
 impl Flow {
@@ -182,7 +187,7 @@ struct Hot {
     tallies: [Tally; 2],
 }
 
-/// [`Counts`] of one direction at half the size; what does not fit is moved to [`FlowTable::large`].
+/// [`Counts`] of one direction at half the size; what does not fit is moved to [`Large`].
 #[derive(Clone, Copy)]
 struct Tally {
     packets: u32,
@@ -204,7 +209,17 @@ struct Cold {
     macs: Option<(Mac, Mac)>,
     tos: u8,
     icmp: Option<(u8, u8)>,
+    namesakes: u8,
     fragments: u32,
+    /// Sequence number of the first SYN from the first end of the key, and from the second.
+    syn: [u32; 2],
+}
+
+/// What a flow counted beyond the width of its own tallies.
+#[derive(Default)]
+struct Large {
+    counts: [Counts; 2],
+    fragments: u64,
 }
 
 /// Flows of neighbouring places.
@@ -220,7 +235,7 @@ pub struct FlowTable {
     chunks: Vec<Chunk>,
     recent: Recent,
     /// What flows counted beyond the width of their tallies, by place.
-    large: HashMap<u32, [Counts; 2], foldhash::fast::RandomState>,
+    large: HashMap<u32, Large, foldhash::fast::RandomState>,
     len: u32,
     max_flows: u32,
 }
@@ -291,7 +306,8 @@ impl FlowTable {
     }
 
     /// Counts a packet of the flow `key`, whose hash is `hash` and whose place was [`foreseen`](Self::foresee);
-    /// any other number will do. Returns the flow that had to make room for it, if one had to.
+    /// any other number will do. Returns the flow that this ended, if it did: one that had to make room, or
+    /// the connection before with the same ports.
     pub fn update(
         &mut self,
         hash: u32,
@@ -299,7 +315,7 @@ impl FlowTable {
         key: &FlowKey,
         way: Way,
         packet: &FlowPacket,
-    ) -> Option<Flow> {
+    ) -> Option<Ended> {
         let chunks = &self.chunks;
         let is_it = |at| hot_at(chunks, at).is_some_and(|hot| hot.key == *key);
         let found = if is_it(foreseen) {
@@ -308,6 +324,12 @@ impl FlowTable {
             self.index.find(hash, is_it)
         };
         if let Some(at) = found {
+            if packet.tcp.is_some_and(|tcp| tcp::is_syn(tcp.flags))
+                && let Some(reason) = self.ended_by(at, way, packet)
+            {
+                let flow = self.begin_anew(at, way, packet)?;
+                return Some(Ended { flow, reason });
+            }
             if hot_at(&self.chunks, at).is_some_and(|hot| self.moves(hot, packet.ts_ns)) {
                 self.recent.touch(at);
             }
@@ -315,7 +337,7 @@ impl FlowTable {
             return None;
         }
         let (hot, cold) = open(key, way, packet);
-        let (at, evicted) = if self.len < self.max_flows {
+        let (at, ended) = if self.len < self.max_flows {
             let at = self.len;
             self.len += 1;
             if self.chunks.last().is_none_or(Chunk::is_full) {
@@ -334,11 +356,48 @@ impl FlowTable {
             let old_hot = std::mem::replace(old_hot, hot);
             let old_cold = std::mem::replace(old_cold, cold);
             self.index.remove(hash_of(&self.hasher, &old_hot.key), at);
-            (at, Some(flow(&old_hot, &old_cold, self.large.remove(&at))))
+            let flow = flow(&old_hot, &old_cold, self.large.remove(&at).as_ref());
+            let reason = EndReason::LackOfResources;
+            (at, Some(Ended { flow, reason }))
         };
         self.index.insert(hash, at);
         self.count(at, way, packet);
-        evicted
+        ended
+    }
+
+    /// Why the connection at `at` is over, if `packet`, a SYN, begins another one. A SYN older than what
+    /// the flow has seen belongs to what has been seen: files are not always in order.
+    #[cold]
+    fn ended_by(&self, at: u32, way: Way, packet: &FlowPacket) -> Option<EndReason> {
+        let chunk = self.chunks.get(at as usize / CHUNK)?;
+        let hot = chunk.hot.get(at as usize % CHUNK)?;
+        let cold = chunk.cold.get(at as usize % CHUNK)?;
+        let quiet_ns = packet.ts_ns.checked_sub(hot.last_ns)?;
+        let side = |tally: &Tally, syn| Side {
+            seen: tally.is_used(),
+            flags: tally.tcp_flags,
+            syn,
+        };
+        let ([a, b], [a_syn, b_syn]) = (&hot.tallies, cold.syn);
+        let (a, b) = (side(a, a_syn), side(b, b_syn));
+        let (sender, receiver) = if way == Way::AToB { (a, b) } else { (b, a) };
+        tcp::ended_before(packet.tcp.as_ref()?, sender, receiver, quiet_ns)
+    }
+
+    /// Begins another flow of the same key in the place of the one at `at`, which is returned.
+    #[cold]
+    fn begin_anew(&mut self, at: u32, way: Way, packet: &FlowPacket) -> Option<Flow> {
+        self.recent.touch(at);
+        let (old_hot, old_cold) = self.slot(at)?;
+        let (hot, mut cold) = open(&old_hot.key, way, packet);
+        if hot.first_ns == old_hot.first_ns {
+            cold.namesakes = old_cold.namesakes.saturating_add(1);
+        }
+        let old_hot = std::mem::replace(old_hot, hot);
+        let old_cold = std::mem::replace(old_cold, cold);
+        let old = flow(&old_hot, &old_cold, self.large.remove(&at).as_ref());
+        self.count(at, way, packet);
+        Some(old)
     }
 
     /// Whether a packet of the time `ts_ns` makes this flow the newest.
@@ -355,7 +414,7 @@ impl FlowTable {
             .zip((0u32..).step_by(CHUNK))
         {
             for ((hot, cold), at) in chunk.hot.iter().zip(&chunk.cold).zip(first..) {
-                flows.push(flow(hot, cold, self.large.remove(&at)));
+                flows.push(flow(hot, cold, self.large.remove(&at).as_ref()));
             }
         }
         self.index = Index::default();
@@ -389,22 +448,33 @@ impl FlowTable {
         hot.first_ns = hot.first_ns.min(ts_ns);
         hot.last_ns = hot.last_ns.max(ts_ns);
         let tcp_flags = packet.tcp.map_or(0, |tcp| tcp.flags);
-        let opens = tcp_flags & (SYN | ACK) == SYN;
-        if (opens || is_fragment)
-            && let Some(cold) = chunk.cold.get_mut(at as usize % CHUNK)
-        {
-            cold.fragments += u32::from(is_fragment);
-            if opens {
-                cold.opened(way);
-            }
-        }
         let [a_to_b, b_to_a] = &mut hot.tallies;
         let tally = if way == Way::AToB { a_to_b } else { b_to_a };
+        if (tcp_flags & SYN != 0 || is_fragment)
+            && let Some(cold) = chunk.cold.get_mut(at as usize % CHUNK)
+        {
+            if let Some(tcp) = packet.tcp.filter(|tcp| tcp.flags & SYN != 0) {
+                if tally.tcp_flags & SYN == 0 {
+                    let [a_syn, b_syn] = &mut cold.syn;
+                    *(if way == Way::AToB { a_syn } else { b_syn }) = tcp.seq;
+                }
+                if tcp.flags & ACK == 0 {
+                    cold.opened(way);
+                }
+            }
+            if is_fragment {
+                if cold.fragments == u32::MAX {
+                    let large = self.large.entry(at).or_default();
+                    large.fragments += u64::from(std::mem::take(&mut cold.fragments));
+                }
+                cold.fragments += 1;
+            }
+        }
         // Nothing else counts faster than these two.
         let fits = tally.ip_bytes.checked_add(ip_len).is_some()
             && tally.l2_bytes.checked_add(lengths.orig).is_some();
         if !fits {
-            let [a_to_b, b_to_a] = self.large.entry(at).or_default();
+            let [a_to_b, b_to_a] = &mut self.large.entry(at).or_default().counts;
             let large = if way == Way::AToB { a_to_b } else { b_to_a };
             large.absorb(&tally.counts());
             *tally = tally.emptied();
@@ -462,6 +532,11 @@ impl Tally {
             max_ip_len: self.max_ip_len,
             tcp_flags: self.tcp_flags,
         }
+    }
+
+    /// Whether a packet was counted here at any time.
+    const fn is_used(&self) -> bool {
+        self.ttl_min <= self.ttl_max
     }
 
     /// The same without what adds up.
@@ -530,16 +605,22 @@ fn open(key: &FlowKey, way: Way, packet: &FlowPacket) -> (Hot, Cold) {
         },
         tos: packet.tos,
         icmp: packet.icmp,
+        namesakes: 0,
         fragments: 0,
+        syn: [0; 2],
     };
     (hot, cold)
 }
 
 /// A flow as others see it, put together from where its parts are.
-fn flow(hot: &Hot, cold: &Cold, large: Option<[Counts; 2]>) -> Flow {
+fn flow(hot: &Hot, cold: &Cold, large: Option<&Large>) -> Flow {
     let mut counts = hot.tallies.each_ref().map(Tally::counts);
-    for (counts, large) in counts.iter_mut().zip(large.unwrap_or_default()) {
-        counts.absorb(&large);
+    let mut fragments = u64::from(cold.fragments);
+    if let Some(large) = large {
+        for (counts, large) in counts.iter_mut().zip(&large.counts) {
+            counts.absorb(large);
+        }
+        fragments += large.fragments;
     }
     let [a_to_b, b_to_a] = &hot.tallies;
     Flow {
@@ -554,12 +635,15 @@ fn flow(hot: &Hot, cold: &Cold, large: Option<[Counts; 2]>) -> Flow {
         ttl_min: a_to_b.ttl_min.min(b_to_a.ttl_min),
         ttl_max: a_to_b.ttl_max.max(b_to_a.ttl_max),
         icmp: cold.icmp,
-        fragments: cold.fragments,
+        fragments,
+        namesakes: cold.namesakes,
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
     use crate::mirror::session::SessionId;
 
@@ -594,6 +678,10 @@ mod tests {
     }
 
     fn feed(table: &mut FlowTable, ts_ns: u64, frame: &[u8]) -> Option<Flow> {
+        feed_any(table, ts_ns, frame).map(|ended| ended.flow)
+    }
+
+    fn feed_any(table: &mut FlowTable, ts_ns: u64, frame: &[u8]) -> Option<Ended> {
         let inner = Inner::read(frame);
         let (key, way) = FlowKey::of(SessionId(0), None, &inner).unwrap();
         let lengths = FrameLen {
@@ -777,6 +865,161 @@ mod tests {
             60,
             "nothing is left of the other"
         );
+    }
+
+    /// A segment, as the model below keeps it.
+    #[derive(Clone, Debug)]
+    struct Sent {
+        ts_ns: u64,
+        back: bool,
+        flags: u8,
+        seq: u32,
+    }
+
+    /// Whether `packet` begins another connection behind those of `history`, told from all of them.
+    fn another(history: &[Sent], packet: &Sent) -> Option<EndReason> {
+        let last = history.iter().map(|sent| sent.ts_ns).max()?;
+        if packet.flags & 0x17 != 0x02 || packet.ts_ns < last {
+            return None;
+        }
+        let of = |back| history.iter().filter(move |sent| sent.back == back);
+        let first_syn = of(packet.back).find(|sent| sent.flags & 2 != 0);
+        if first_syn.is_some_and(|syn| syn.seq == packet.seq) {
+            return None;
+        }
+        let any = |back, flag| of(back).any(|sent| sent.flags & flag != 0);
+        let silent = |back| of(back).next().is_none();
+        let finished = |back| silent(back) || any(back, 1);
+        if any(false, 4) || any(true, 4) || (finished(false) && finished(true)) {
+            return Some(EndReason::EndOfFlow);
+        }
+        let bound = if silent(false) || silent(true) {
+            30
+        } else {
+            300
+        };
+        (packet.ts_ns - last >= bound * 1_000_000_000).then_some(EndReason::Idle)
+    }
+
+    proptest! {
+        /// Connections on few ports, in a table with room for all and for one, against a model that
+        /// keeps every packet. No SYN has an ACK here: tcp.rs tells what answers belong to.
+        #[test]
+        fn connections_end_as_their_packets_tell(
+            room in prop_oneof![Just(1u32), Just(100)],
+            steps in proptest::collection::vec(
+                (
+                    0u8..4,
+                    any::<bool>(),
+                    prop_oneof![Just(0x02u8), Just(0x10), Just(0x11), Just(0x04), Just(0x03), Just(0xc2)],
+                    0u32..3,
+                    prop_oneof![
+                        Just(0i64), Just(1), Just(-2), Just(29_999_999_999), Just(30_000_000_000),
+                        Just(299_999_999_999), Just(300_000_000_000),
+                    ],
+                ),
+                1..60,
+            ),
+        ) {
+            let mut table = FlowTable::new(room);
+            // By the time they were last seen; nothing but the order matters.
+            let mut model: Vec<(u8, Vec<Sent>)> = Vec::new();
+            let mut now = 1_000_000_000_000i64;
+            for (port, back, flags, seq, pause) in steps {
+                now += pause;
+                let packet = Sent { ts_ns: now as u64, back, flags, seq };
+                let (client, server) = (10 + port, 100);
+                let (src, dst) = if back { (server, client) } else { (client, server) };
+                let mut frame = tcp(src, dst, flags);
+                frame[38..42].copy_from_slice(&seq.to_be_bytes());
+                let ended = feed_any(&mut table, packet.ts_ns, &frame);
+                let known = model.iter().position(|(known, _)| *known == port);
+                let mut expected = None;
+                let mut history = match known {
+                    Some(at) => model.remove(at).1,
+                    None if model.len() == room as usize => {
+                        let (_, history) = model.remove(0);
+                        expected = Some((EndReason::LackOfResources, history));
+                        Vec::new()
+                    }
+                    None => Vec::new(),
+                };
+                if let Some(reason) = another(&history, &packet) {
+                    expected = Some((reason, std::mem::take(&mut history)));
+                }
+                history.push(packet);
+                model.push((port, history));
+                let told = ended.map(|ended| (ended.reason, summed(&ended.flow)));
+                let expected = expected.map(|(reason, history)| (reason, summed_up(&history)));
+                prop_assert_eq!(told, expected);
+            }
+            let mut left: Vec<_> = table.drain().iter().map(summed).collect();
+            let mut expected: Vec<_> = model.iter().map(|(_, history)| summed_up(history)).collect();
+            left.sort_unstable();
+            expected.sort_unstable();
+            prop_assert_eq!(left, expected);
+        }
+    }
+
+    type Summed = (u64, u64, [(u64, u16); 2]);
+
+    /// Times, and packets and flags to port 100 and back.
+    fn summed(flow: &Flow) -> Summed {
+        let forth = if flow.key.ends(Way::AToB)[1].1 == 100 {
+            Way::AToB
+        } else {
+            Way::BToA
+        };
+        let counts = [forth, forth.reverse()].map(|way| {
+            let counts = flow.counts(way);
+            (counts.packets, counts.tcp_flags)
+        });
+        (flow.first_ns, flow.last_ns, counts)
+    }
+
+    fn summed_up(history: &[Sent]) -> Summed {
+        let times = || history.iter().map(|sent| sent.ts_ns);
+        let counts = [false, true].map(|back| {
+            let of = || history.iter().filter(|sent| sent.back == back);
+            (
+                of().count() as u64,
+                of().fold(0, |flags, sent| flags | u16::from(sent.flags)),
+            )
+        });
+        (times().min().unwrap(), times().max().unwrap(), counts)
+    }
+
+    /// Where the clock stands still, the records of a port used again still have names of their own.
+    #[test]
+    fn namesakes_are_numbered() {
+        let mut table = FlowTable::new(9);
+        let mut syn = tcp(1, 9, 0x02);
+        let mut numbers = Vec::new();
+        for seq in 0..4 {
+            syn[41] = seq;
+            let ended = feed(&mut table, 5 + u64::from(seq / 3), &syn);
+            numbers.extend(ended.map(|flow| flow.namesakes));
+            feed(&mut table, 5 + u64::from(seq / 3), &tcp(9, 1, 0x14));
+        }
+        assert_eq!(numbers, [0, 1, 2]);
+        assert_eq!(table.drain()[0].namesakes, 0, "it began later");
+    }
+
+    /// Fragments beyond 32 bits, in the table and where two parts of a flow are put together.
+    #[test]
+    fn fragments_count_on() {
+        let mut table = FlowTable::new(1);
+        let mut fragment = tcp(1, 9, 0x10);
+        fragment[20] = 0x20;
+        feed(&mut table, 1, &fragment);
+        table.chunks[0].cold[0].fragments = u32::MAX;
+        feed(&mut table, 2, &fragment);
+        feed(&mut table, 3, &fragment);
+        let mut flow = table.drain().pop().unwrap();
+        let beyond = u64::from(u32::MAX) + 2;
+        assert_eq!(flow.fragments, beyond);
+        flow.absorb(flow.clone());
+        assert_eq!(flow.fragments, 2 * beyond);
     }
 
     #[test]

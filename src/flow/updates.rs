@@ -4,6 +4,7 @@
 //! times each. So updates go through two groups: while one fills, the processor fetches what the other will
 //! touch. They are done in the order they came in, so the result is the same. A small table is updated at once.
 
+use super::ended::Ended;
 use super::key::{FlowKey, Way};
 use super::table::{Flow, FlowPacket, FlowTable};
 
@@ -23,6 +24,7 @@ pub struct Updates {
 }
 
 struct Update {
+    order: u64,
     hash: u32,
     foreseen: u32,
     key: FlowKey,
@@ -40,25 +42,27 @@ impl Updates {
         }
     }
 
-    /// Counts a packet of the flow `key` that goes `way`, now or with those that follow. `evicted` is
-    /// given the flows that had to make room.
+    /// Counts a packet of the flow `key` that goes `way`, now or with those that follow. `order` is its
+    /// place among all packets; with it `ended` is given the flow that the packet ends, if it ends one.
     #[inline]
     pub fn add(
         &mut self,
         key: &FlowKey,
         way: Way,
         packet: &FlowPacket,
-        mut evicted: impl FnMut(Flow),
+        order: u64,
+        mut ended: impl FnMut(u64, Ended),
     ) {
         let hash = self.table.hash(key);
         if self.table.len() < LARGE {
             if let Some(flow) = self.table.update(hash, u32::MAX, key, way, packet) {
-                evicted(flow);
+                ended(order, flow);
             }
             return;
         }
         self.table.prefetch(hash);
         self.filling.push(Update {
+            order,
             hash,
             foreseen: u32::MAX,
             key: *key,
@@ -66,12 +70,12 @@ impl Updates {
             packet: *packet,
         });
         if self.filling.len() == GROUP {
-            self.turn(evicted);
+            self.turn(ended);
         }
     }
 
     /// Does the next group and asks for what the other will touch.
-    fn turn(&mut self, evicted: impl FnMut(Flow)) {
+    fn turn(&mut self, ended: impl FnMut(u64, Ended)) {
         let Self {
             table,
             filling,
@@ -83,27 +87,28 @@ impl Updates {
         for update in filling.iter_mut() {
             update.foreseen = table.foresee(update.hash);
         }
-        apply(table, next, evicted);
+        apply(table, next, ended);
         std::mem::swap(filling, next);
     }
 
     /// Counts the packets that wait.
-    pub fn settle(&mut self, mut evicted: impl FnMut(Flow)) {
-        apply(&mut self.table, &mut self.next, &mut evicted);
-        apply(&mut self.table, &mut self.filling, evicted);
+    pub fn settle(&mut self, mut ended: impl FnMut(u64, Ended)) {
+        apply(&mut self.table, &mut self.next, &mut ended);
+        apply(&mut self.table, &mut self.filling, ended);
     }
 
     /// Counts the packets that wait and empties the table.
-    pub fn drain(&mut self, evicted: impl FnMut(Flow)) -> Vec<Flow> {
-        self.settle(evicted);
+    pub fn drain(&mut self, ended: impl FnMut(u64, Ended)) -> Vec<Flow> {
+        self.settle(ended);
         self.table.drain()
     }
 }
 
 /// Does the updates in order, and empties them.
-fn apply(table: &mut FlowTable, updates: &mut Vec<Update>, mut evicted: impl FnMut(Flow)) {
+fn apply(table: &mut FlowTable, updates: &mut Vec<Update>, mut ended: impl FnMut(u64, Ended)) {
     for update in updates.iter() {
         let Update {
+            order,
             hash,
             foreseen,
             key,
@@ -111,7 +116,7 @@ fn apply(table: &mut FlowTable, updates: &mut Vec<Update>, mut evicted: impl FnM
             packet,
         } = update;
         if let Some(flow) = table.update(*hash, *foreseen, key, *way, packet) {
-            evicted(flow);
+            ended(*order, flow);
         }
     }
     updates.clear();
@@ -145,13 +150,16 @@ mod tests {
                 orig: 54 + at,
             };
             let packet = FlowPacket::of(at.into(), lengths, Verdict::Truncated, &inner).unwrap();
-            updates.add(&key, way, &packet, |flow| evicted.push(flow));
-            expected.extend(table.update(table.hash(&key), u32::MAX, &key, way, &packet));
+            updates.add(&key, way, &packet, at.into(), |order, flow| {
+                evicted.push((order, flow))
+            });
+            let ended = table.update(table.hash(&key), u32::MAX, &key, way, &packet);
+            expected.extend(ended.map(|ended| (u64::from(at), ended)));
             if at % 1009 == 0 {
-                updates.settle(|flow| evicted.push(flow));
+                updates.settle(|order, flow| evicted.push((order, flow)));
             }
         }
-        let left = updates.drain(|flow| evicted.push(flow));
+        let left = updates.drain(|order, flow| evicted.push((order, flow)));
         assert!(expected.len() > 10_000);
         assert_eq!(format!("{evicted:?}"), format!("{expected:?}"));
         assert_eq!(format!("{left:?}"), format!("{:?}", table.drain()));

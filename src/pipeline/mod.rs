@@ -4,6 +4,7 @@
 pub mod clock;
 pub mod doorbell;
 pub mod ending;
+mod in_order;
 pub mod inquiry;
 mod lane;
 pub mod ledger;

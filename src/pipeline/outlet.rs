@@ -34,6 +34,25 @@ pub enum WhenFull {
 /// A batch and the number of the worker that made it.
 pub type FromWorker = (usize, Batch);
 
+/// Flow records on their way to their writer.
+pub struct FlowChunk {
+    /// Whose they are among those that are put in order.
+    pub lane: usize,
+    /// The records, in their order.
+    pub records: Vec<FlowRecord>,
+    /// Nothing up to this place will follow.
+    pub done: u64,
+}
+
+/// How many workers' flow records are put in order. Live they are written as they come: no worker is waited
+/// for.
+pub const fn flow_lanes(workers: usize, when_full: WhenFull) -> usize {
+    match when_full {
+        WhenFull::Wait if workers > 1 => workers,
+        _ => 1,
+    }
+}
+
 /// Hands a worker's output to the writers.
 pub struct QueueOutlet {
     worker: usize,
@@ -52,8 +71,10 @@ pub struct QueueOutlet {
     when_full: WhenFull,
     /// How long a full queue is waited for; `None` for as long as it takes.
     patience: Option<Duration>,
+    /// See [`FlowChunk::lane`].
+    flow_lane: usize,
     flow_chunk: Vec<FlowRecord>,
-    flows: Sender<Vec<FlowRecord>>,
+    flows: Sender<FlowChunk>,
     flow_records: u64,
     flow_records_dropped: u64,
 }
@@ -66,7 +87,7 @@ impl QueueOutlet {
         when_full: WhenFull,
         full: Callers<FromWorker>,
         empty: Receiver<Batch>,
-        flows: Sender<Vec<FlowRecord>>,
+        flows: Sender<FlowChunk>,
     ) -> Self {
         Self {
             worker,
@@ -80,6 +101,7 @@ impl QueueOutlet {
             promise_below: workers * (PROMISES - 1),
             when_full,
             patience: None,
+            flow_lane: worker % flow_lanes(workers, when_full),
             flow_chunk: Vec::new(),
             flows,
             flow_records: 0,
@@ -153,9 +175,12 @@ impl QueueOutlet {
         }
     }
 
-    /// Promises the writer that nothing below `watermark` will follow. Live, a queue that grows does without:
+    /// Promises the writers that nothing below `watermark` will follow. Live, a queue that grows does without:
     /// there is plenty to write, and the next promise comes soon.
-    pub fn promise(&self, watermark: u64) {
+    pub fn promise(&mut self, watermark: u64) {
+        if self.when_full == WhenFull::Wait {
+            self.hand_over_flows(watermark);
+        }
         let promise = Batch {
             watermark,
             ..Batch::default()
@@ -171,10 +196,15 @@ impl QueueOutlet {
         };
     }
 
-    /// Hands over the flow records that are waiting.
-    pub fn hand_over_flows(&mut self) {
-        let chunk = std::mem::replace(&mut self.flow_chunk, Vec::with_capacity(FLOW_CHUNK));
-        let len = chunk.len() as u64;
+    /// Hands over the flow records that are waiting; nothing up to the place `done` will follow.
+    pub fn hand_over_flows(&mut self, done: u64) {
+        let records = std::mem::take(&mut self.flow_chunk);
+        let len = records.len() as u64;
+        let chunk = FlowChunk {
+            lane: self.flow_lane,
+            records,
+            done,
+        };
         let sent = match self.when_full {
             WhenFull::Wait => match self.patience {
                 None => self.flows.send(chunk).is_ok(),
@@ -203,9 +233,14 @@ impl Outlet for QueueOutlet {
     }
 
     fn flow(&mut self, record: FlowRecord) {
+        if self.flow_chunk.is_empty() {
+            self.flow_chunk.reserve_exact(FLOW_CHUNK);
+        }
+        let order = record.order;
         self.flow_chunk.push(record);
         if self.flow_chunk.len() >= FLOW_CHUNK {
-            self.hand_over_flows();
+            // Others may follow at this place: a packet can end one, the end of the run many.
+            self.hand_over_flows(order.saturating_sub(1));
         }
     }
 }
@@ -234,7 +269,7 @@ mod tests {
                 flows.clone(),
             )
         };
-        let (idle, mut busy) = (outlet(0), outlet(1));
+        let (mut idle, mut busy) = (outlet(0), outlet(1));
         for watermark in 0..100 {
             idle.promise(watermark);
             busy.promise(watermark);

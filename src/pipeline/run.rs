@@ -19,13 +19,14 @@ use crate::mirror::session::{Session, SessionKey};
 use crate::pcap::record::BATCH_LEN;
 use crate::pipeline::doorbell::doorbell;
 use crate::pipeline::ending::{PATIENCE, Task};
+use crate::pipeline::in_order::InOrder;
 use crate::pipeline::inquiry::{Inquirer, inquiry};
 use crate::pipeline::lane::{Lane, Shared};
 use crate::pipeline::ledger::Ledger;
 use crate::pipeline::measure::{LiveMeasures, Measured, WriterMeasures};
 use crate::pipeline::outcome::{Outcome, SinkError};
 pub use crate::pipeline::outlet::WhenFull;
-use crate::pipeline::outlet::{QueueOutlet, queue_places};
+use crate::pipeline::outlet::{QueueOutlet, flow_lanes, queue_places};
 use crate::pipeline::shares::Shares;
 use crate::pipeline::spread::{Chunk, ChunkSource, worker_for};
 use crate::pipeline::total::Total;
@@ -155,11 +156,12 @@ impl Pipeline {
             let path = paths.join(", ");
             let settled = Arc::new(AtomicU64::new(0));
             let told = Arc::clone(&settled);
+            let in_order = InOrder::new(flow_lanes(workers, when_full));
             FlowTask {
                 path,
                 settled,
                 task: Task::start(move || {
-                    write_flows(sinks.flows, &flow_rx, &shared.failed, &told)
+                    write_flows(sinks.flows, &flow_rx, in_order, &shared.failed, &told)
                 }),
             }
         });
@@ -360,6 +362,7 @@ impl Pipeline {
         for outlet in &mut outlets {
             outlet.wait_from_now_on(patience);
             outlet.hand_over_now();
+            outlet.hand_over_flows(u64::MAX);
         }
         let total = Total::of(workers);
         let mut ledger = total.ledger.clone();
@@ -371,7 +374,7 @@ impl Pipeline {
         }
         let (mut flow_records, mut flow_records_dropped) = (0, 0);
         for outlet in &mut outlets {
-            outlet.hand_over_flows();
+            outlet.hand_over_flows(u64::MAX);
             let (handed_over, dropped) = outlet.flow_records();
             flow_records += handed_over;
             flow_records_dropped += dropped;

@@ -9,8 +9,9 @@ use hashbrown::HashMap;
 use super::ledger::Ledger;
 use super::measure::Measured;
 use super::worker::{OtherPort, Snapshot, Worker};
+use crate::flow::ended::EndReason;
 use crate::flow::key::FlowKey;
-use crate::flow::record::{EndReason, FlowRecord};
+use crate::flow::record::FlowRecord;
 use crate::flow::table::Flow;
 use crate::mirror::session::{Session, SessionId, SessionKey, Sessions};
 
@@ -138,7 +139,7 @@ impl Total {
     pub fn records(&self) -> impl Iterator<Item = FlowRecord> {
         let living = self.flows.iter().filter_map(|flow| {
             let session = self.sessions.get(flow.key.session().0 as usize)?;
-            Some(FlowRecord::new(flow, session, EndReason::Forced))
+            Some(FlowRecord::new(flow, session, EndReason::Forced, u64::MAX))
         });
         self.evicted.iter().copied().chain(living)
     }

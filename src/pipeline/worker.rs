@@ -3,8 +3,9 @@
 //! A worker shares nothing that changes. It is handed packets with their time and an [`Outlet`] for
 //! what it produces, so the same code runs behind a socket, behind a file and in tests.
 
+use crate::flow::ended::Ended;
 use crate::flow::key::FlowKey;
-use crate::flow::record::{EndReason, FlowRecord};
+use crate::flow::record::FlowRecord;
 use crate::flow::table::{Flow, FlowPacket};
 use crate::flow::updates::Updates;
 use crate::mirror::session::{Session, SessionId, SessionKey, Sessions};
@@ -164,7 +165,7 @@ impl Worker {
         let Self {
             flows, sessions, ..
         } = self;
-        flows.settle(|flow| hand_out(&flow, sessions, outlet));
+        flows.settle(|order, ended| hand_out(&ended, order, sessions, outlet));
     }
 
     /// Ends the input: gives up what waits for more and hands out what was counted.
@@ -174,7 +175,7 @@ impl Worker {
         let mut evicted = Evicted(Vec::new());
         let flows = self
             .flows
-            .drain(|flow| hand_out(&flow, &self.sessions, &mut evicted));
+            .drain(|order, ended| hand_out(&ended, order, &self.sessions, &mut evicted));
         Part {
             ledger: self.ledger,
             flows,
@@ -430,8 +431,8 @@ impl Worker {
         let Self {
             flows, sessions, ..
         } = self;
-        let evicted = |flow| hand_out(&flow, sessions, outlet);
-        flows.add(&key, way, &packet, evicted);
+        let ended = |order, ended| hand_out(&ended, order, sessions, outlet);
+        flows.add(&key, way, &packet, self.order, ended);
     }
 
     /// Offers the frame to the capture, as a record.
@@ -514,10 +515,11 @@ impl Outlet for Evicted {
     }
 }
 
-/// Hands out a flow that had to make room.
-fn hand_out(flow: &Flow, sessions: &Sessions, outlet: &mut impl Outlet) {
+/// Hands out a flow that the packet at the place `order` ended.
+fn hand_out(ended: &Ended, order: u64, sessions: &Sessions, outlet: &mut impl Outlet) {
+    let Ended { flow, reason } = ended;
     if let Some(session) = sessions.session(flow.key.session()) {
-        outlet.flow(FlowRecord::new(flow, session, EndReason::LackOfResources));
+        outlet.flow(FlowRecord::new(flow, session, *reason, order));
     }
 }
 

@@ -7,10 +7,11 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 
 use super::doorbell::Sleeper;
+use super::in_order::InOrder;
 use super::inquiry::{Answer, Respondent, WriterAnswer};
 use super::lane::wall_clock_ns;
 use super::measure::WriterMeasures;
-use super::outlet::FromWorker;
+use super::outlet::{FlowChunk, FromWorker};
 use crate::capture::merge::Merge;
 use crate::capture::set::CaptureSet;
 use crate::export::jsonl::JsonLines;
@@ -120,24 +121,34 @@ pub fn write_capture(
     }
 }
 
-/// Writes flow records until nobody can send any more. `settled` is told how many are in every file.
+/// Writes flow records until nobody can send any more, in the order in which packets ended them.
+/// `settled` is told how many are in every file.
 pub fn write_flows(
     mut files: Vec<JsonLines>,
-    chunks: &Receiver<Vec<FlowRecord>>,
+    chunks: &Receiver<FlowChunk>,
+    mut in_order: InOrder<FlowRecord>,
     failed: &AtomicBool,
     settled: &AtomicU64,
 ) -> FlowEnd {
     let mut error = None;
-    for chunk in chunks {
-        for file in &mut files {
-            let written = chunk.iter().try_for_each(|record| file.write(record));
-            if let Err(first) = written {
-                failed.store(true, Ordering::Relaxed);
-                error.get_or_insert(first);
+    let mut write = |records: &mut dyn Iterator<Item = FlowRecord>| {
+        for record in records {
+            for file in &mut files {
+                if let Err(first) = file.write(&record) {
+                    failed.store(true, Ordering::Relaxed);
+                    error.get_or_insert(first);
+                }
             }
         }
         let least = files.iter().map(JsonLines::records).min();
         settled.store(least.unwrap_or_default(), Ordering::Relaxed);
+    };
+    for chunk in chunks {
+        let records = chunk.records.into_iter();
+        let records = records.map(|record| (record.order, record));
+        in_order.push(chunk.lane, records, chunk.done);
+        write(&mut std::iter::from_fn(|| in_order.next()));
     }
+    write(&mut in_order.rest());
     FlowEnd { files, error }
 }

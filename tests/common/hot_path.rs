@@ -13,10 +13,9 @@ use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
-use vxtap::flow::record::FlowRecord;
 use vxtap::pcap::record::{Batch, Format};
 use vxtap::pipeline::doorbell::{Sleeper, doorbell};
-use vxtap::pipeline::outlet::{FromWorker, QueueOutlet, WhenFull, queue_places};
+use vxtap::pipeline::outlet::{FlowChunk, FromWorker, QueueOutlet, WhenFull, queue_places};
 use vxtap::pipeline::worker::{Worker, WorkerSettings};
 use vxtap::source::{Arrival, Datagram};
 use vxtap::wire::outer::Pieces;
@@ -63,7 +62,7 @@ pub struct Load {
     outlet: QueueOutlet,
     full: Sleeper<FromWorker>,
     empty: Sender<Batch>,
-    records: Receiver<Vec<FlowRecord>>,
+    records: Receiver<FlowChunk>,
     /// One datagram of each size; addresses and ports are put in.
     datagrams: Vec<Vec<u8>>,
     flows: u32,
@@ -143,7 +142,7 @@ impl Load {
             self.empty.try_send(batch).unwrap();
         }
         for records in self.records.try_iter() {
-            assert!(!records.is_empty());
+            assert!(!records.records.is_empty());
         }
     }
 }

@@ -1,0 +1,26 @@
+//! A flow that has ended, and why.
+
+use super::table::Flow;
+
+/// Why a flow ended, with the numbers of IPFIX `flowEndReason` (RFC 5102 §5.11.3).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum EndReason {
+    /// Nothing was heard for long, and then another connection began with the same ports.
+    Idle = 1,
+    /// FIN or RST ended the connection, and then another one began with the same ports.
+    EndOfFlow = 3,
+    /// The run ended, or the record was asked for.
+    Forced = 4,
+    /// The table was full and this flow was seen longest ago.
+    LackOfResources = 5,
+}
+
+/// A flow that is no longer in the table.
+#[derive(Debug)]
+pub struct Ended {
+    /// What was counted.
+    pub flow: Flow,
+    /// Why it ended.
+    pub reason: EndReason,
+}
