@@ -4,12 +4,24 @@
 //! whatever their port is, because only the first piece names it; so do IPv6 packets with extension
 //! headers, unless ICMPv6 or TCP follows the first one: every host reports its multicast groups that way.
 //! The worker, which puts pieces together and reads extension headers, counts those that were not meant.
+//!
+//! Packets from sources that are not allowed pass too, but for their headers only: the worker counts them by
+//! their source, and a flood of them fills a ring twenty times slower than whole packets would.
 
 use crate::bpf::assembler::*;
+use crate::mirror::allowed::Network;
 use crate::wire::numbers::{ether_type, protocol};
 
 /// What the kernel keeps of a packet that passes, in bytes: all of it.
 const WHOLE: u32 = 0x4_0000;
+/// What it keeps of a packet from a source that is not allowed: its headers, so that it can be counted. The
+/// longest are Ethernet with two tags (22), IPv4 with options (60) and UDP (8).
+const HEADERS: u32 = 96;
+/// More networks than this are not told apart in the kernel.
+const MAX_NETWORKS: usize = 128;
+/// Scratch cells: where the IP header begins, then words of the source address.
+const M_IP: u32 = 0;
+const M_SOURCE: u32 = 1;
 /// More ports or interfaces than this are not told apart in the kernel.
 const MAX_PORTS: usize = 1024;
 /// Headers of IPv6 that another header may follow.
@@ -67,16 +79,26 @@ pub fn not_from(interfaces: &[u32]) -> Result<Vec<Instruction>, ProgramError> {
     asm.assemble()
 }
 
-/// The program that keeps UDP to `ports`. More than 1,024 ports are not told apart here.
+/// The program that keeps UDP to `ports`; of packets that come from none of the `networks` only the headers.
+/// More than 1,024 ports and 128 networks are not told apart here; no networks allow every source.
 ///
 /// # Errors
 ///
 /// [`ProgramError`]; none is known that could come of it.
-pub fn udp_to(ports: &[u16], link: Link) -> Result<Vec<Instruction>, ProgramError> {
+pub fn udp_to(
+    ports: &[u16],
+    networks: &[Network],
+    link: Link,
+) -> Result<Vec<Instruction>, ProgramError> {
     let mut asm = Assembler::default();
-    let port = asm.label();
+    let (port, keep) = (asm.label(), asm.label());
+    let ways = Ways {
+        port,
+        keep,
+        notes_place: (1..=MAX_NETWORKS).contains(&networks.len()),
+    };
     match link {
-        Link::Ethernet => behind_ethernet(&mut asm, 0, port),
+        Link::Ethernet => behind_ethernet(&mut asm, 0, ways),
         Link::RawIp => {
             let (ipv4, ipv6) = (asm.label(), asm.label());
             asm.op(LD_B_ABS, 0);
@@ -84,12 +106,11 @@ pub fn udp_to(ports: &[u16], link: Link) -> Result<Vec<Instruction>, ProgramErro
             asm.jump_if(JEQ_K, 4, ipv4);
             asm.jump_if(JEQ_K, 6, ipv6);
             asm.op(RET_K, 0);
-            ip(&mut asm, 0, ipv4, ipv6, port);
+            ip(&mut asm, 0, ipv4, ipv6, ways);
         }
     }
     // A is the destination port.
     asm.place(port);
-    let keep = asm.label();
     if ports.len() > MAX_PORTS {
         asm.jump(keep);
     }
@@ -98,12 +119,61 @@ pub fn udp_to(ports: &[u16], link: Link) -> Result<Vec<Instruction>, ProgramErro
     }
     asm.op(RET_K, 0);
     asm.place(keep);
+    if ways.notes_place {
+        headers_unless_from(&mut asm, networks);
+    }
     asm.op(RET_K, WHOLE);
     asm.assemble()
 }
 
+/// Where packets go on.
+#[derive(Clone, Copy)]
+struct Ways {
+    /// With the destination port in A.
+    port: Label,
+    /// Kept whatever its port is.
+    keep: Label,
+    /// The place of the IP header is kept in `M_IP`.
+    notes_place: bool,
+}
+
+/// Keeps no more than the headers of a packet whose source is in none of these networks.
+fn headers_unless_from(asm: &mut Assembler, networks: &[Network]) {
+    let (whole, ipv4) = (asm.label(), asm.label());
+    asm.op(LDX_MEM, M_IP);
+    asm.op(LD_B_X, 0);
+    asm.op(RSH_K, 4);
+    asm.jump_if(JEQ_K, 4, ipv4);
+    for (is_ipv6, source_at, words) in [(true, 8, 4), (false, 12, 1)] {
+        if !is_ipv6 {
+            asm.place(ipv4);
+        }
+        for word in 0..words {
+            asm.op(LD_W_X, source_at + 4 * word);
+            asm.op(ST, M_SOURCE + word);
+        }
+        for network in networks
+            .iter()
+            .filter(|network| network.is_ipv6() == is_ipv6)
+        {
+            let next = asm.label();
+            for (cell, (value, mask)) in (M_SOURCE..).zip(network.words()) {
+                if mask != 0 {
+                    asm.op(LD_MEM, cell);
+                    asm.op(AND_K, mask);
+                    asm.jump_unless(JEQ_K, value, next);
+                }
+            }
+            asm.jump(whole);
+            asm.place(next);
+        }
+        asm.op(RET_K, HEADERS);
+    }
+    asm.place(whole);
+}
+
 /// Reads on behind `tags` VLAN tags; the kernel has taken off the first one, if there is any.
-fn behind_ethernet(asm: &mut Assembler, tags: u32, port: Label) {
+fn behind_ethernet(asm: &mut Assembler, tags: u32, ways: Ways) {
     let (tagged, ipv4, ipv6) = (asm.label(), asm.label(), asm.label());
     asm.op(LD_H_ABS, 12 + 4 * tags);
     asm.jump_if(JEQ_K, u32::from(ether_type::IPV4), ipv4);
@@ -114,16 +184,23 @@ fn behind_ethernet(asm: &mut Assembler, tags: u32, port: Label) {
         }
     }
     asm.op(RET_K, 0);
-    ip(asm, 14 + 4 * tags, ipv4, ipv6, port);
+    ip(asm, 14 + 4 * tags, ipv4, ipv6, ways);
     if tags < 2 {
         asm.place(tagged);
-        behind_ethernet(asm, tags + 1, port);
+        behind_ethernet(asm, tags + 1, ways);
     }
 }
 
-/// Both IP headers at the offset `at`; goes to `port` with the destination port in A.
-fn ip(asm: &mut Assembler, at: u32, ipv4: Label, ipv6: Label, port: Label) {
+/// Both IP headers at the offset `at`.
+fn ip(asm: &mut Assembler, at: u32, ipv4: Label, ipv6: Label, ways: Ways) {
+    let note_place = |asm: &mut Assembler| {
+        if ways.notes_place {
+            asm.op(LD_IMM, at);
+            asm.op(ST, M_IP);
+        }
+    };
     asm.place(ipv4);
+    note_place(asm);
     let (udp4, piece) = (asm.label(), asm.label());
     asm.op(LD_B_ABS, at + 9);
     asm.jump_if(JEQ_K, u32::from(protocol::UDP), udp4);
@@ -133,11 +210,12 @@ fn ip(asm: &mut Assembler, at: u32, ipv4: Label, ipv6: Label, port: Label) {
     asm.jump_if(JSET_K, 0x3fff, piece);
     asm.op(LDX_MSH, at);
     asm.op(LD_H_X, at + 2);
-    asm.jump(port);
+    asm.jump(ways.port);
     asm.place(piece);
-    asm.op(RET_K, WHOLE);
+    asm.jump(ways.keep);
 
     asm.place(ipv6);
+    note_place(asm);
     let (udp6, extended, not_meant) = (asm.label(), asm.label(), asm.label());
     asm.op(LD_B_ABS, at + 6);
     asm.jump_if(JEQ_K, u32::from(protocol::UDP), udp6);
@@ -151,12 +229,12 @@ fn ip(asm: &mut Assembler, at: u32, ipv4: Label, ipv6: Label, port: Label) {
     for protocol in NOT_MEANT {
         asm.jump_if(JEQ_K, u32::from(protocol), not_meant);
     }
-    asm.op(RET_K, WHOLE);
+    asm.jump(ways.keep);
     asm.place(not_meant);
     asm.op(RET_K, 0);
     asm.place(udp6);
     asm.op(LD_H_ABS, at + 40 + 2);
-    asm.jump(port);
+    asm.jump(ways.port);
 }
 
 #[cfg(test)]
@@ -195,8 +273,8 @@ mod tests {
     #[test]
     fn udp_to_the_ports_asked_for() {
         for ports in [&[4789u16][..], &[4789, 6081, 8472], &[4789; 128]] {
-            let ethernet = udp_to(ports, Link::Ethernet).unwrap();
-            let raw = udp_to(ports, Link::RawIp).unwrap();
+            let ethernet = udp_to(ports, &[], Link::Ethernet).unwrap();
+            let raw = udp_to(ports, &[], Link::RawIp).unwrap();
             let expect = |ether_type: u16, packet: &[u8], keeps: bool, what: &str| {
                 let keeps = if keeps { WHOLE } else { 0 };
                 for tags in 0..=2 {
@@ -226,14 +304,14 @@ mod tests {
         }
         let arp = frame(0, 0x0806, &[0; 28]);
         assert_eq!(
-            interpret(&udp_to(&[4789], Link::Ethernet).unwrap(), &arp),
+            interpret(&udp_to(&[4789], &[], Link::Ethernet).unwrap(), &arp),
             0
         );
     }
 
     #[test]
     fn packets_that_end_early_are_left_out() {
-        let program = udp_to(&[4789], Link::Ethernet).unwrap();
+        let program = udp_to(&[4789], &[], Link::Ethernet).unwrap();
         let whole = frame(0, 0x0800, &v4(0, 17, 0, 4789));
         for len in 0..14 + 20 + 4 {
             assert_eq!(interpret(&program, &whole[..len]), 0, "{len} bytes");
@@ -261,12 +339,79 @@ mod tests {
         let other = frame(0, 0x0800, &v4(0, 17, 0, 9));
         for (count, kept) in [(300, 0), (1024, 0), (1025, WHOLE), (9000, WHOLE)] {
             let ports: Vec<u16> = (1000..).take(count).collect();
-            let program = udp_to(&ports, Link::Ethernet).unwrap();
+            let program = udp_to(&ports, &[], Link::Ethernet).unwrap();
             assert_eq!(interpret(&program, &other), kept, "{count} ports");
             for port in [1000, 999 + count as u16] {
                 let ours = frame(1, 0x0800, &v4(2, 17, 0, port));
                 assert_eq!(interpret(&program, &ours), WHOLE, "{port} of {count}");
             }
         }
+    }
+
+    /// From whom is not allowed the headers are kept, also of pieces and behind tags, and of nobody else less
+    /// than all.
+    #[test]
+    fn headers_are_kept_of_strangers() {
+        let networks = [
+            "10.1.0.0/16",
+            "192.0.2.7",
+            "2001:db8:5::/48",
+            "fd00::4/126",
+            "::/0",
+        ];
+        let networks: Vec<Network> = networks.iter().map(|one| one.parse().unwrap()).collect();
+        let from = |source: &str, mut packet: Vec<u8>| {
+            match source.parse().unwrap() {
+                std::net::IpAddr::V4(ip) => packet[12..16].copy_from_slice(&ip.octets()),
+                std::net::IpAddr::V6(ip) => packet[8..24].copy_from_slice(&ip.octets()),
+            }
+            packet
+        };
+        let check = |networks: &[Network], source: &str, packet: &[u8], kept: u32| {
+            let packet = from(source, packet.to_vec());
+            let ether_type = if packet[0] >> 4 == 4 { 0x0800 } else { 0x86dd };
+            let ethernet = udp_to(&[4789], networks, Link::Ethernet).unwrap();
+            let raw = udp_to(&[4789], networks, Link::RawIp).unwrap();
+            for tags in 0..=2 {
+                let frame = frame(tags, ether_type, &packet);
+                assert_eq!(interpret(&ethernet, &frame), kept, "{source}, {tags} tags");
+            }
+            assert_eq!(interpret(&raw, &packet), kept, "{source}");
+        };
+        for (source, kept) in [
+            ("10.1.255.3", WHOLE),
+            ("10.2.0.0", HEADERS),
+            ("192.0.2.7", WHOLE),
+            ("192.0.2.6", HEADERS),
+        ] {
+            for options in [0, 10] {
+                check(&networks, source, &v4(options, 17, 0x4000, 4789), kept);
+            }
+            check(&networks, source, &v4(0, 17, 0x2000, 53), kept);
+            check(&networks, source, &v4(0, 17, 0x0010, 0), kept);
+            check(&networks, source, &v4(0, 17, 0, 53), 0);
+            // No network of IPv6 says nothing of IPv4.
+            check(&networks[2..], source, &v4(0, 17, 0, 4789), HEADERS);
+            check(&[], source, &v4(0, 17, 0, 4789), WHOLE);
+        }
+        for (source, kept) in [
+            ("2001:db8:5:ffff::1", WHOLE),
+            ("2001:db8:6::", HEADERS),
+            ("fd00::7", WHOLE),
+            ("fd00::8", HEADERS),
+            ("fd00:0:0:1::4", HEADERS),
+        ] {
+            check(&networks[..4], source, &v6(17, 4789), kept);
+            check(&networks[..4], source, &v6(44, 0), kept);
+            check(&networks, source, &v6(17, 4789), WHOLE);
+            check(&networks[..2], source, &v6(17, 4789), HEADERS);
+        }
+        let many: Vec<Network> = (0..MAX_NETWORKS as u16)
+            .map(|at| format!("2001:db8:{at:x}:1:2:3:4:5").parse().unwrap())
+            .collect();
+        check(&many, "2001:db8:7f:1:2:3:4:5", &v6(17, 4789), WHOLE);
+        check(&many, "2001:db8:7f:1:2:3:4:6", &v6(17, 4789), HEADERS);
+        let more = [&many[..], &many[..1]].concat();
+        check(&more, "2001:db8:7f:1:2:3:4:6", &v6(17, 4789), WHOLE);
     }
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::mirror::allowed::{Network, VniList};
 use crate::send::options::HostPort;
 use crate::send::traffic::{FrameSize, MAX_FRAME_LEN, MIN_FRAME_LEN};
 use crate::wire::vxlan;
@@ -68,6 +69,13 @@ pub struct PipelineArgs {
     /// VXLAN layers to remove where VXLAN is nested. With more than 1, listen gives all packets to one worker
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=16), help_heading = "Tunnels")]
     pub depth: u8,
+    /// Take only packets whose outer source address belongs to this network, such as 10.0.0.0/8,
+    /// 2001:db8::/32, or an address alone. Repeatable
+    #[arg(long, value_name = "CIDR", help_heading = "Filters")]
+    pub allow: Vec<Network>,
+    /// Take only these VNIs: 5, 5,7 or 10-20. Repeatable
+    #[arg(long, value_name = "LIST", help_heading = "Filters")]
+    pub vni: Vec<VniList>,
     /// MTU of the path from mirror source to target, in bytes
     #[arg(long, value_name = "BYTES", default_value_t = 1500, value_parser = clap::value_parser!(u32).range(68..=65535), help_heading = "Truncation")]
     pub mtu: u32,

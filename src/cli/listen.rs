@@ -153,6 +153,7 @@ mod linux {
             interface: args.interface.clone(),
             steering,
             unsteered: ports.filter(is_unsteered).collect(),
+            allowed: settings.worker.allowed.networks().to_vec(),
             gro: match args.gro {
                 GroArg::On => Gro::On,
                 GroArg::Auto | GroArg::Off => Gro::Off,

@@ -9,6 +9,7 @@ use crate::capture::set::CaptureSet;
 use crate::export::jsonl::JsonLines;
 use crate::failure::Failure;
 use crate::flow::table;
+use crate::mirror::allowed::Allowed;
 use crate::outfile::OutFile;
 use crate::pcap::record::Format;
 use crate::pipeline::measure;
@@ -84,6 +85,12 @@ impl Settings {
                 args.mtu_overhead, args.mtu
             )));
         }
+        let allowed = Allowed::new(&args.allow, &args.vni);
+        if plain && !allowed.is_everything() {
+            return Err(Failure::usage(
+                "--allow and --vni are for encapsulated packets; --plain takes packets as they are",
+            ));
+        }
         let format = match args.format {
             FormatArg::Pcapng => Format::PcapNg,
             FormatArg::Pcap => Format::Pcap,
@@ -96,6 +103,7 @@ impl Settings {
             max_flows: args.max_flows,
             capture: args.write.is_some().then_some(format),
             flows: !args.flows.is_empty(),
+            allowed,
         };
         let outputs = Outputs {
             write: args.write.clone(),

@@ -2,6 +2,7 @@
 //!
 //! Pure: handed addresses, lengths and time, it keeps counts and gives advice.
 
+pub mod allowed;
 pub mod direction;
 pub mod session;
 pub mod truncation;

@@ -64,6 +64,7 @@ impl Interim {
                 ledger: sum.ledger,
                 sessions: sum.sessions,
                 other_ports: sum.other_ports,
+                not_allowed: sum.strangers.most(),
                 received: sum.received,
                 measured: sum.measured,
                 ..outcome

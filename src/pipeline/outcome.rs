@@ -6,6 +6,7 @@ use super::worker::OtherPort;
 use crate::capture::set::{CaptureOutError, Written};
 use crate::export::jsonl::FlowFile;
 use crate::host::counters::Counts;
+use crate::mirror::allowed::Stranger;
 use crate::mirror::session::Session;
 use crate::outfile::OutError;
 
@@ -18,6 +19,8 @@ pub struct Outcome {
     pub sessions: Vec<Session>,
     /// UDP traffic that went elsewhere.
     pub other_ports: Vec<OtherPort>,
+    /// Sources that were not allowed, those with the most packets first.
+    pub not_allowed: Vec<Stranger>,
     /// The capture file, if one was written.
     pub capture: Option<Written>,
     /// Flow files.

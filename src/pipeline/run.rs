@@ -469,6 +469,7 @@ impl Pipeline {
             ledger,
             sessions: total.sessions,
             other_ports: total.other_ports,
+            not_allowed: total.strangers.most(),
             capture: written,
             flow_files,
             flow_records,

@@ -13,6 +13,7 @@ use crate::flow::ended::EndReason;
 use crate::flow::key::FlowKey;
 use crate::flow::record::FlowRecord;
 use crate::flow::table::Flow;
+use crate::mirror::allowed::Strangers;
 use crate::mirror::session::{Session, SessionId, SessionKey, Sessions};
 
 /// What workers counted, added up.
@@ -24,6 +25,8 @@ pub struct Sum {
     pub sessions: Vec<Session>,
     /// UDP traffic that went to other ports.
     pub other_ports: Vec<OtherPort>,
+    /// Who sent without being allowed to.
+    pub strangers: Strangers,
     /// Packets each worker received.
     pub received: Vec<u64>,
     /// What was measured.
@@ -57,6 +60,7 @@ impl Sum {
                 None => self.other_ports.push(other),
             }
         }
+        self.strangers.merge(&worker.strangers);
         let frame = Some(worker.frames);
         self.measured.merge(&Measured {
             frame,
@@ -78,6 +82,8 @@ pub struct Total {
     pub sessions: Vec<Session>,
     /// UDP traffic that went to other ports.
     pub other_ports: Vec<OtherPort>,
+    /// Who sent without being allowed to.
+    pub strangers: Strangers,
     /// Packets each worker received.
     pub received: Vec<u64>,
     /// What the workers measured.
@@ -103,6 +109,7 @@ impl Total {
                 ledger: part.ledger,
                 sessions: part.sessions.list().to_vec(),
                 other_ports: part.other_ports,
+                strangers: part.strangers,
                 frames: part.frames,
             });
             parts.push((part.sessions, part.flows));
@@ -112,6 +119,7 @@ impl Total {
             ledger,
             sessions,
             other_ports,
+            strangers,
             received,
             measured,
             ..
@@ -126,6 +134,7 @@ impl Total {
             ledger,
             sessions,
             other_ports,
+            strangers,
             received,
             measured,
             flows_joined,

@@ -8,6 +8,7 @@ use crate::flow::key::FlowKey;
 use crate::flow::record::FlowRecord;
 use crate::flow::table::{Flow, FlowPacket};
 use crate::flow::updates::Updates;
+use crate::mirror::allowed::{Allowed, Strangers};
 use crate::mirror::session::{Session, SessionId, SessionKey, Sessions};
 use crate::pcap::record::{Batch, CaptureRecord, Format, NewSession, SNAPLEN, room_for};
 use crate::pipeline::ledger::{Dropped, Ledger, Noted};
@@ -15,6 +16,7 @@ use crate::pipeline::measure::Distribution;
 use crate::pipeline::observe::{Frame, Observed};
 use crate::source::{Arrival, Datagram, Record};
 use crate::wire::decapsulate::{Tunnels, decapsulate};
+use crate::wire::ip::Address;
 use crate::wire::numbers::{ether_type, protocol};
 use crate::wire::outer::{self, LinkType, Outer, OuterFragment, OuterUdp, Pieces};
 use crate::wire::reassembly::{Piece, Reassembly};
@@ -38,6 +40,8 @@ pub struct WorkerSettings {
     pub capture: Option<Format>,
     /// Whether flows are kept: only where somebody takes their records.
     pub flows: bool,
+    /// Sources and VNIs that are wanted.
+    pub allowed: Allowed,
 }
 
 impl Default for WorkerSettings {
@@ -50,6 +54,7 @@ impl Default for WorkerSettings {
             max_flows: 1 << 20,
             capture: None,
             flows: false,
+            allowed: Allowed::default(),
         }
     }
 }
@@ -96,6 +101,8 @@ pub struct Part {
     pub evicted: Vec<FlowRecord>,
     /// UDP traffic that went to other ports.
     pub other_ports: Vec<OtherPort>,
+    /// Who sent without being allowed to.
+    pub strangers: Strangers,
     /// Bytes of the frames delivered.
     pub frames: Distribution,
 }
@@ -108,6 +115,8 @@ pub struct Snapshot {
     pub sessions: Vec<Session>,
     /// UDP traffic that went to other ports.
     pub other_ports: Vec<OtherPort>,
+    /// Who sent without being allowed to.
+    pub strangers: Strangers,
     /// Bytes of the frames delivered.
     pub frames: Distribution,
 }
@@ -122,6 +131,7 @@ pub struct Worker {
     flows: Updates,
     reassembly: Reassembly,
     other_ports: Vec<OtherPort>,
+    strangers: Strangers,
     /// Bytes of the frames delivered.
     frames: Distribution,
     /// Room to put an Ethernet header in front of a bare IP packet.
@@ -141,6 +151,7 @@ impl Worker {
             announced: 0,
             reassembly: Reassembly::default(),
             other_ports: Vec::new(),
+            strangers: Strangers::default(),
             frames: Distribution::of_frames(),
             scratch: Vec::new(),
             order: 0,
@@ -182,6 +193,7 @@ impl Worker {
             evicted: evicted.0,
             sessions: self.sessions,
             other_ports: self.other_ports,
+            strangers: self.strangers,
             frames: self.frames,
         }
     }
@@ -192,6 +204,7 @@ impl Worker {
             ledger: self.ledger.clone(),
             sessions: self.sessions.list().to_vec(),
             other_ports: self.other_ports.clone(),
+            strangers: self.strangers.clone(),
             frames: self.frames.clone(),
         }
     }
@@ -231,6 +244,10 @@ impl Worker {
     }
 
     fn fragment(&mut self, ts_ns: u64, fragment: &OuterFragment<'_>, outlet: &mut impl Outlet) {
+        // Later pieces do not name their port: those of strangers are refused whatever it is.
+        if !self.settings.allowed.source(fragment.src.into()) {
+            return self.refuse_stranger(fragment.src.into());
+        }
         let piece = self.reassembly.add(ts_ns, fragment);
         self.count_lost_fragments();
         match piece {
@@ -274,8 +291,15 @@ impl Worker {
     }
 
     fn udp(&mut self, ts_ns: u64, udp: &OuterUdp<'_>, outlet: &mut impl Outlet) {
-        let mirrored = match decapsulate(&self.settings.tunnels, udp) {
-            Ok(mirrored) => mirrored,
+        let WorkerSettings {
+            allowed, tunnels, ..
+        } = &self.settings;
+        if !allowed.source(udp.src) && tunnels.at_port(udp.dst_port).is_some() {
+            return self.refuse_stranger(udp.src);
+        }
+        let mirrored = match decapsulate(tunnels, udp) {
+            Ok(mirrored) if allowed.vni(mirrored.vni) => mirrored,
+            Ok(_) => return self.ledger.refuse(Filtered::Vni.into(), 1),
             Err(refusal) => {
                 if refusal == Refusal::Filtered(Filtered::OtherPort) {
                     self.remember_other_port(udp);
@@ -301,6 +325,12 @@ impl Worker {
             Payload::Ipv4 => self.deliver_framed([0; 6], ether_type::IPV4, &frame, outlet),
             Payload::Ipv6 => self.deliver_framed([0; 6], ether_type::IPV6, &frame, outlet),
         }
+    }
+
+    #[cold]
+    fn refuse_stranger(&mut self, source: Address) {
+        self.strangers.add(source, 1);
+        self.ledger.refuse(Filtered::NotAllowed.into(), 1);
     }
 
     fn plain(&mut self, record: &Record<'_>, outlet: &mut impl Outlet) {

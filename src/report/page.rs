@@ -47,6 +47,7 @@ impl Summary {
                 );
             }
         }
+        self.not_allowed_lines(&mut page);
         for (reason, packets) in &self.kernel_dropped {
             let _ = writeln!(
                 page,
@@ -77,6 +78,33 @@ impl Summary {
             let _ = writeln!(page, "  {}: {content}, {}", file.path, bytes(file.bytes));
         }
         page
+    }
+
+    fn not_allowed_lines(&self, page: &mut String) {
+        let told: u64 = self
+            .not_allowed_sources
+            .iter()
+            .map(|source| source.packets)
+            .sum();
+        if told == 0 {
+            return;
+        }
+        let sources = self.not_allowed_sources.iter();
+        let sources: Vec<String> = sources
+            .map(|source| format!("{} ({})", source.source, source.packets))
+            .collect();
+        let all = self.filtered.get("not_allowed").copied();
+        let others = match all.unwrap_or_default().saturating_sub(told) {
+            0 => String::new(),
+            others => format!(", and others ({others})"),
+        };
+        let text = format!(
+            "Sources that --allow does not name, with their packets: {}{others}",
+            sources.join(", ")
+        );
+        for line in wrap(&text, 96) {
+            let _ = writeln!(page, "            {line}");
+        }
     }
 
     fn clock_line(&self, page: &mut String) {

@@ -9,6 +9,7 @@ use serde::Serialize;
 use crate::failure::Failure;
 use crate::flow::text::rfc3339;
 use crate::host::counters::Counts;
+use crate::mirror::allowed::Stranger;
 use crate::mirror::session::{Session, SessionKey};
 use crate::mirror::truncation::Cause;
 use crate::outfile::write_whole;
@@ -80,6 +81,9 @@ pub struct Summary {
     pub malformed: BTreeMap<&'static str, u64>,
     /// Packets that were not asked for, by reason.
     pub filtered: BTreeMap<&'static str, u64>,
+    /// Sources of the packets filtered as `not_allowed`, those with the most packets first.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub not_allowed_sources: Vec<NotAllowedSource>,
     /// Copies of packets delivered before.
     pub duplicate: u64,
     /// Packets lost, by reason.
@@ -110,6 +114,15 @@ pub struct Summary {
     pub files: Vec<FileSummary>,
     /// What went wrong.
     pub errors: Vec<String>,
+}
+
+/// An address that sent packets and is not among those of `--allow`.
+#[derive(Debug, Serialize)]
+pub struct NotAllowedSource {
+    /// Outer source address.
+    pub source: IpAddr,
+    /// Packets of it that were filtered.
+    pub packets: u64,
 }
 
 /// One mirror session in the JSON summary.
@@ -209,6 +222,14 @@ impl Summary {
             delivered: ledger.delivered,
             malformed: ledger.malformed(),
             filtered: ledger.filtered(),
+            not_allowed_sources: outcome
+                .not_allowed
+                .iter()
+                .map(|Stranger { source, packets }| NotAllowedSource {
+                    source: *source,
+                    packets: *packets,
+                })
+                .collect(),
             duplicate: ledger.duplicate,
             dropped: ledger.dropped(),
             kernel_dropped,

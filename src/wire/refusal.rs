@@ -74,6 +74,10 @@ reasons! {
         OtherPort => "other_port",
         /// To a port that is received on, but to an address that is not.
         OtherAddress => "other_address",
+        /// From an address that --allow does not name.
+        NotAllowed => "not_allowed",
+        /// Of a VNI that --vni does not name.
+        Vni => "vni",
         /// To the port, but no VXLAN header: a load balancer's probe.
         Probe => "probe",
         /// A piece of an outer datagram whose whole is counted with its last piece.

@@ -15,6 +15,7 @@ use crate::bpf::assembler::ProgramError;
 use crate::bpf::filter;
 use crate::bpf::steer::{self, Start, Steering};
 use crate::host::interfaces;
+use crate::mirror::allowed::Network;
 use crate::source::{Arrival, Progress, Source};
 
 /// Which way packets are taken from the kernel.
@@ -41,6 +42,8 @@ pub struct Plan {
     pub steering: Steering,
     /// Ports of tunnels whose inner packet the steering program does not find.
     pub unsteered: Vec<u16>,
+    /// Networks that outer packets may come from; none for all. What a ring has no use for it leaves out.
+    pub allowed: Vec<Network>,
     /// Whether sockets ask for trains of datagrams.
     pub gro: sockets::Gro,
     /// Bytes of the largest datagram expected.
@@ -187,7 +190,13 @@ fn rings(plan: &Plan) -> Result<Live, LiveError> {
             unsteered: &plan.unsteered,
         })?,
     };
-    let mut sources = PacketSource::open_group(&interface, &addresses, steering.workers, &program)?;
+    let mut sources = PacketSource::open_group(
+        &interface,
+        &addresses,
+        steering.workers,
+        &program,
+        &plan.allowed,
+    )?;
     if let Some(first) = sources.first_mut() {
         first.take_along(aside);
     }

@@ -11,6 +11,7 @@ use std::net::SocketAddr;
 use crate::bpf::assembler::{Instruction, ProgramError};
 use crate::bpf::filter;
 use crate::host::interfaces;
+use crate::mirror::allowed::Network;
 use crate::source::live::sockets::{UdpError, UdpSource};
 use crate::source::live::targets::Targets;
 use crate::source::{Arrival, Datagram, Progress, Record, Source};
@@ -115,7 +116,8 @@ fn blocks(workers: u32) -> u32 {
 
 impl PacketSource {
     /// Rings on `interface` for `workers` workers. The kernel gives every packet to the worker that
-    /// `steering` chooses. `wanted` are the addresses received for.
+    /// `steering` chooses. `wanted` are the addresses received for; of packets that come from none of the
+    /// `allowed` networks, if there are any, only the headers are handed over.
     ///
     /// # Errors
     ///
@@ -126,6 +128,7 @@ impl PacketSource {
         wanted: &[SocketAddr],
         workers: u32,
         steering: &[Instruction],
+        allowed: &[Network],
     ) -> Result<Vec<Self>, PacketError> {
         let number = interfaces::number(interface).ok_or_else(|| PacketError::NoInterface {
             interface: interface.to_owned(),
@@ -148,7 +151,7 @@ impl PacketSource {
         let mut ports: Vec<u16> = wanted.iter().map(SocketAddr::port).collect();
         ports.sort_unstable();
         ports.dedup();
-        let filter = filter::udp_to(&ports, interfaces::link_of(interface))?;
+        let filter = filter::udp_to(&ports, allowed, interfaces::link_of(interface))?;
         let local = interfaces::local_addresses();
         let mut sources = Vec::new();
         for ring in rings {
@@ -403,8 +406,11 @@ fn take_apart(
     each: &mut impl FnMut(Arrival<'_>),
 ) -> bool {
     let link = record(frame).link;
-    let udp = match outer::read(link, frame.bytes, false) {
-        Ok(Outer::Udp(udp)) if !udp.length_mismatch && !udp.payload.is_empty() => udp,
+    // The filter keeps the headers alone of what comes from a source that is not allowed: the worker counts
+    // its datagrams by that source and looks no further.
+    let headers_only = (frame.wire_len as usize) > frame.bytes.len();
+    let udp = match outer::read(link, frame.bytes, headers_only) {
+        Ok(Outer::Udp(udp)) if !udp.length_mismatch && udp.carried_len > 0 => udp,
         // Nobody could tell where one datagram ends: none is better than a wrong one.
         _ => {
             each(Arrival::Refused(
@@ -415,7 +421,10 @@ fn take_apart(
             return true;
         }
     };
-    for payload in udp.payload.chunks(segment_len).skip(*done) {
+    let segments = udp.carried_len.div_ceil(segment_len);
+    for segment in *done..segments {
+        let payload = udp.payload.get(segment * segment_len..).unwrap_or_default();
+        let payload = payload.get(..segment_len).unwrap_or(payload);
         if *left == 0 {
             return false;
         }
@@ -481,6 +490,33 @@ mod tests {
         }
         assert_eq!(seen, [&payload[..10], &payload[10..20], &payload[20..]]);
         assert_eq!((calls, done), (2, 0));
+    }
+
+    /// Each datagram of a packet whose headers alone were kept is handed over, to be counted.
+    #[test]
+    fn several_in_one_are_counted_by_their_headers() {
+        let whole = packet(&[7; 4321]);
+        for kept in [42, 43, 96, whole.len()] {
+            let frame = Frame {
+                ts_ns: 7,
+                bytes: &whole[..kept],
+                wire_len: whole.len() as u32,
+                ethernet: true,
+                udp_segment_len: Some(1000),
+            };
+            let (mut count, mut done) = (0, 0);
+            while !take_apart(&frame, 1000, &mut done, &mut 2, &mut |arrival| {
+                let Arrival::Datagram(datagram) = arrival else {
+                    panic!("{arrival:?}")
+                };
+                assert_eq!(datagram.src, "10.0.0.1:50000".parse().unwrap());
+                let rest = kept.saturating_sub(42 + 1000 * count);
+                let len = [1000, 321][usize::from(count == 4)].min(rest);
+                assert_eq!(datagram.payload.len(), len, "{kept}");
+                count += 1;
+            }) {}
+            assert_eq!(count, 5, "{kept}");
+        }
     }
 
     #[test]
