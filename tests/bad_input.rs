@@ -221,7 +221,7 @@ fn messages_do_not_repeat_themselves() {
     for flag in ["-w", "--flows", "--summary"] {
         let run = vxtap(args(&[&"replay", &demo, &flag, &nowhere]));
         assert_eq!(
-            run.stderr.matches("No such file").count(),
+            run.stderr.matches("does not exist").count(),
             1,
             "{}",
             run.stderr
@@ -506,7 +506,11 @@ fn outputs_that_cannot_be_written() {
         assert_says(
             &run,
             1,
-            &["cannot write", missing.to_str().unwrap(), "No such file"],
+            &[
+                "cannot write",
+                missing.to_str().unwrap(),
+                "no does not exist",
+            ],
         );
         let run = vxtap(args(&[&"replay", &demo, &flag, &path("folder")]));
         assert_says(

@@ -22,6 +22,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use vxtap::bpf::steer::Steering;
 use vxtap::capture::set::CaptureSet;
 use vxtap::export::jsonl::JsonLines;
+use vxtap::outfile::Creation;
 use vxtap::pcap::record::Format;
 use vxtap::pipeline::inquiry::Interim;
 use vxtap::pipeline::outcome::Outcome;
@@ -117,8 +118,10 @@ fn pipeline(workers: u32, when_full: WhenFull, flows: &Path) -> (Pipeline, PipeR
     let (reader, writer) = std::io::pipe().unwrap();
     let path = PathBuf::from(format!("/dev/fd/{}", writer.as_raw_fd()));
     let sinks = Sinks {
-        capture: Some(CaptureSet::create(&path, Format::Pcap, "", 1500).unwrap()),
-        flows: vec![JsonLines::create(flows).unwrap()],
+        capture: Some(
+            CaptureSet::create(&path, Creation::default(), Format::Pcap, "", 1500).unwrap(),
+        ),
+        flows: vec![JsonLines::create(flows, Creation::default()).unwrap()],
     };
     drop(writer);
     let settings = WorkerSettings {

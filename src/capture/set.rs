@@ -23,7 +23,7 @@ use pcap_file::pcapng::blocks::section_header::{SectionHeaderBlock, SectionHeade
 use pcap_file::pcapng::{PcapNgBlock, PcapNgWriteError, PcapNgWriter};
 
 use crate::mirror::session::SessionKey;
-use crate::outfile::{OutError, OutFile};
+use crate::outfile::{Creation, OutError, OutFile};
 use crate::pcap::record::{BATCH_LEN, EPB_INTERFACE_AT, Format, NewSession, SNAPLEN, pcap_header};
 
 /// Pieces from this size on are written at once, smaller ones are put together first.
@@ -129,12 +129,13 @@ impl CaptureSet {
     /// When the file cannot be written.
     pub fn create(
         path: &Path,
+        creation: Creation,
         format: Format,
         about: &str,
         mtu: u32,
     ) -> Result<Self, CaptureOutError> {
         let mut set = Self {
-            out: OutFile::create(path)?,
+            out: OutFile::create_as(path, creation)?,
             format,
             blocks: None,
             interfaces: Vec::new(),
@@ -153,6 +154,7 @@ impl CaptureSet {
         };
         match set.write_header(about) {
             Ok(()) => {
+                set.out.end_header();
                 set.whole = set.out.bytes();
                 Ok(set)
             }
@@ -257,6 +259,11 @@ impl CaptureSet {
     /// Its name in messages.
     pub fn path(&self) -> &str {
         self.out.path()
+    }
+
+    /// Counts bytes brought to the disk at the end; see [`OutFile::synced`].
+    pub fn synced(&self) -> Arc<AtomicU64> {
+        self.out.synced()
     }
 
     /// How far it has come, kept up to date.
@@ -443,13 +450,12 @@ impl CaptureSet {
                 self.out.cut_to(self.whole)?;
             }
         }
-        let written = Written {
-            path: self.out.path().to_owned(),
-            packets: self.packets,
-            bytes: self.out.bytes(),
-        };
-        self.out.finish()?;
-        Ok(written)
+        let (packets, bytes) = (self.packets, self.out.bytes());
+        Ok(Written {
+            path: self.out.finish()?,
+            packets,
+            bytes,
+        })
     }
 
     fn write_statistics(

@@ -56,9 +56,13 @@ pub struct PipelineArgs {
     /// Write flow records as JSON lines to this file; `-` is standard output. Repeatable
     #[arg(long, value_name = "FILE", help_heading = "Output")]
     pub flows: Vec<PathBuf>,
-    /// Write the summary as one JSON object to this file; `-` is standard output
+    /// Write the summary as one JSON object to this file, in place of an older one; `-` is standard output
     #[arg(long, value_name = "FILE", help_heading = "Output")]
     pub summary: Option<PathBuf>,
+    /// Permissions of the files written, octal: 640 lets the group read [default: 600, or those of the file
+    /// that is replaced]
+    #[arg(long, value_name = "OCTAL", value_parser = file_mode, help_heading = "Output")]
+    pub mode: Option<u32>,
     /// UDP destination port of VXLAN-GPE; 0 for none. Repeatable [default: 4790]
     #[arg(long, value_name = "PORT", help_heading = "Tunnels")]
     pub gpe_port: Vec<u16>,
@@ -146,6 +150,10 @@ pub struct ListenArgs {
     /// cores this process may use, one each
     #[arg(long, value_name = "LIST", value_parser = cpus)]
     pub cpus: Option<CpuList>,
+    /// Replace finished files of the names given to -w and --flows. Without it they are kept, and this run
+    /// writes under the next free name: out.1.pcapng
+    #[arg(long, help_heading = "Output")]
+    pub overwrite: bool,
     /// Stop after this many mirrored frames
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub count: Option<u64>,
@@ -173,9 +181,13 @@ pub struct SendArgs {
     /// sending; `-` is standard output
     #[arg(long, value_name = "FILE", conflicts_with_all = ["speed", "as_recorded"])]
     pub write: Option<PathBuf>,
-    /// Write what was sent as one JSON object to this file; `-` is standard output
+    /// Write what was sent as one JSON object to this file, in place of an older one; `-` is standard output
     #[arg(long, value_name = "FILE")]
     pub summary: Option<PathBuf>,
+    /// Permissions of the files written, octal: 640 lets the group read [default: 600, or those of the file
+    /// that is replaced]
+    #[arg(long, value_name = "OCTAL", value_parser = file_mode)]
+    pub mode: Option<u32>,
     /// VXLAN network identifier, 0 to 16777215
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(0..=0x00ff_ffff))]
     pub vni: u32,
@@ -278,6 +290,16 @@ fn workers(text: &str) -> Result<Workers, String> {
         ("auto", _) => Ok(Workers::Auto),
         (_, Ok(number @ 1..=256)) => Ok(Workers::Number(number)),
         _ => Err("a number from 1 to 256, or 'auto', is needed".to_owned()),
+    }
+}
+
+/// Permission bits: "640", "0640", "0o640".
+fn file_mode(text: &str) -> Result<u32, String> {
+    let digits = text.strip_prefix("0o").unwrap_or(text);
+    let plain = digits.bytes().all(|digit| digit.is_ascii_digit());
+    match u32::from_str_radix(digits, 8) {
+        Ok(mode @ 0..=0o777) if plain => Ok(mode),
+        _ => Err("an octal number up to 777 is needed, such as 640".to_owned()),
     }
 }
 

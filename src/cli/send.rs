@@ -4,12 +4,13 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::args::{GenerateArgs, SendArgs};
+use super::settings::check_places;
 use crate::failure::Failure;
+use crate::outfile::{Creation, Existing};
 use crate::send;
 use crate::send::encapsulate::{Cut, FIRST_SOURCE_PORT};
 use crate::send::options::{Frames, Generate, Options, Tempo};
 use crate::send::traffic::Traffic;
-use crate::source::file::same_file;
 use crate::wire::Vni;
 
 /// How long is generated where neither --count nor --duration says so.
@@ -42,6 +43,10 @@ fn options(args: &SendArgs) -> Result<Options, Failure> {
         to: args.to.clone(),
         write: args.write.clone(),
         summary: args.summary.clone(),
+        creation: Creation {
+            mode: args.mode,
+            existing: Existing::Replace,
+        },
         vni,
         cut: Cut {
             packet_length: args.packet_length,
@@ -133,30 +138,9 @@ fn check(args: &SendArgs) -> Result<(), Failure> {
         let text = "--write keeps the times of the files: --pps has no meaning";
         return Err(Failure::usage(text));
     }
-    if let (Some(write), Some(summary)) = (&args.write, &args.summary)
-        && (write == summary || same_file(write, summary))
-    {
-        let path = write.display();
-        return Err(Failure::usage(format!(
-            "--write and --summary both write to {path}: choose different names"
-        )));
-    }
     let outputs = [("--write", &args.write), ("--summary", &args.summary)];
     let outputs = outputs
         .into_iter()
-        .filter_map(|(flag, path)| Some((flag, path.as_ref()?)));
-    for (flag, output) in outputs.filter(|(_, output)| output.is_file()) {
-        // A redirected file is found behind the name that Unix gives standard input.
-        let mut inputs = args.files.iter().map(|path| match path == stdin {
-            true => Path::new("/dev/stdin"),
-            false => path,
-        });
-        if let Some(input) = inputs.find(|input| same_file(input, output)) {
-            let (output, input) = (output.display(), input.display());
-            return Err(Failure::usage(format!(
-                "{flag} {output} would overwrite the input {input}: choose another name"
-            )));
-        }
-    }
-    Ok(())
+        .filter_map(|(flag, path)| Some((flag, path.as_deref()?)));
+    check_places(&outputs.collect::<Vec<_>>(), &args.files)
 }

@@ -10,12 +10,11 @@ use crate::export::jsonl::JsonLines;
 use crate::failure::Failure;
 use crate::flow::table;
 use crate::mirror::allowed::Allowed;
-use crate::outfile::OutFile;
+use crate::outfile::{Creation, Existing, OutFile, is_input, same_output};
 use crate::pcap::record::Format;
 use crate::pipeline::measure;
 use crate::pipeline::run::{Sharing, Sinks, WhenFull, capture_queue_bytes};
 use crate::pipeline::worker::WorkerSettings;
-use crate::source::file::same_file;
 use crate::wire::decapsulate::Tunnels;
 use crate::wire::{geneve, vxlan};
 
@@ -35,6 +34,8 @@ pub struct Outputs {
     format: Format,
     flows: Vec<PathBuf>,
     summary: Option<PathBuf>,
+    /// Of captures and flow files; a summary is the last state, and replaced.
+    creation: Creation,
 }
 
 impl Settings {
@@ -67,7 +68,11 @@ impl Settings {
         // New at every start: nobody outside can aim at one worker.
         let multiplier = foldhash::fast::RandomState::default().hash_one(0) as u32 | 1;
         let sharing = sharing(&args.pipeline, multiplier, WhenFull::Drop);
-        let settings = Self::of(&args.pipeline, tunnels, sharing, false)?;
+        let mut settings = Self::of(&args.pipeline, tunnels, sharing, false)?;
+        // A supervisor starts it again and again: what the run before has finished stays.
+        if !args.overwrite {
+            settings.outputs.creation.existing = Existing::Keep;
+        }
         settings.outputs.check(&[])?;
         check_backend(args, settings.sharing.steering.workers)?;
         Ok(settings)
@@ -110,6 +115,10 @@ impl Settings {
             format,
             flows: args.flows.clone(),
             summary: args.summary.clone(),
+            creation: Creation {
+                mode: args.mode,
+                existing: Existing::Replace,
+            },
         };
         Ok(Self {
             worker,
@@ -153,36 +162,7 @@ impl Outputs {
     }
 
     fn check(&self, inputs: &[PathBuf]) -> Result<(), Failure> {
-        let outputs: Vec<_> = self.named().collect();
-        // What standard input really is can be seen through this name, where the system has it.
-        let stdin = Path::new("/dev/stdin");
-        let file_of = |input: &'_ PathBuf| {
-            if input == Path::new("-") {
-                stdin.to_owned()
-            } else {
-                input.clone()
-            }
-        };
-        for (at, (flag, path)) in outputs.iter().enumerate() {
-            let shown = path.display();
-            let mut inputs = inputs.iter().filter(|_| path.is_file());
-            if let Some(input) = inputs.find(|input| same_file(&file_of(input), path)) {
-                return Err(Failure::usage(format!(
-                    "{flag} {shown} would overwrite the input {}: choose another name",
-                    input.display()
-                )));
-            }
-            for (other_flag, other) in outputs.iter().skip(at + 1) {
-                // Devices and pipes can be written by two, files cannot.
-                let is_file = path.is_file() || !path.exists();
-                if path == other && *path == Path::new("-") || (is_file && same_file(path, other)) {
-                    return Err(Failure::usage(format!(
-                        "{flag} and {other_flag} both write to {shown}: choose different names"
-                    )));
-                }
-            }
-        }
-        Ok(())
+        check_places(&self.named().collect::<Vec<_>>(), inputs)
     }
 
     /// Opens what is asked for. `about` is the capture's comment.
@@ -192,49 +172,53 @@ impl Outputs {
     /// When an output cannot be written; nothing is left behind in that case.
     pub fn open(&self, about: &str, mtu: u32) -> Result<Sinks, Failure> {
         let mut sinks = Sinks::default();
-        if let Some(path) = &self.summary {
-            // Opened at the end; whether it can be is better known now. A FIFO would make its reader believe
-            // that this was all.
-            if !is_fifo(path) {
-                OutFile::create(path)?.discard();
-            }
+        if let Some((path, creation)) = self.summary() {
+            // Opened at the end; whether it can be is better known now.
+            OutFile::probe(path, creation)?;
         }
         for path in &self.flows {
-            match JsonLines::create(path) {
-                Ok(file) => sinks.flows.push(file),
-                Err(error) => {
-                    sinks.flows.into_iter().for_each(JsonLines::discard);
-                    return Err(error.into());
-                }
-            }
+            sinks.flows.push(JsonLines::create(path, self.creation)?);
         }
         if let Some(path) = &self.write {
-            match CaptureSet::create(path, self.format, about, mtu) {
-                Ok(set) => sinks.capture = Some(set),
-                Err(error) => {
-                    sinks.flows.into_iter().for_each(JsonLines::discard);
-                    return Err(error.into());
-                }
-            }
+            let set = CaptureSet::create(path, self.creation, self.format, about, mtu)?;
+            sinks.capture = Some(set);
         }
         Ok(sinks)
     }
 
-    /// Where the JSON summary goes.
-    pub fn summary(&self) -> Option<&Path> {
-        self.summary.as_deref()
+    /// Where the JSON summary goes, and how that file is made.
+    pub fn summary(&self) -> Option<(&Path, Creation)> {
+        let existing = Existing::Replace;
+        let creation = Creation {
+            existing,
+            ..self.creation
+        };
+        Some((self.summary.as_deref()?, creation))
     }
 }
 
-#[cfg(unix)]
-fn is_fifo(path: &Path) -> bool {
-    use std::os::unix::fs::FileTypeExt;
-    path.metadata().is_ok_and(|meta| meta.file_type().is_fifo())
-}
-
-#[cfg(not(unix))]
-const fn is_fifo(_: &Path) -> bool {
-    false
+/// Refuses outputs, each with its flag, that would be written into an input or into each other.
+pub(super) fn check_places(outputs: &[(&str, &Path)], inputs: &[PathBuf]) -> Result<(), Failure> {
+    for (at, (flag, path)) in outputs.iter().enumerate() {
+        let shown = path.display();
+        if let Some(input) = inputs.iter().find(|input| is_input(path, input)) {
+            return Err(Failure::usage(format!(
+                "{flag} {shown} would overwrite the input {}: choose another name",
+                input.display()
+            )));
+        }
+        let mut others = outputs.iter().skip(at + 1);
+        if let Some((other_flag, other)) = others.find(|(_, other)| same_output(path, other)) {
+            let as_other = match path == other {
+                true => String::new(),
+                false => format!(", which is {}", other.display()),
+            };
+            return Err(Failure::usage(format!(
+                "{flag} and {other_flag} both write to {shown}{as_other}: choose different names"
+            )));
+        }
+    }
+    Ok(())
 }
 
 /// Refuses flags of one way to receive beside another.

@@ -2,11 +2,13 @@
 
 use std::net::IpAddr;
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use crate::flow::community_id::CommunityId;
 use crate::flow::record::{FlowId, FlowRecord, Time};
 use crate::flow::text::{self, Text};
-use crate::outfile::{OutError, OutFile};
+use crate::outfile::{Creation, OutError, OutFile};
 use crate::wire::inner::Mac;
 
 /// Bytes gathered before they are written.
@@ -39,8 +41,8 @@ impl JsonLines {
     /// # Errors
     ///
     /// When it cannot be written.
-    pub fn create(path: &Path) -> Result<Self, OutError> {
-        let out = OutFile::create(path)?;
+    pub fn create(path: &Path, creation: Creation) -> Result<Self, OutError> {
+        let out = OutFile::create_as(path, creation)?;
         let buffer = Vec::with_capacity(BUFFER_LEN);
         Ok(Self {
             out,
@@ -54,6 +56,11 @@ impl JsonLines {
     /// Its name in messages.
     pub fn path(&self) -> &str {
         self.out.path()
+    }
+
+    /// Counts bytes brought to the disk at the end; see [`OutFile::synced`].
+    pub fn synced(&self) -> Arc<AtomicU64> {
+        self.out.synced()
     }
 
     /// Records that are in the file for good.
@@ -110,13 +117,12 @@ impl JsonLines {
         } else {
             self.flush().err()
         };
-        let path = self.out.path().to_owned();
+        let (records, bytes) = (self.records, self.out.bytes());
         let told = FlowFile {
-            path,
-            records: self.records,
-            bytes: self.out.bytes(),
+            path: self.out.finish()?,
+            records,
+            bytes,
         };
-        self.out.finish()?;
         Ok((told, error))
     }
 

@@ -402,7 +402,9 @@ impl Pipeline {
                 .collect();
             let end = task.wait(patience, || settled.packets());
             let finished = end.and_then(|end| {
-                Task::start(move || FinishedCapture::of(end, &statistics)).wait(patience, || 0)
+                let synced = end.set.synced();
+                Task::start(move || FinishedCapture::of(end, &statistics))
+                    .wait(patience, || synced.load(Ordering::Relaxed))
             });
             match finished {
                 Some(end) => {
@@ -441,8 +443,16 @@ impl Pipeline {
             let end = task.wait(patience, written);
             let finished = end.and_then(|FlowEnd { files, error }| {
                 errors.extend(error.map(SinkError::from));
-                Task::start(move || files.into_iter().map(JsonLines::finish).collect())
-                    .wait(patience, written)
+                let synced: Vec<_> = files.iter().map(JsonLines::synced).collect();
+                Task::start(move || files.into_iter().map(JsonLines::finish).collect()).wait(
+                    patience,
+                    || {
+                        synced
+                            .iter()
+                            .map(|count| count.load(Ordering::Relaxed))
+                            .sum()
+                    },
+                )
             });
             let finished: Vec<_> = finished.unwrap_or_else(|| {
                 errors.push(SinkError::Stuck { path });

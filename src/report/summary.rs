@@ -12,7 +12,7 @@ use crate::host::counters::Counts;
 use crate::mirror::allowed::Stranger;
 use crate::mirror::session::{Session, SessionKey};
 use crate::mirror::truncation::Cause;
-use crate::outfile::write_whole;
+use crate::outfile::{Creation, write_whole};
 use crate::patience::PATIENCE;
 use crate::pipeline::clock::ClockSteps;
 use crate::pipeline::measure::Facts;
@@ -22,8 +22,8 @@ use crate::say::{flush, say};
 
 /// Ends a run: tells people and, where asked for, a file what came of it, and what went wrong.
 ///
-/// `kernel_dropped` counts datagrams by reason, `summary_path` is where the JSON object goes, `errors` are
-/// those of the source, `remarks` follow the page.
+/// `kernel_dropped` counts datagrams by reason, `summary_file` is where the JSON object goes and how that file
+/// is made, `errors` are those of the source, `remarks` follow the page.
 ///
 /// # Errors
 ///
@@ -32,7 +32,7 @@ pub fn conclude(
     outcome: &Outcome,
     kernel_dropped: BTreeMap<&'static str, u64>,
     settings: &WorkerSettings,
-    summary_path: Option<&Path>,
+    summary_file: Option<(&Path, Creation)>,
     mut errors: Vec<String>,
     remarks: impl IntoIterator<Item = String>,
 ) -> Result<(), Failure> {
@@ -55,9 +55,9 @@ pub fn conclude(
         ));
         summary.errors.clone_from(&errors);
     }
-    if let Some(path) = summary_path {
+    if let Some((path, creation)) = summary_file {
         // Whoever reads our standard output may have all it wanted.
-        let written = summary.write(path);
+        let written = summary.write(path, creation);
         let fault = written.err().filter(|fault| !fault.is_closed_pipe());
         errors.extend(fault.map(|fault| fault.to_string()));
     }
@@ -255,10 +255,10 @@ impl Summary {
     /// # Errors
     ///
     /// When it cannot be written.
-    pub fn write(&self, path: &Path) -> Result<(), Failure> {
+    pub fn write(&self, path: &Path, creation: Creation) -> Result<(), Failure> {
         let mut json = serde_json::to_vec_pretty(self)?;
         json.push(b'\n');
-        Ok(write_whole(path, json)?)
+        Ok(write_whole(path, creation, json)?)
     }
 }
 

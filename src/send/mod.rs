@@ -28,7 +28,7 @@ use sockets::Sockets;
 
 use self::encapsulate::{Cut, FIRST_SOURCE_PORT, OuterHeaders, OuterIps};
 use crate::failure::Failure;
-use crate::outfile::{OutError, write_whole};
+use crate::outfile::{Creation, OutError, write_whole};
 use crate::say::say;
 use crate::source::Record;
 use crate::source::file::CaptureFile;
@@ -73,7 +73,7 @@ pub fn run(options: &Options) -> Result<(), Failure> {
     };
     say(format!("vxtap: frames: {line}\n"));
     let summary = options.summary.as_ref();
-    match summary.map_or(Ok(()), |path| counts.write(seconds, path)) {
+    match summary.map_or(Ok(()), |path| counts.write(seconds, path, options.creation)) {
         Ok(()) => outcome,
         Err(fault) if outcome.is_ok() => Err(fault),
         // What went wrong before is what matters; that the summary is missing is told too.
@@ -151,7 +151,7 @@ impl Counts {
     }
 
     /// Writes the JSON summary.
-    fn write(&self, seconds: f64, path: &Path) -> Result<(), Failure> {
+    fn write(&self, seconds: f64, path: &Path, creation: Creation) -> Result<(), Failure> {
         #[derive(Serialize)]
         struct Summary<'a> {
             version: &'static str,
@@ -170,7 +170,7 @@ impl Counts {
         };
         let mut json = serde_json::to_vec_pretty(&summary)?;
         json.push(b'\n');
-        Ok(write_whole(path, json)?)
+        Ok(write_whole(path, creation, json)?)
     }
 }
 
@@ -205,7 +205,7 @@ impl<'a> Run<'a> {
         let ips = OuterIps::or_documentation(options.source, target.map(|target| target.ip()))
             .ok_or_else(|| Failure::usage("--source and --to differ in their IP version"))?;
         let output = match (&options.write, target) {
-            (Some(path), _) => Output::File(PcapOut::create(path)?),
+            (Some(path), _) => Output::File(PcapOut::create(path, options.creation)?),
             (None, Some(target)) => {
                 Output::Network(Sockets::new(target, options), Pace::new(options.tempo))
             }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::encapsulate::Cut;
 use super::traffic::Traffic;
+use crate::outfile::Creation;
 use crate::wire::Vni;
 
 /// A run of the sender.
@@ -19,6 +20,8 @@ pub struct Options {
     pub write: Option<PathBuf>,
     /// Where the JSON summary goes; `-` is standard output.
     pub summary: Option<PathBuf>,
+    /// How both files are made.
+    pub creation: Creation,
     /// The network identifier, of generated frames the first.
     pub vni: Vni,
     /// How frames are shortened.

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use crate::failure::Failure;
-use crate::outfile::{OutError, OutFile};
+use crate::outfile::{Creation, OutError, OutFile};
 use crate::pcap::record::{SNAPLEN, pcap_header};
 use crate::send::encapsulate::{OuterHeaders, TooLarge};
 use crate::send::write_fault;
@@ -28,9 +28,9 @@ pub struct PcapOut {
 }
 
 impl PcapOut {
-    pub fn create(path: &Path) -> Result<Self, Failure> {
+    pub fn create(path: &Path, creation: Creation) -> Result<Self, Failure> {
         Ok(Self {
-            out: OutFile::create(path)?,
+            out: OutFile::create_as(path, creation)?,
             bytes: pcap_header()?,
             packet: Vec::new(),
             packets: 0,

@@ -236,6 +236,22 @@ pub fn drops(socket: BorrowedFd<'_>) -> Option<u32> {
     numbers.last().copied()
 }
 
+/// Writes a range of a file to the disk and waits for it. Its metadata stays behind: fsync(2) has to follow.
+///
+/// # Errors
+///
+/// As sync_file_range(2).
+pub fn sync_range(file: BorrowedFd<'_>, offset: u64, len: u64) -> io::Result<()> {
+    let (Ok(offset), Ok(len)) = (offset.try_into(), len.try_into()) else {
+        return Err(io::ErrorKind::InvalidInput.into());
+    };
+    let flags = libc::SYNC_FILE_RANGE_WAIT_BEFORE
+        | libc::SYNC_FILE_RANGE_WRITE
+        | libc::SYNC_FILE_RANGE_WAIT_AFTER;
+    // SAFETY: the descriptor is open for the call, and no memory is passed.
+    done(unsafe { libc::sync_file_range(file.as_raw_fd(), offset, len, flags) })
+}
+
 /// Most sockets that are waited at together.
 const MAX_WAITED_AT: usize = 64;
 

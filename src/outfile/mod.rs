@@ -1,0 +1,869 @@
+//! Files out: under its own name a file appears only when it is complete, and on the disk.
+//!
+//! Bytes go to `.NAME.part` beside it, which is synced and renamed after the last write. A run that is
+//! killed leaves the `.part`; the next one moves it aside rather than over it. Pipes, devices and standard
+//! output are written directly.
+
+mod names;
+mod part;
+mod place;
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, ErrorKind, Seek, SeekFrom, Write};
+use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use part::Part;
+pub use place::{is_input, same_output};
+
+use crate::patience::{NoResult, PATIENCE, within};
+
+/// Why an output cannot be written.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "the messages say it")]
+pub enum OutError {
+    #[error("cannot write {path}: {source}")]
+    Write { path: String, source: io::Error },
+    #[error("cannot write {path}: it is a directory; name a file in it")]
+    Directory { path: String },
+    #[error("cannot write {path}: the directory {directory} does not exist")]
+    NoDirectory { path: String, directory: String },
+    #[error("cannot write {path}: {directory} is not a directory")]
+    NotADirectory { path: String, directory: String },
+    #[error("cannot write {path}: another process is writing {part}")]
+    Busy { path: String, part: String },
+    #[error("cannot write {path}: {part} is {kind}, not the file of an earlier run; remove it")]
+    NotOurs {
+        path: String,
+        part: String,
+        kind: &'static str,
+    },
+    #[error("cannot finish {path}: {source}; what was written is in {part}")]
+    Finish {
+        path: String,
+        part: String,
+        source: io::Error,
+    },
+    #[error(
+        "cannot finish {path}: {part} was deleted while it was written; {bytes} bytes are lost"
+    )]
+    Gone {
+        path: String,
+        part: String,
+        bytes: u64,
+    },
+    #[error("cannot write {path}: {source}")]
+    GaveUp { path: String, source: NoResult },
+}
+
+impl OutError {
+    /// What making `path` came to; a directory that is missing is named.
+    fn of_write(path: &Path, source: io::Error) -> Self {
+        let folder = place::folder_of(path);
+        let directory = folder.display().to_string();
+        let path = path.display().to_string();
+        match source.kind() {
+            ErrorKind::NotFound if !folder.exists() => Self::NoDirectory { path, directory },
+            ErrorKind::NotADirectory => Self::NotADirectory { path, directory },
+            _ => Self::Write { path, source },
+        }
+    }
+}
+
+/// What becomes of a finished file that has the name already.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Existing {
+    /// It is replaced when the new one is complete.
+    #[default]
+    Replace,
+    /// It stays, unless it is empty: the new one gets the next free name, `mirror.1.pcapng`.
+    Keep,
+}
+
+/// How an output is made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Creation {
+    /// Permission bits. `None`: those of the file that is replaced, else 0600.
+    pub mode: Option<u32>,
+    /// What becomes of a finished file of that name.
+    pub existing: Existing,
+}
+
+/// An output being written. One that is dropped leaves its `.part` where data was written to it, and
+/// nothing otherwise.
+pub struct OutFile {
+    /// Before the file: it is removed while it is locked.
+    part: Option<Part>,
+    file: File,
+    path: String,
+    bytes: u64,
+    header_len: u64,
+    synced: Arc<AtomicU64>,
+}
+
+impl OutFile {
+    /// Opens `path` for writing; `-` is standard output. A file of that name is replaced, by one with its
+    /// mode.
+    ///
+    /// # Errors
+    ///
+    /// When the place cannot be written to. Nothing that stands there is touched in that case.
+    pub fn create(path: &Path) -> Result<Self, OutError> {
+        Self::create_as(path, Creation::default())
+    }
+
+    /// Opens `path` for writing in the way that `creation` says.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::create`].
+    pub fn create_as(path: &Path, creation: Creation) -> Result<Self, OutError> {
+        let out = Self::open(path, creation)?;
+        if let Some(part) = &out.part {
+            part.tell_left_overs();
+        }
+        Ok(out)
+    }
+
+    /// Finds out whether `path` can be opened for writing later. A pipe is left alone: opened and closed
+    /// again it would end for its reader.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::create`].
+    pub fn probe(path: &Path, creation: Creation) -> Result<(), OutError> {
+        let is_name = path != Path::new("-") && place::open_descriptor(path).is_none();
+        if is_name
+            && path
+                .metadata()
+                .map_or(true, |meta| meta.is_file() || meta.is_dir())
+        {
+            Self::open(path, creation)?.discard();
+        }
+        Ok(())
+    }
+
+    fn open(path: &Path, creation: Creation) -> Result<Self, OutError> {
+        let mut shown = path.display().to_string();
+        let error = |source| OutError::of_write(path, source);
+        if path == Path::new("-") {
+            let file = standard(io::stdout()).map_err(error)?;
+            return Ok(Self::of("standard output".to_owned(), file, None));
+        }
+        // A name for what this process has open already: its content is not ours to replace.
+        if let Some(open) = place::open_descriptor(path) {
+            let file = match open.as_str() {
+                "1" => standard(io::stdout()),
+                "2" => standard(io::stderr()),
+                _ => OpenOptions::new().append(true).open(path),
+            };
+            return Ok(Self::of(shown, file.map_err(error)?, None));
+        }
+        if path.as_os_str().as_bytes().ends_with(b"/") {
+            return Err(OutError::Directory { path: shown });
+        }
+        let meta = path.metadata();
+        if let Ok(meta) = &meta {
+            if meta.is_dir() {
+                return Err(OutError::Directory { path: shown });
+            }
+            // A device or a pipe: it has no content to keep whole.
+            if !meta.is_file() {
+                let file = OpenOptions::new().write(true).open(path).map_err(error)?;
+                return Ok(Self::of(shown, file, None));
+            }
+        }
+        let mut name = place::end_of_links(path).map_err(error)?;
+        if creation.existing == Existing::Keep {
+            let free = part::free_name(&name);
+            if free != name {
+                let to = free.display().to_string();
+                tracing::info!(
+                    "{shown} exists and is kept; this run writes {to} (--overwrite replaces)"
+                );
+                shown = to;
+            }
+            name = free;
+        }
+        // Somebody may have protected it on purpose; a rename would not notice.
+        if name.is_file() {
+            OpenOptions::new().append(true).open(&name).map_err(error)?;
+        }
+        let (part, file) = Part::create(name, creation)?;
+        Ok(Self::of(shown, file, Some(part)))
+    }
+
+    fn of(path: String, file: File, part: Option<Part>) -> Self {
+        Self {
+            part,
+            file,
+            path,
+            bytes: 0,
+            header_len: 0,
+            synced: Arc::default(),
+        }
+    }
+
+    /// Its name in messages.
+    pub fn path(&self) -> &str {
+        &self.path
+    }
+
+    /// Bytes written so far.
+    pub const fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// What was written so far is a header: alone it is not worth keeping.
+    pub const fn end_header(&mut self) {
+        self.header_len = self.bytes;
+        self.decide_keep();
+    }
+
+    /// Counts the bytes that [`Self::finish`] has brought to the disk. A large file may take long, and this
+    /// says whether it goes on.
+    pub fn synced(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.synced)
+    }
+
+    /// Writes all of `bytes`.
+    ///
+    /// # Errors
+    ///
+    /// As the system says; a part of `bytes` may have been written.
+    pub fn write(&mut self, bytes: &[u8]) -> Result<(), OutError> {
+        let outcome = self.write_all(bytes);
+        self.decide_keep();
+        outcome.map_err(|source| self.error(source))
+    }
+
+    fn write_all(&mut self, mut rest: &[u8]) -> io::Result<()> {
+        while !rest.is_empty() {
+            match self.file.write(rest) {
+                Ok(0) => return Err(ErrorKind::WriteZero.into()),
+                Ok(len) => {
+                    self.bytes += len as u64;
+                    rest = rest.get(len..).unwrap_or_default();
+                }
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                // A pipe that somebody made O_NONBLOCK, as an event loop does with its own.
+                Err(error) if error.kind() == ErrorKind::WouldBlock => self.wait_writable()?,
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// Where the run ends in the middle, data is kept and a header is not.
+    const fn decide_keep(&mut self) {
+        if let Some(part) = &mut self.part {
+            part.keep = self.bytes > self.header_len;
+        }
+    }
+
+    fn wait_writable(&self) -> io::Result<()> {
+        let mut polls = [PollFd::new(self.file.as_fd(), PollFlags::POLLOUT)];
+        match poll(&mut polls, PollTimeout::NONE) {
+            Ok(_) | Err(Errno::EINTR) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn error(&self, source: io::Error) -> OutError {
+        OutError::Write {
+            path: self.path.clone(),
+            source,
+        }
+    }
+
+    /// Cuts off what was written behind the first `len` bytes: a half-written record.
+    ///
+    /// # Errors
+    ///
+    /// As the system says; for a pipe there is nothing to cut and no error.
+    pub fn cut_to(&mut self, len: u64) -> Result<(), OutError> {
+        let excess = self.bytes.saturating_sub(len);
+        self.cut_off(excess).map_err(|source| self.error(source))?;
+        self.bytes -= excess;
+        self.decide_keep();
+        Ok(())
+    }
+
+    /// Cuts the last `excess` bytes off, if they still are the end of a file.
+    fn cut_off(&mut self, excess: u64) -> io::Result<()> {
+        let meta = self.file.metadata()?;
+        if excess == 0 || !meta.is_file() {
+            return Ok(());
+        }
+        let end = match self.part {
+            Some(_) => meta.len(),
+            // Standard output may have stood in the middle of a file.
+            None => self.file.stream_position()?,
+        };
+        if end == meta.len() && end >= excess {
+            self.file.set_len(end - excess)?;
+            self.file.seek(SeekFrom::Start(end - excess))?;
+        }
+        Ok(())
+    }
+
+    /// Brings the file to the disk and gives it its name. Tells where it is then: usually [`Self::path`].
+    /// A file that was moved while it was written is finished where it is.
+    ///
+    /// # Errors
+    ///
+    /// As the system says; the `.part` stays.
+    pub fn finish(self) -> Result<String, OutError> {
+        let Self {
+            part,
+            file,
+            path,
+            bytes,
+            synced,
+            ..
+        } = self;
+        let Some(mut part) = part else {
+            return match close(file) {
+                Ok(()) => Ok(path),
+                Err(source) => Err(OutError::Write { path, source }),
+            };
+        };
+        part.keep = true;
+        let on_disk = sync(&file, &synced);
+        // Some file systems tell their last faults here. The other descriptor keeps the lock.
+        match on_disk.and_then(|()| file.try_clone().and_then(close)) {
+            Ok(()) => part.settle(&file, path, bytes),
+            Err(source) => Err(OutError::Finish {
+                path,
+                part: part.hidden(),
+                source,
+            }),
+        }
+    }
+
+    /// Leaves the file under its hidden name, since it is not whole, and tells that name. `None` where
+    /// there is no such file: a pipe, or nothing was written but a header.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be brought to the disk.
+    pub fn keep_part(mut self) -> Result<Option<String>, OutError> {
+        if self.bytes <= self.header_len {
+            return Ok(None);
+        }
+        let Some(part) = self.part.take() else {
+            return Ok(None);
+        };
+        let synced = sync(&self.file, &self.synced);
+        let place = part.leave(&self.file);
+        synced.map_err(|source| self.error(source))?;
+        Ok(place)
+    }
+
+    /// Gives the file up: nothing appears under its name, and what was written is removed.
+    pub fn discard(mut self) {
+        if let Some(part) = &mut self.part {
+            part.keep = false;
+        }
+    }
+}
+
+/// Writes a small file whole, `-` for standard output, and gives up what takes nothing for as long as there is
+/// [`PATIENCE`]: a FIFO without a reader, a full pipe.
+///
+/// # Errors
+///
+/// As [`OutFile`], and [`OutError::GaveUp`].
+pub fn write_whole(path: &Path, creation: Creation, content: Vec<u8>) -> Result<(), OutError> {
+    let owned = path.to_owned();
+    let written = within(PATIENCE, move || {
+        let mut out = OutFile::create_as(&owned, creation)?;
+        out.write(&content)?;
+        out.finish().map(drop)
+    });
+    written.unwrap_or_else(|source| {
+        let path = match path == Path::new("-") {
+            true => "standard output".to_owned(),
+            false => path.display().to_string(),
+        };
+        Err(OutError::GaveUp { path, source })
+    })
+}
+
+/// A descriptor of our own: the standard library's handle would keep the end of what is written back until
+/// the next end of a line.
+fn standard(handle: impl AsFd) -> io::Result<File> {
+    handle.as_fd().try_clone_to_owned().map(File::from)
+}
+
+/// Closes the file and hears what the system has to say.
+fn close(file: File) -> io::Result<()> {
+    match nix::unistd::close(file) {
+        // Linux has closed it all the same.
+        Ok(()) | Err(Errno::EINTR) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Bytes brought to the disk at a time: even a slow disk takes them in less than a second or two.
+#[cfg(target_os = "linux")]
+const SYNC_LEN: u64 = 8 << 20;
+
+/// Brings the file to the disk. `synced` counts on the way.
+fn sync(file: &File, synced: &AtomicU64) -> io::Result<()> {
+    #[cfg(target_os = "linux")]
+    {
+        let len = file.metadata()?.len();
+        let mut offset = 0;
+        while offset < len {
+            if crate::sys::sync_range(file.as_fd(), offset, SYNC_LEN).is_err() {
+                // What went wrong is said again below, if it matters.
+                break;
+            }
+            offset += SYNC_LEN;
+            synced.fetch_add(SYNC_LEN, Ordering::Relaxed);
+        }
+    }
+    unless_unsupported(file.sync_all())?;
+    synced.fetch_add(1, Ordering::Relaxed);
+    Ok(())
+}
+
+/// Some file systems cannot sync: what they have is as safe as it can be.
+fn unless_unsupported(outcome: io::Result<()>) -> io::Result<()> {
+    match outcome {
+        Err(error) => match error.raw_os_error().map(Errno::from_raw) {
+            Some(Errno::EINVAL | Errno::ENOSYS | Errno::EOPNOTSUPP | Errno::EROFS) => Ok(()),
+            _ => Err(error),
+        },
+        done => done,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+    use std::path::PathBuf;
+
+    use super::*;
+
+    struct Folder(tempfile::TempDir);
+
+    impl Folder {
+        fn new() -> Self {
+            Self(tempfile::tempdir().unwrap())
+        }
+
+        fn path(&self, name: &str) -> PathBuf {
+            self.0.path().join(name)
+        }
+
+        fn read(&self, name: &str) -> String {
+            fs::read_to_string(self.path(name)).unwrap()
+        }
+
+        fn mode(&self, name: &str) -> u32 {
+            self.path(name).metadata().unwrap().mode() & 0o7777
+        }
+
+        fn names(&self) -> Vec<String> {
+            let entries = fs::read_dir(self.0.path()).unwrap();
+            let mut names: Vec<_> = entries
+                .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+                .collect();
+            names.sort();
+            names
+        }
+    }
+
+    const KEEP: Creation = Creation {
+        mode: None,
+        existing: Existing::Keep,
+    };
+
+    fn written(path: &Path, creation: Creation, text: &str) -> String {
+        let mut out = OutFile::create_as(path, creation).unwrap();
+        out.write(text.as_bytes()).unwrap();
+        out.finish().unwrap()
+    }
+
+    #[test]
+    fn the_name_appears_with_the_last_byte() {
+        let dir = Folder::new();
+        let path = dir.path("out");
+        let mut out = OutFile::create(&path).unwrap();
+        out.write(b"hello world").unwrap();
+        out.cut_to(5).unwrap();
+        out.write(b"!").unwrap();
+        assert!(!path.exists());
+        assert!(matches!(OutFile::create(&path), Err(OutError::Busy { .. })));
+        let synced = out.synced();
+        assert_eq!(out.finish().unwrap(), path.to_str().unwrap());
+        assert!(synced.load(Ordering::Relaxed) > 0);
+        assert_eq!(dir.read("out"), "hello!");
+        assert_eq!(dir.names(), ["out"]);
+    }
+
+    /// The lock is on what is written now, whatever stood there before.
+    #[test]
+    fn what_a_killed_run_left_is_kept_and_the_name_stays_locked() {
+        for left in ["half", ""] {
+            let dir = Folder::new();
+            fs::write(dir.path(".out.part"), left).unwrap();
+            let mut out = OutFile::create(&dir.path("out")).unwrap();
+            for _ in 0..2 {
+                let second = OutFile::create(&dir.path("out"));
+                assert!(matches!(second, Err(OutError::Busy { .. })), "{left}");
+            }
+            out.write(b"whole").unwrap();
+            out.finish().unwrap();
+            assert_eq!(dir.read("out"), "whole");
+            if left.is_empty() {
+                assert_eq!(dir.names(), ["out"]);
+            } else {
+                assert_eq!(dir.names(), [".out.part.1", "out"]);
+                assert_eq!(dir.read(".out.part.1"), "half");
+            }
+        }
+    }
+
+    /// However many begin at once, one has the name, and what was left is there once.
+    #[test]
+    fn one_of_many_gets_the_name() {
+        let dir = Folder::new();
+        fs::write(dir.path(".out.part"), "half").unwrap();
+        let path = dir.path("out");
+        let outs: Vec<_> = std::thread::scope(|scope| {
+            let many: Vec<_> = (0..8)
+                .map(|_| scope.spawn(|| OutFile::create(&path)))
+                .collect();
+            many.into_iter().map(|one| one.join().unwrap()).collect()
+        });
+        let busy = |out: &&Result<OutFile, OutError>| matches!(out, Err(OutError::Busy { .. }));
+        assert_eq!(outs.iter().filter(busy).count(), 7);
+        assert_eq!(dir.names(), [".out.part", ".out.part.1"]);
+        drop(outs);
+        assert_eq!(dir.names(), [".out.part.1"]);
+    }
+
+    #[test]
+    fn dropped_it_leaves_data_and_nothing_else() {
+        let dir = Folder::new();
+        let create = || OutFile::create(&dir.path("out")).unwrap();
+        drop(create());
+        assert_eq!(dir.names(), [""; 0]);
+        let mut header = create();
+        header.write(b"header").unwrap();
+        header.end_header();
+        drop(header);
+        assert_eq!(dir.names(), [""; 0]);
+        let mut data = create();
+        data.write(b"header").unwrap();
+        data.end_header();
+        data.write(b"data").unwrap();
+        drop(data);
+        assert_eq!(dir.read(".out.part"), "headerdata");
+        let mut given_up = create();
+        given_up.write(b"data").unwrap();
+        given_up.discard();
+        assert_eq!(dir.names(), [".out.part.1"]);
+    }
+
+    #[test]
+    fn what_is_not_whole_stays_hidden() {
+        let dir = Folder::new();
+        let mut out = OutFile::create(&dir.path("out")).unwrap();
+        out.write(b"some").unwrap();
+        let place = out.keep_part().unwrap().unwrap();
+        assert_eq!(place, dir.path(".out.part").to_str().unwrap());
+        assert_eq!(dir.read(".out.part"), "some");
+        let none = OutFile::create(&dir.path("other")).unwrap();
+        assert_eq!(none.keep_part().unwrap(), None);
+        assert_eq!(dir.names(), [".out.part"]);
+    }
+
+    #[test]
+    fn a_finished_file_is_kept_where_that_is_asked_for() {
+        let dir = Folder::new();
+        let out = dir.path("out.pcapng.zst");
+        for (name, text) in [
+            ("out.pcapng.zst", "one"),
+            ("out.1.pcapng.zst", "two"),
+            ("out.2.pcapng.zst", "three"),
+        ] {
+            let place = written(&out, KEEP, text);
+            assert_eq!(place, dir.path(name).to_str().unwrap());
+            assert_eq!(dir.read(name), text);
+        }
+        assert_eq!(dir.names().len(), 3);
+        written(&out, Creation::default(), "four");
+        assert_eq!(dir.read("out.pcapng.zst"), "four");
+        assert_eq!(dir.names().len(), 3);
+        // mktemp(1) makes an empty one.
+        fs::write(dir.path("empty"), "").unwrap();
+        written(&dir.path("empty"), KEEP, "filled");
+        assert_eq!(dir.read("empty"), "filled");
+    }
+
+    /// The name is free at the start and taken at the end.
+    #[test]
+    fn a_name_taken_meanwhile_is_kept_too() {
+        let dir = Folder::new();
+        let mut out = OutFile::create_as(&dir.path("out"), KEEP).unwrap();
+        out.write(b"ours").unwrap();
+        fs::write(dir.path("out"), "theirs").unwrap();
+        let place = out.finish().unwrap();
+        assert_eq!(place, dir.path("out.1").to_str().unwrap());
+        assert_eq!(
+            (dir.read("out"), dir.read("out.1")),
+            ("theirs".into(), "ours".into())
+        );
+        assert_eq!(dir.names(), ["out", "out.1"]);
+    }
+
+    #[test]
+    fn modes() {
+        let dir = Folder::new();
+        let with = |mode| Creation {
+            mode,
+            ..Creation::default()
+        };
+        let out = dir.path("out");
+        written(&out, with(None), "");
+        assert_eq!(dir.mode("out"), 0o600);
+        // That of the file replaced, or what is asked for, whatever the umask.
+        for mode in [0o644, 0o666, 0o400] {
+            fs::set_permissions(&out, fs::Permissions::from_mode(mode)).unwrap();
+            if OpenOptions::new().append(true).open(&out).is_ok() {
+                written(&out, with(None), "");
+                assert_eq!(dir.mode("out"), mode);
+            }
+            written(&dir.path("new"), with(Some(mode)), "");
+            assert_eq!(dir.mode("new"), mode);
+            fs::remove_file(dir.path("new")).unwrap();
+        }
+        fs::set_permissions(&out, fs::Permissions::from_mode(0o644)).unwrap();
+        written(&out, with(Some(0o640)), "");
+        assert_eq!(dir.mode("out"), 0o640);
+        let hidden = OutFile::create_as(&dir.path("two"), with(Some(0o660))).unwrap();
+        assert_eq!(dir.mode(".two.part"), 0o660);
+        drop(hidden);
+    }
+
+    /// Whatever others put under the hidden name is neither written to nor waited for.
+    #[test]
+    fn planted_parts() {
+        let dir = Folder::new();
+        fs::write(dir.path("victim"), "").unwrap();
+        let refused = |kind: &str| match OutFile::create(&dir.path("out")) {
+            Err(OutError::NotOurs { kind: is, .. }) => assert_eq!(is, kind),
+            _ => panic!("{kind} was taken"),
+        };
+        for target in ["victim", "nothing"] {
+            symlink(dir.path(target), dir.path(".out.part")).unwrap();
+            refused("a symbolic link");
+            fs::remove_file(dir.path(".out.part")).unwrap();
+        }
+        let fifo = dir.path(".out.part");
+        nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        refused("a FIFO");
+        fs::remove_file(&fifo).unwrap();
+        fs::create_dir(&fifo).unwrap();
+        refused("a directory");
+        fs::remove_dir(&fifo).unwrap();
+        assert_eq!(
+            (dir.names(), dir.read("victim")),
+            (vec!["victim".into()], String::new())
+        );
+
+        // A second name of another file, one of a wide mode: not what is written to.
+        fs::write(dir.path("victim"), "theirs").unwrap();
+        fs::hard_link(dir.path("victim"), dir.path(".out.part")).unwrap();
+        fs::set_permissions(dir.path("victim"), fs::Permissions::from_mode(0o666)).unwrap();
+        written(&dir.path("out"), Creation::default(), "ours");
+        assert_eq!((dir.read("out"), dir.mode("out")), ("ours".into(), 0o600));
+        assert_eq!(dir.read("victim"), "theirs");
+        assert_ne!(
+            dir.path("victim").metadata().unwrap().ino(),
+            dir.path("out").metadata().unwrap().ino()
+        );
+    }
+
+    /// The name goes to the file that was written, wherever it went, and never to another one.
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn moved_replaced_and_deleted_while_written() {
+        let dir = Folder::new();
+        fs::create_dir(dir.path("folder")).unwrap();
+        for target in ["folder/elsewhere", "out"] {
+            let mut out = OutFile::create(&dir.path("out")).unwrap();
+            out.write(b"one ").unwrap();
+            fs::rename(dir.path(".out.part"), dir.path(target)).unwrap();
+            fs::write(dir.path(".out.part"), "planted").unwrap();
+            out.write(b"two").unwrap();
+            assert_eq!(out.finish().unwrap(), dir.path(target).to_str().unwrap());
+            assert_eq!(dir.read(target), "one two");
+            assert_eq!(dir.read(".out.part"), "planted");
+            fs::remove_file(dir.path(".out.part")).unwrap();
+        }
+        fs::remove_file(dir.path("out")).unwrap();
+        for planted in [true, false] {
+            let mut out = OutFile::create(&dir.path("out")).unwrap();
+            out.write(b"lost").unwrap();
+            fs::remove_file(dir.path(".out.part")).unwrap();
+            if planted {
+                fs::write(dir.path(".out.part"), "planted").unwrap();
+            }
+            let error = out.finish().unwrap_err().to_string();
+            assert!(
+                error.contains("was deleted while it was written; 4 bytes are lost"),
+                "{error}"
+            );
+            assert!(!dir.path("out").exists());
+            // Neither is another's file removed by one that is given up.
+            let _ = fs::remove_file(dir.path(".out.part"));
+            let given_up = OutFile::create(&dir.path("out")).unwrap();
+            fs::remove_file(dir.path(".out.part")).unwrap();
+            fs::write(dir.path(".out.part"), "planted").unwrap();
+            given_up.discard();
+            assert_eq!(dir.read(".out.part"), "planted");
+            fs::remove_file(dir.path(".out.part")).unwrap();
+        }
+    }
+
+    #[test]
+    fn names_are_bytes_of_any_length() {
+        use std::ffi::OsStr;
+
+        let dir = Folder::new();
+        let long = "n".repeat(255);
+        let mut other = long.clone().into_bytes();
+        other[254] = b'm';
+        let names: [&[u8]; 4] = [b"\xff", b"\xfe", long.as_bytes(), &other];
+        let path = |name: &[u8]| dir.0.path().join(OsStr::from_bytes(name));
+        let mut outs: Vec<_> = names
+            .iter()
+            .map(|name| OutFile::create(&path(name)).unwrap())
+            .collect();
+        for (out, name) in outs.iter_mut().zip(names) {
+            out.write(name).unwrap();
+            assert!(matches!(
+                OutFile::create(&path(name)),
+                Err(OutError::Busy { .. })
+            ));
+        }
+        for out in outs {
+            out.finish().unwrap();
+        }
+        for name in names {
+            assert_eq!(fs::read(path(name)).unwrap(), name);
+            // Left by a killed run, however long the name.
+            let mut killed = OutFile::create(&path(name)).unwrap();
+            killed.write(b"half").unwrap();
+            drop(killed);
+            written(&path(name), Creation::default(), "whole");
+        }
+        assert_eq!(fs::read_dir(dir.0.path()).unwrap().count(), 8);
+    }
+
+    #[test]
+    fn links_are_followed_even_to_nothing() {
+        let dir = Folder::new();
+        let link = dir.path("link");
+        symlink("target", &link).unwrap();
+        for text in ["one", "two"] {
+            let place = written(&link, Creation::default(), text);
+            assert_eq!(place, link.to_str().unwrap());
+            assert_eq!(dir.read("target"), text);
+            assert!(link.is_symlink());
+        }
+        written(&link, KEEP, "three");
+        assert_eq!(
+            (dir.read("target"), dir.read("target.1")),
+            ("two".into(), "three".into())
+        );
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn what_is_open_already_is_added_to() {
+        use std::os::fd::AsRawFd;
+
+        let dir = Folder::new();
+        let path = dir.path("log");
+        fs::write(&path, b"before ").unwrap();
+        let open = File::open(&path).unwrap();
+        symlink(
+            format!("/proc/self/fd/{}", open.as_raw_fd()),
+            dir.path("link"),
+        )
+        .unwrap();
+        let mut out = OutFile::create_as(&dir.path("link"), KEEP).unwrap();
+        out.write(b"afterwards").unwrap();
+        out.cut_to(5).unwrap();
+        out.finish().unwrap();
+        assert_eq!(dir.read("log"), "before after");
+    }
+
+    #[test]
+    fn a_pipe_that_is_not_waited_for_is_waited_for_here() {
+        use std::io::Read;
+
+        use nix::fcntl::{FcntlArg, OFlag, fcntl};
+
+        let (mut reader, writer) = io::pipe().unwrap();
+        fcntl(&writer, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).unwrap();
+        let file = File::from(std::os::fd::OwnedFd::from(writer));
+        let mut out = OutFile::of("pipe".to_owned(), file, None);
+        let reading = std::thread::spawn(move || {
+            std::thread::sleep(std::time::Duration::from_millis(50));
+            let mut all = Vec::new();
+            reader.read_to_end(&mut all).map(|_| all)
+        });
+        let sent: Vec<u8> = (0..1_000_000u32).map(|number| number as u8).collect();
+        out.write(&sent).unwrap();
+        out.cut_to(0).unwrap();
+        out.finish().unwrap();
+        assert_eq!(reading.join().unwrap().unwrap(), sent);
+    }
+
+    #[test]
+    fn a_place_that_cannot_be_written() {
+        let dir = Folder::new();
+        let error = |name: &str| OutFile::create(&dir.path(name)).err().unwrap().to_string();
+        assert!(error(".").contains("it is a directory"));
+        assert!(error("new/").contains("it is a directory"));
+        assert!(
+            error("no/out").ends_with("no does not exist"),
+            "{}",
+            error("no/out")
+        );
+        assert!(error("no/where/out").ends_with("no/where does not exist"));
+        fs::write(dir.path("file"), "").unwrap();
+        assert!(error("file/out").ends_with("file is not a directory"));
+        assert_eq!(dir.names(), ["file"]);
+        let mut null = OutFile::create(Path::new("/dev/null")).unwrap();
+        null.write(b"x").unwrap();
+        null.finish().unwrap();
+    }
+
+    #[test]
+    fn a_probe_leaves_nothing() {
+        let dir = Folder::new();
+        OutFile::probe(&dir.path("out"), KEEP).unwrap();
+        assert_eq!(dir.names(), [""; 0]);
+        OutFile::probe(&dir.path("no/out"), KEEP).unwrap_err();
+        OutFile::probe(&dir.path("."), KEEP).unwrap_err();
+        // Opening it would wait for a reader.
+        let fifo = dir.path("fifo");
+        nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        OutFile::probe(&fifo, KEEP).unwrap();
+    }
+}
