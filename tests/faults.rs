@@ -415,6 +415,55 @@ fn the_interface_comes_and_goes() {
     }
 }
 
+/// The interface is deleted while packets come: the run ends as it does when none come.
+#[test]
+fn an_interface_that_goes_under_traffic_ends_the_run() {
+    for workers in ["--workers 1", "--workers 2"] {
+        let Some(lab) = Lab::new() else { return };
+        let mut listener = lab.listen("packet", workers);
+        let words = "--frame-size 200 --count 10000000 --pps 40000";
+        let mut generator = lab
+            .generator(TO_V4, words)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        wait_until("traffic", || {
+            (listener.page().received > 5000).then_some(())
+        });
+        lab.ip(Side::Receiver, "link del dst0");
+        let ended = listener.wait();
+        let _ = generator.kill();
+        let _ = generator.wait();
+        assert_eq!(ended.code, Some(1), "{workers}: {}", ended.said);
+        let gone = "the interface dst0 is gone";
+        assert!(ended.said.contains(gone), "{workers}: {}", ended.said);
+        assert_closes(&ended.summary);
+    }
+}
+
+/// The interface gets another name while it is down: it is the same interface.
+#[test]
+fn an_interface_may_be_renamed() {
+    let Some(lab) = Lab::new() else { return };
+    let mut listener = lab.listen("packet", "--workers 2");
+    send(&lab, 0..100);
+    listener.wait_for(100);
+    lab.ip(Side::Receiver, "link set dst0 down");
+    listener.wait_said("the interface is down");
+    lab.ip(Side::Receiver, "link set dst0 name uplink9");
+    sleep(Duration::from_millis(300));
+    lab.ip(Side::Receiver, "link set uplink9 up");
+    send_once_it_works(&lab, &mut listener);
+    assert!(listener.is_running());
+    // Gone, it is called by the name it had.
+    lab.ip(Side::Receiver, "link del uplink9");
+    let ended = listener.wait();
+    assert_eq!(ended.code, Some(1), "{}", ended.said);
+    let gone = "the interface uplink9 is gone";
+    assert!(ended.said.contains(gone), "{}", ended.said);
+}
+
 /// Somebody else has the port: the fault names who.
 #[test]
 fn a_taken_port_is_told_with_its_holder() {

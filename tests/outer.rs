@@ -207,6 +207,103 @@ fn a_ring_knows_what_is_meant_for_it() {
     }
 }
 
+/// Addresses that no interface lists and that are this machine's all the same: local routes and broadcast. A
+/// ring takes what a socket bound to any address takes, and nothing else.
+#[test]
+fn addresses_of_local_routes_are_ours() {
+    for backend in BACKENDS {
+        let Some(lab) = Lab::new() else { return };
+        lab.ipv6();
+        lab.ip(Side::Receiver, "route add local 10.5.0.0/24 dev lo");
+        lab.ip(Side::Receiver, "-6 route add local 2001:db8:5::/64 dev lo");
+        lab.ip(Side::Sender, "route add 10.0.0.0/8 via 10.77.0.2");
+        lab.ip(Side::Sender, "-6 route add 2001:db8::/32 via fd00:77::2");
+        let args = [
+            "--backend",
+            backend,
+            "--bind",
+            "0.0.0.0:4789",
+            "--bind",
+            "[::]:4789",
+        ];
+        // Several sockets would each get what is broadcast.
+        let workers = if backend == "packet" { "2" } else { "1" };
+        let mut listener = lab.listen_with(&[], &args, &format!("--workers {workers}"));
+        let v4 = lab.udp(Side::Sender, "10.77.0.1:0");
+        v4.set_broadcast(true).unwrap();
+        let v6 = lab.udp(Side::Sender, "[fd00:77::1]:0");
+        let mut sent = Vec::new();
+        for to in ["10.77.0.2", "10.5.0.1", "10.5.0.200", "10.77.0.255"] {
+            sent.extend(send(&v4, &format!("{to}:4789"), 10, 100));
+        }
+        for to in ["fd00:77::2", "2001:db8:5::1", "2001:db8:5::ffff"] {
+            sent.extend(send(&v6, &format!("[{to}]:4789"), 10, 100));
+        }
+        // What others have, a socket never sees.
+        for to in ["10.6.0.1:4789", "10.5.1.1:4789"] {
+            send(&v4, to, 10, 100);
+        }
+        send(&v6, "[2001:db8:6::1]:4789", 10, 100);
+        let others = if backend == "packet" { 30 } else { 0 };
+        listener.wait_for(sent.len() as u64 + others);
+        let ended = assert_recovered(listener, &sent);
+        assert_eq!(
+            ended.reason("filtered", "other_address"),
+            others,
+            "{backend}"
+        );
+    }
+}
+
+/// An interface is stacked upon the ring's after the start, and the host gets all packets too: the ring has
+/// them already, the sockets beside it leave them alone.
+#[test]
+fn an_interface_stacked_later_brings_nothing_twice() {
+    if !common::tool("setpriv") {
+        return;
+    }
+    let Some(lab) = Lab::new() else { return };
+    let rights = "-all,+net_raw";
+    let (bounding, inherited) = (
+        format!("--bounding-set={rights}"),
+        format!("--inh-caps={rights}"),
+    );
+    let before = ["setpriv", &bounding, &inherited];
+    let args = [
+        "--backend",
+        "packet",
+        "--interface",
+        DST,
+        "--bind",
+        "0.0.0.0:4789",
+    ];
+    let mut listener = lab.listen_with(&before, &args, "--workers 2");
+    let device =
+        format!("link {DST} name later0 address 02:00:00:00:00:05 type macvlan mode bridge");
+    if !lab.add_device(Side::Receiver, &device) {
+        return;
+    }
+    lab.ip(Side::Receiver, "address add 10.77.0.5/24 dev later0");
+    lab.ip(Side::Receiver, "link set later0 up");
+    let neighbour =
+        format!("neigh replace 10.77.0.5 lladdr 02:00:00:00:00:05 nud permanent dev {SRC}");
+    lab.ip(Side::Sender, &neighbour);
+    let socket = lab.udp(Side::Sender, "10.77.0.1:0");
+    // It says that it is up a little later than it is asked to be.
+    common::lab::wait_until("packets at the new interface", || {
+        socket.send_to(&[0; 4], "10.77.0.5:4790").unwrap();
+        (lab.snmp("Udp:", "NoPorts") > 0).then_some(())
+    });
+    let sent = send(&socket, "10.77.0.5:4789", 50, 100);
+    listener.wait_for(50);
+    // From this machine itself: not the ring's.
+    let here = lab.udp(Side::Receiver, "10.77.0.2:0");
+    let aside = send(&here, "10.77.0.2:4789", 50, 101);
+    listener.wait_for(100);
+    let ended = assert_recovered(listener, &[sent, aside].concat());
+    assert_eq!(ended.count("received"), 100);
+}
+
 /// No sender is told that nobody listens, with and without a rule that keeps packets from the UDP stack.
 #[test]
 fn nobody_hears_that_the_port_is_closed() {

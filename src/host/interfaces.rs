@@ -3,7 +3,7 @@
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 
-use nix::net::if_::{InterfaceFlags, if_nametoindex};
+use nix::net::if_::{InterfaceFlags, if_indextoname, if_nametoindex};
 
 use crate::bpf::filter::Link;
 
@@ -30,6 +30,13 @@ impl Interface {
 /// The kernel's number for the interface of this name.
 pub fn number(name: &str) -> Option<u32> {
     if_nametoindex(name).ok()
+}
+
+/// The name of the interface with this number; `None` when it is gone.
+pub fn name(number: u32) -> Option<String> {
+    let name = if_indextoname(number).ok()?.into_string().ok()?;
+    // nix 0.32 takes the null pointer of an unknown number for success.
+    (!name.is_empty()).then_some(name)
 }
 
 /// What packets of an interface start with (linux/if_arp.h); most have an Ethernet header.
@@ -194,5 +201,10 @@ mod tests {
         let loopback = here.iter().find(|one| one.loopback).unwrap();
         assert!(loopback.number().is_some());
         assert_eq!(number("no-such-interface"), None);
+        assert_eq!(
+            name(loopback.number().unwrap()),
+            Some(loopback.name.clone())
+        );
+        assert_eq!(name(u32::MAX), None);
     }
 }

@@ -15,6 +15,7 @@ use crate::bpf::assembler::ProgramError;
 use crate::bpf::filter;
 use crate::bpf::steer::{self, Start, Steering};
 use crate::host::interfaces;
+use crate::host::netlink::LinkWatch;
 use crate::mirror::allowed::Network;
 use crate::source::{Arrival, Progress, Source};
 
@@ -179,7 +180,10 @@ fn rings(plan: &Plan) -> Result<Live, LiveError> {
     // Sockets first: binding tells whether somebody else holds a port, and which one the system chose.
     // Without them the host would tell every sender that nobody listens. They leave to the ring what is
     // the ring's, and take what comes in elsewhere, from this machine itself say.
-    let aside = filter::not_from(&interfaces::with_stacked(&interface))?;
+    // Watched from before they are read: none is missed.
+    let links = LinkWatch::start().ok();
+    let stacked = interfaces::with_stacked(&interface);
+    let aside = filter::not_from(&stacked)?;
     let aside = UdpSource::bind_filtered(&plan.addresses, plan.datagram_len, &aside)?;
     let addresses = aside.addresses();
     let steering = plan.steering;
@@ -198,7 +202,7 @@ fn rings(plan: &Plan) -> Result<Live, LiveError> {
         &plan.allowed,
     )?;
     if let Some(first) = sources.first_mut() {
-        first.take_along(aside);
+        first.take_along(aside, links, stacked);
     }
     let local = interfaces::local_addresses();
     let at = At {

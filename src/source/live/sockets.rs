@@ -280,6 +280,16 @@ impl UdpSource {
         self.sockets.iter().map(|bound| bound.socket.as_fd())
     }
 
+    /// Gives its sockets another filter, for what comes from now on.
+    ///
+    /// # Errors
+    ///
+    /// As setsockopt(2).
+    pub fn set_filter(&self, filter: &[Instruction]) -> io::Result<()> {
+        let mut sockets = self.sockets.iter();
+        sockets.try_for_each(|bound| sys::attach_filter(bound.socket.as_fd(), filter))
+    }
+
     /// Hands over what waits at its sockets, `left` datagrams at the most, without waiting.
     ///
     /// # Errors

@@ -6,11 +6,13 @@
 //! are not looked at.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::{AsFd, BorrowedFd};
 
 use crate::bpf::assembler::{Instruction, ProgramError};
 use crate::bpf::filter;
 use crate::host::interfaces;
+use crate::host::netlink::{LinkWatch, Routes};
 use crate::mirror::allowed::Network;
 use crate::source::live::sockets::{UdpError, UdpSource};
 use crate::source::live::targets::Targets;
@@ -46,6 +48,10 @@ const COUNT_EVERY_BLOCKS: u32 = 1024;
 const ASIDE_EVERY: u32 = 16;
 /// This machine's addresses are read again for a stranger, but not more often than this.
 const ADDRESSES_EVERY_NS: u64 = 1_000_000_000;
+/// Strangers for which the kernel is asked in that time: each costs some microseconds.
+const STRANGERS: usize = 64;
+/// Waits in vain, of 10 ms mostly, after which it is looked whether the interface is there.
+const LOOK_EVERY_WAITS: u32 = 32;
 
 /// Why there is no ring, or no longer one.
 #[derive(Debug, thiserror::Error)]
@@ -90,16 +96,105 @@ pub struct PacketSource {
     /// Datagrams handed over of a packet that is several in one.
     segments: usize,
     targets: Targets,
-    /// Arrival of the packet for which the addresses were last read.
-    addresses_read_ns: u64,
+    addresses: Addresses,
     dropped: u64,
     blocks_until_count: u32,
     down: bool,
+    /// Waits without a block since there was one.
+    waits_in_vain: u32,
     /// Waits in vain since the interface was found to be gone.
     waits_since_gone: u32,
     /// For the first worker: what comes in elsewhere than on the interface.
-    aside: Option<UdpSource>,
+    aside: Option<Aside>,
     batches: u32,
+}
+
+/// Sockets for what does not come in on the ring's interface.
+struct Aside {
+    sockets: UdpSource,
+    /// The interfaces whose packets are the ring's: its own, and those stacked upon it.
+    stacked: Vec<u32>,
+    /// `None` where the kernel does not tell: the interfaces are those of the start then.
+    links: Option<LinkWatch>,
+}
+
+impl Aside {
+    /// Leaves to the ring what comes in on interfaces that were stacked upon its own, VLANs say, since this
+    /// was last looked at.
+    fn renew(&mut self, interface: u32) {
+        if !self.links.as_mut().is_some_and(LinkWatch::has_changed) {
+            return;
+        }
+        let Some(name) = interfaces::name(interface) else {
+            return;
+        };
+        let stacked = interfaces::with_stacked(&name);
+        if stacked == self.stacked {
+            return;
+        }
+        let filter = filter::not_from(&stacked).map_err(io::Error::other);
+        match filter.and_then(|filter| self.sockets.set_filter(&filter)) {
+            Ok(()) => self.stacked = stacked,
+            Err(error) => {
+                tracing::warn!(%error, "packets of interfaces made after the start may be received twice");
+            }
+        }
+    }
+
+    fn fds(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        let links = self.links.iter().map(LinkWatch::as_fd);
+        self.sockets.fds().chain(links)
+    }
+}
+
+/// What is known of this machine's addresses.
+struct Addresses {
+    /// Arrival of the packet for which they were last read.
+    read_ns: u64,
+    /// Asked for what none of the interfaces lists; `None` where that cannot be.
+    routes: Option<Routes>,
+    /// Answers since they were read that were no.
+    strangers: Vec<IpAddr>,
+    /// Packets to a loopback address that come in here are for this machine.
+    loopback: bool,
+}
+
+impl Addresses {
+    fn list(loopback: bool) -> Vec<IpAddr> {
+        let mut addresses = interfaces::local_addresses();
+        addresses.retain(|ip| loopback || !ip.is_loopback());
+        addresses
+    }
+
+    /// Whether a packet that none of the addresses known is for is ours all the same. They are read again if
+    /// that was not done within the last second; what no interface lists, the kernel is asked for.
+    #[cold]
+    fn is_ours(&mut self, targets: &mut Targets, frame: &Frame<'_>) -> bool {
+        if frame.ts_ns.abs_diff(self.read_ns) >= ADDRESSES_EVERY_NS {
+            self.read_ns = frame.ts_ns;
+            self.strangers.clear();
+            targets.set_local(Self::list(self.loopback));
+        }
+        let Some(ip) = targets.in_question(frame.bytes, frame.ethernet) else {
+            return targets.accept_frame(frame.bytes, frame.ethernet);
+        };
+        if self.strangers.len() >= STRANGERS
+            || self.strangers.contains(&ip)
+            || ip.is_loopback() && !self.loopback
+        {
+            return false;
+        }
+        if self
+            .routes
+            .as_mut()
+            .is_some_and(|routes| routes.is_ours(ip))
+        {
+            targets.add_local(ip);
+            return true;
+        }
+        self.strangers.push(ip);
+        false
+    }
 }
 
 /// Bytes of ring that each of `workers` asks for.
@@ -152,7 +247,11 @@ impl PacketSource {
         ports.sort_unstable();
         ports.dedup();
         let filter = filter::udp_to(&ports, allowed, interfaces::link_of(interface))?;
-        let local = interfaces::local_addresses();
+        let loopback = interfaces::list().unwrap_or_default();
+        let loopback = loopback
+            .iter()
+            .any(|one| one.loopback && one.name == interface);
+        let local = Addresses::list(loopback);
         let mut sources = Vec::new();
         for ring in rings {
             ring.set_filter(&filter).map_err(refused)?;
@@ -166,10 +265,16 @@ impl PacketSource {
                 walk: None,
                 segments: 0,
                 targets: Targets::new(wanted.to_vec(), local.clone()),
-                addresses_read_ns: 0,
+                addresses: Addresses {
+                    read_ns: 0,
+                    routes: Routes::open().ok(),
+                    strangers: Vec::new(),
+                    loopback,
+                },
                 dropped: 0,
                 blocks_until_count: COUNT_EVERY_BLOCKS,
                 down: false,
+                waits_in_vain: 0,
                 waits_since_gone: 0,
                 aside: None,
                 batches: 0,
@@ -184,17 +289,38 @@ impl PacketSource {
     }
 
     /// Takes along what waits at `sockets`: traffic for the same addresses that does not come in on the
-    /// interface, from this machine itself say.
-    pub fn take_along(&mut self, sockets: UdpSource) {
-        self.aside = Some(sockets);
+    /// interface, from this machine itself say. Their filter leaves out what comes in on the `stacked`
+    /// interfaces, and is renewed when there are others.
+    pub fn take_along(&mut self, sockets: UdpSource, links: Option<LinkWatch>, stacked: Vec<u32>) {
+        self.aside = Some(Aside {
+            sockets,
+            stacked,
+            links,
+        });
+    }
+
+    /// Hands over what waits at the sockets beside the ring.
+    fn take_aside(
+        &mut self,
+        left: &mut usize,
+        each: &mut impl FnMut(Arrival<'_>),
+    ) -> Result<(), PacketError> {
+        if let Some(aside) = &mut self.aside {
+            aside.renew(self.number);
+            aside.sockets.take_waiting(left, each)?;
+        }
+        Ok(())
+    }
+
+    fn failed(&self, source: io::Error) -> PacketError {
+        PacketError::Receive {
+            interface: self.interface.clone(),
+            source,
+        }
     }
 
     /// Waits for the next block, or for what comes in elsewhere: whether there is one, and the other.
     fn wait(&mut self) -> Result<(bool, bool), PacketError> {
-        let failed = |source| PacketError::Receive {
-            interface: self.interface.clone(),
-            source,
-        };
         let ready = match &self.aside {
             None => sys::wait_readable([self.ring.as_fd()], WAIT_MS),
             Some(aside) => sys::wait_readable(
@@ -202,15 +328,21 @@ impl PacketSource {
                 WAIT_MS,
             ),
         };
-        let ready = ready.map_err(failed)?;
+        let ready = ready.map_err(|source| self.failed(source))?;
         let (ready, elsewhere) = (ready & 1 != 0, ready & !1 != 0);
         if self.ring.block(self.block).is_some() {
             self.down = false;
+            self.waits_in_vain = 0;
             return Ok((true, elsewhere));
         }
-        // An interface that is deleted is down first, and the socket tells of that alone. What came before is
-        // in a block that the kernel has yet to hand over.
-        if self.down && interfaces::number(&self.interface) != Some(self.number) {
+        self.waits_in_vain = self.waits_in_vain.wrapping_add(1);
+        // An interface that is deleted is down first, and the socket tells of that alone; it may tell so while
+        // blocks are yet to come. What came before is in a block that the kernel has yet to hand over. The
+        // interface is known by its number: its name may change.
+        let is_time_to_look = self.down
+            || self.waits_since_gone > 0
+            || self.waits_in_vain.is_multiple_of(LOOK_EVERY_WAITS);
+        if is_time_to_look && self.is_gone() {
             self.waits_since_gone += 1;
             if self.waits_since_gone > WAITS_FOR_LAST_BLOCK {
                 return Err(PacketError::Gone {
@@ -230,9 +362,21 @@ impl PacketSource {
                 self.down = true;
                 Ok((false, elsewhere))
             }
-            Some(fault) => Err(failed(fault)),
+            Some(fault) => Err(self.failed(fault)),
             None => Ok((false, elsewhere)),
         }
+    }
+
+    /// Whether there is no interface of this number any more; takes note of another name.
+    fn is_gone(&mut self) -> bool {
+        let Some(name) = interfaces::name(self.number) else {
+            return true;
+        };
+        if name != self.interface {
+            tracing::info!(interface = %self.interface, "the interface is called {name} now");
+            self.interface = name;
+        }
+        false
     }
 
     fn next_block(&mut self) {
@@ -292,10 +436,8 @@ impl Source for PacketSource {
         let most = most.min(BATCH);
         let mut left = most;
         self.batches = self.batches.wrapping_add(1);
-        if self.batches.is_multiple_of(ASIDE_EVERY)
-            && let Some(aside) = &mut self.aside
-        {
-            aside.take_waiting(&mut left, &mut each)?;
+        if self.batches.is_multiple_of(ASIDE_EVERY) {
+            self.take_aside(&mut left, &mut each)?;
         }
         loop {
             if self.walk.is_none() && self.ring.block(self.block).is_none() {
@@ -303,8 +445,8 @@ impl Source for PacketSource {
                     return Ok(Progress::Batch);
                 }
                 let (came, elsewhere) = self.wait()?;
-                if elsewhere && let Some(aside) = &mut self.aside {
-                    aside.take_waiting(&mut left, &mut each)?;
+                if elsewhere {
+                    self.take_aside(&mut left, &mut each)?;
                 }
                 if !came {
                     return Ok(if left < most {
@@ -317,7 +459,7 @@ impl Source for PacketSource {
             let Self {
                 ring,
                 targets,
-                addresses_read_ns,
+                addresses,
                 segments,
                 ..
             } = self;
@@ -330,10 +472,8 @@ impl Source for PacketSource {
                 let Some(frame) = walk.next(block) else {
                     break;
                 };
-                let ours = targets.accept_frame(frame.bytes, frame.ethernet) || {
-                    renew(targets, addresses_read_ns, frame.ts_ns);
-                    targets.accept_frame(frame.bytes, frame.ethernet)
-                };
+                let ours = targets.accept_frame(frame.bytes, frame.ethernet)
+                    || addresses.is_ours(targets, &frame);
                 if !ours {
                     each(Arrival::Refused(frame.ts_ns, Filtered::OtherAddress.into()));
                     left -= 1;
@@ -369,15 +509,6 @@ impl Source for PacketSource {
             self.dropped += u64::from(counted.dropped);
         }
         self.dropped
-    }
-}
-
-/// Reads this machine's addresses again for a stranger that arrived at `ts_ns`, if that was not done
-/// within the last second.
-fn renew(targets: &mut Targets, addresses_read_ns: &mut u64, ts_ns: u64) {
-    if ts_ns.abs_diff(*addresses_read_ns) >= ADDRESSES_EVERY_NS {
-        *addresses_read_ns = ts_ns;
-        targets.set_local(interfaces::local_addresses());
     }
 }
 

@@ -83,6 +83,24 @@ impl Targets {
         (self.local, self.last, self.last_plain) = (local, None, None);
     }
 
+    /// This address is one of this machine too.
+    pub fn add_local(&mut self, ip: IpAddr) {
+        self.local.push(ip);
+    }
+
+    /// Where a packet that is not ours would go to, if that were an address of this machine that we receive
+    /// for. `None` when nothing could make it ours.
+    pub fn in_question(&self, frame: &[u8], ethernet: bool) -> Option<IpAddr> {
+        let (ip, port) = destination(frame, ethernet)?;
+        let is_for = |wanted: &&SocketAddr| {
+            wanted.ip().is_unspecified()
+                && wanted.is_ipv4() == ip.is_ipv4()
+                && port.is_none_or(|port| port == wanted.port())
+        };
+        let is_in_question = self.wanted.iter().any(|wanted| is_for(&wanted));
+        (is_in_question && !self.local.contains(&ip)).then_some(ip)
+    }
+
     /// Whether a packet is ours. One that shows no destination is: what is wrong with it is told later.
     #[inline]
     pub fn accept_frame(&mut self, frame: &[u8], ethernet: bool) -> bool {
@@ -170,6 +188,36 @@ mod tests {
         targets.set_local(vec!["fd00::6".parse().unwrap()]);
         assert!(targets.accept("fd00::6".parse().unwrap(), Some(4790)));
         assert!(!targets.accept("fd00::5".parse().unwrap(), Some(4790)));
+    }
+
+    #[test]
+    fn what_may_be_ours_is_asked_for() {
+        let wanted = ["0.0.0.0:4789", "[fd00::5]:4789"].map(|one| one.parse().unwrap());
+        let mut targets = Targets::new(wanted.to_vec(), vec!["10.0.0.5".parse().unwrap()]);
+        let to = |ip: [u8; 4], port: u16| {
+            let mut packet = vec![0x45, 0, 0, 0, 0, 0, 0x40, 0, 64, 17, 0, 0, 1, 1, 1, 1];
+            packet.extend([&ip[..], &[0xc0, 0], &port.to_be_bytes()].concat());
+            packet
+        };
+        let routed = to([10, 5, 0, 9], 4789);
+        assert_eq!(
+            targets.in_question(&routed, false),
+            Some([10, 5, 0, 9].into())
+        );
+        assert!(!targets.accept_frame(&routed, false));
+        targets.add_local([10, 5, 0, 9].into());
+        assert!(targets.accept_frame(&routed, false));
+        assert_eq!(targets.in_question(&routed, false), None, "it is ours");
+        assert_eq!(
+            targets.in_question(&to([10, 5, 0, 8], 4790), false),
+            None,
+            "another port"
+        );
+        let mut v6 = vec![0x60, 0, 0, 0, 0, 8, 17, 64];
+        v6.extend([[1; 16], [2; 16]].concat());
+        v6.extend([0xc0, 0, 0x12, 0xb5]);
+        assert_eq!(targets.in_question(&v6, false), None, "no wildcard of IPv6");
+        assert_eq!(targets.in_question(&[], false), None);
     }
 
     #[test]
