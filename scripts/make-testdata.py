@@ -36,6 +36,17 @@ ETHERTYPE_MPLS_MULTICAST = 0x8848
 ETHERTYPE_QINQ = 0x88A8
 ETHERTYPE_EXPERIMENT = 0x88B5  # IEEE 802 local experimental
 ETHERTYPE_LLDP = 0x88CC
+ETHERTYPE_8200 = 0x8200  # the outer tag of some switches
+ETHERTYPE_TRILL = 0x22F3
+ETHERTYPE_PPPOE_DISCOVERY = 0x8863
+ETHERTYPE_PPPOE_SESSION = 0x8864
+ETHERTYPE_JUMBO_LLC = 0x8870
+ETHERTYPE_BACKBONE = 0x88E7  # 802.1ah
+ETHERTYPE_FABRICPATH = 0x8903
+ETHERTYPE_CISCO_METADATA = 0x8909
+ETHERTYPE_VN_TAG = 0x8926
+ETHERTYPE_E_TAG = 0x893F
+ETHERTYPE_NSH = 0x894F
 
 PROTO_HOP_BY_HOP = 0
 PROTO_ICMP = 1
@@ -143,6 +154,21 @@ def mpls(labels: list[int], payload: bytes) -> bytes:
         bottom = depth == len(labels) - 1
         stack += struct.pack(">I", label << 12 | bottom << 8 | 64)
     return stack + payload
+
+
+def snap(ethertype: int, payload: bytes, *, oui: bytes = b"\0\0\0") -> bytes:
+    """LLC and SNAP (RFC 1042)."""
+    return b"\xaa\xaa\x03" + oui + struct.pack(">H", ethertype) + payload
+
+
+def length_frame(dst: str, src: str, llc: bytes) -> bytes:
+    """An 802.3 frame: a length in place of an EtherType."""
+    return ethernet(dst, src, len(llc), llc)
+
+
+def pppoe(payload: bytes, *, session: int = 66, code: int = 0) -> bytes:
+    """PPPoE (RFC 2516) around a PPP protocol number and what it names."""
+    return struct.pack(">BBHH", 0x11, code, session, len(payload)) + payload
 
 
 def ipv4(
@@ -1493,6 +1519,127 @@ def inner_mpls() -> bytes:
             mirrored(labelled([16_002, 2], packet6)),  # 2 is IPv6 explicit null
             mirrored(labelled([16_003], packet4, ETHERTYPE_MPLS_MULTICAST)),
             mirrored(labelled([16_001, 24_005], packet4), keep=60),
+        ]
+    )
+
+
+def tag_of(control: bytes, ethertype: int, payload: bytes) -> bytes:
+    """What follows the EtherType of any tag that names what comes behind it."""
+    return control + struct.pack(">H", ethertype) + payload
+
+
+@case("inner-layers.pcap")
+def inner_layers() -> bytes:
+    """What stands between Ethernet and IP, whole and cut to 128 bytes."""
+    packet4, packet6 = udp_packet(numbered(1, 120)), udp_packet(numbered(2, 120), v6=True)
+    customer_src, customer_dst = "02:00:00:00:aa:01", "02:00:00:00:aa:02"
+
+    def framed(ethertype: int, payload: bytes) -> bytes:
+        return ethernet(PEER.mac, WEB.mac, ethertype, payload)
+
+    def customer(ethertype: int, payload: bytes) -> bytes:
+        return ethernet(customer_dst, customer_src, ethertype, payload)
+
+    ppp4, ppp6 = b"\x00\x21" + packet4, b"\x00\x57" + packet6
+    vn_tag = bytes.fromhex("00110000")
+    backbone = bytes.fromhex("0000000a")
+    fabricpath = bytes.fromhex("0401")
+    trill = bytes.fromhex("003f00010002")
+    service_header = bytes.fromhex("0fc20201000001ff")  # two words, IPv4 behind them
+    tagged = vlan_tag(30, ETHERTYPE_IPV4, packet4)
+    frames = [
+        framed(ETHERTYPE_PPPOE_SESSION, pppoe(ppp4)),
+        framed(ETHERTYPE_PPPOE_SESSION, pppoe(ppp6)),
+        framed(ETHERTYPE_PPPOE_SESSION, pppoe(ppp4[1:])),  # compressed protocol field
+        framed(ETHERTYPE_VLAN, vlan_tag(7, ETHERTYPE_PPPOE_SESSION, pppoe(ppp4))),
+        length_frame(PEER.mac, WEB.mac, snap(ETHERTYPE_IPV4, packet4)),
+        length_frame(PEER.mac, WEB.mac, snap(ETHERTYPE_IPV6, packet6, oui=b"\0\0\xf8")),
+        framed(ETHERTYPE_JUMBO_LLC, snap(ETHERTYPE_IPV4, packet4)),
+        framed(ETHERTYPE_8200, tagged),
+        framed(ETHERTYPE_VN_TAG, tag_of(vn_tag, ETHERTYPE_VLAN, tagged)),
+        framed(ETHERTYPE_E_TAG, tag_of(bytes.fromhex("000000640000"), ETHERTYPE_IPV6, packet6)),
+        framed(
+            ETHERTYPE_CISCO_METADATA,
+            tag_of(bytes.fromhex("010100010004"), ETHERTYPE_IPV4, packet4),
+        ),
+        framed(ETHERTYPE_FABRICPATH, fabricpath + customer(ETHERTYPE_VLAN, tagged)),
+        framed(ETHERTYPE_BACKBONE, backbone + customer(ETHERTYPE_IPV4, packet4)),
+        framed(
+            ETHERTYPE_QINQ,
+            vlan_tag(200, ETHERTYPE_BACKBONE, backbone + customer(ETHERTYPE_VLAN, tagged)),
+        ),
+        framed(ETHERTYPE_TRILL, trill + customer(ETHERTYPE_IPV6, packet6)),
+        framed(ETHERTYPE_NSH, service_header + packet4),
+        framed(ETHERTYPE_PPPOE_SESSION, pppoe(b"\x02\x81" + mpls([16_001], packet4))),
+        framed(
+            ETHERTYPE_BACKBONE,
+            backbone + length_frame(customer_dst, customer_src, snap(ETHERTYPE_IPV4, packet4)),
+        ),
+    ]
+    return capture([mirrored(f) for f in frames] + [mirrored(f, keep=128) for f in frames])
+
+
+@case("inner-lengths.pcap")
+def inner_lengths() -> bytes:
+    """Lengths declared in front of what is no IP."""
+    echo_request = pppoe(b"\xc0\x21\x09\x01\x00\xc8".ljust(200, b"."))
+    offer = pppoe(b"\x01\x01\x00\x00".ljust(80, b"."), code=7)
+    is_is = b"\xfe\xfe\x03\x83".ljust(1_497, b"\0")  # hello, padded as IS-IS does
+    frames = [
+        ethernet(PEER.mac, WEB.mac, ETHERTYPE_PPPOE_SESSION, echo_request),
+        ethernet(PEER.mac, WEB.mac, ETHERTYPE_PPPOE_DISCOVERY, offer),
+        length_frame("01:80:c2:00:00:14", WEB.mac, is_is),
+    ]
+    return capture(
+        [mirrored(f) for f in frames]
+        + [mirrored(f, keep=60) for f in frames]
+        + [mirrored(stp_frame())]
+    )
+
+
+@case("inner-pseudowire.pcap")
+def inner_pseudowire() -> bytes:
+    packet4, packet6 = udp_packet(numbered(1, 120)), udp_packet(numbered(2, 120), v6=True)
+    # Hardware addresses that look like the start of an IP header with a length of 1500.
+    like_ip6 = ("60:57:18:21:05:dc", "11:40:20:01:0d:b8")
+    like_ip4 = ("45:00:05:dc:21:43", "02:00:40:11:00:01")
+
+    def wire(payload: bytes, *, word: bytes = b"") -> bytes:
+        return ethernet(PEER.mac, WEB.mac, ETHERTYPE_MPLS, mpls([16_001], word + payload))
+
+    asked = padded(arp_request(WEB, "10.0.1.1"))
+    frames = [
+        wire(frame_of(WEB, PEER, packet4)),
+        wire(frame_of(WEB, PEER, packet6), word=b"\0\0\0\x05"),
+        wire(ethernet(*like_ip6, ETHERTYPE_IPV4, packet4)),
+        wire(ethernet(*like_ip4, ETHERTYPE_IPV6, packet6)),
+        wire(ethernet(*like_ip6, ETHERTYPE_ARP, asked[14:])),
+        wire(ethernet(*like_ip4, ETHERTYPE_EXPERIMENT, asked[14:])),
+        wire(asked, word=b"\0\0\0\x06"),
+        wire(packet6),
+    ]
+    return capture([mirrored(f) for f in frames] + [mirrored(f, keep=110) for f in frames])
+
+
+@case("inner-bare.pcap")
+def inner_bare() -> bytes:
+    """IP packets directly behind a plain VXLAN header, and frames that only look like that."""
+    packet4, packet6 = udp_packet(numbered(1, 120)), tcp_packet(numbered(2, 120), v6=True)
+
+    def behind_vxlan(inner: bytes) -> bytes:
+        return datagram(vxlan(VNI, inner))
+
+    like_ip4 = ("45:00:00:4a:00:01", "00:00:40:11:00:01")
+    wrong = packet4[:10] + b"\x12\x34" + packet4[12:]
+    return capture(
+        [
+            behind_vxlan(packet4),
+            behind_vxlan(packet6),
+            behind_vxlan(packet4[:100]),
+            behind_vxlan(packet6[:100]),
+            behind_vxlan(ethernet(*like_ip4, ETHERTYPE_EXPERIMENT, b"no IP".ljust(60, b"."))),
+            behind_vxlan(ethernet(*like_ip4, ETHERTYPE_IPV4, packet4)),
+            behind_vxlan(wrong),
         ]
     )
 

@@ -21,10 +21,10 @@ use std::io::Cursor;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use libfuzzer_sys::fuzz_target;
-use vxtap::pcap::record::{Batch, Format, SNAPLEN, room_for};
 use vxtap::export::jsonl::write_line;
 use vxtap::flow::ended::EndReason;
 use vxtap::flow::record::FlowRecord;
+use vxtap::pcap::record::{Batch, Format, SNAPLEN, room_for};
 use vxtap::pipeline::ledger::Ledger;
 use vxtap::pipeline::total::Total;
 use vxtap::pipeline::worker::{Outlet, Worker, WorkerSettings};

@@ -8,7 +8,6 @@ mod index;
 pub mod key;
 mod recent;
 pub mod record;
-pub mod remaining;
 pub mod table;
 mod tcp;
 pub mod text;

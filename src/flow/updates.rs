@@ -6,8 +6,7 @@
 
 use super::ended::Ended;
 use super::key::{FlowKey, Way};
-use super::remaining::Remaining;
-use super::table::{FlowPacket, FlowTable};
+use super::table::{Flow, FlowPacket, FlowTable};
 
 /// Tables of fewer flows are updated at once: they stay in the cache, even beside the kernel's receive path on
 /// the same core.
@@ -98,10 +97,10 @@ impl Updates {
         apply(&mut self.table, &mut self.filling, ended);
     }
 
-    /// Counts the packets that wait and leaves the flows.
-    pub fn end(mut self, ended: impl FnMut(u64, Ended)) -> Remaining {
+    /// Counts the packets that wait and empties the table.
+    pub fn drain(&mut self, ended: impl FnMut(u64, Ended)) -> Vec<Flow> {
         self.settle(ended);
-        self.table.end()
+        self.table.drain()
     }
 }
 
@@ -160,13 +159,9 @@ mod tests {
                 updates.settle(|order, flow| evicted.push((order, flow)));
             }
         }
-        let left: Vec<_> = updates
-            .end(|order, flow| evicted.push((order, flow)))
-            .iter()
-            .collect();
-        let table: Vec<_> = table.end().iter().collect();
+        let left = updates.drain(|order, flow| evicted.push((order, flow)));
         assert!(expected.len() > 10_000);
         assert_eq!(format!("{evicted:?}"), format!("{expected:?}"));
-        assert_eq!(format!("{left:?}"), format!("{table:?}"));
+        assert_eq!(format!("{left:?}"), format!("{:?}", table.drain()));
     }
 }

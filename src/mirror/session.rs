@@ -238,11 +238,6 @@ impl Sessions {
     pub fn list(&self) -> &[Session] {
         &self.list
     }
-
-    /// The same, once no more are looked for.
-    pub fn into_list(self) -> Vec<Session> {
-        self.list
-    }
 }
 
 #[cfg(test)]
@@ -281,6 +276,7 @@ mod tests {
             carried_len: 60,
             ip_offset: 14,
             ip_len: 86,
+            ..Evidence::default()
         };
         session.add(
             20,

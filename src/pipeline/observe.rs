@@ -45,6 +45,7 @@ impl<'a> Observed<'a> {
             carried_len: frame.carried_len,
             ip_offset: inner.ip_offset,
             ip_len: inner.ip_len,
+            frame_len: inner.frame_len,
         };
         let (lengths, verdict) = judge(evidence, settings.max_inner_ip());
         let direction = frame.mirrored.map_or(Direction::Unknown, |mirrored| {

@@ -75,15 +75,16 @@ pub struct InnerIp {
 /// A mirrored frame, read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Inner {
-    /// Destination hardware address, when the Ethernet header is whole.
+    /// Destination hardware address, when the Ethernet header is whole; of the innermost Ethernet header,
+    /// where one carries another (802.1ah, FabricPath, TRILL, a pseudowire).
     pub dst_mac: Option<Mac>,
-    /// Source hardware address, when the Ethernet header is whole.
+    /// Source hardware address, likewise.
     pub src_mac: Option<Mac>,
     /// VLAN identifier of the outermost inner tag.
     pub vlan: Option<u16>,
     /// VLAN identifier of the tag behind it.
     pub vlan_inner: Option<u16>,
-    /// EtherType behind all tags, or an 802.3 length; 0 when it is cut.
+    /// The last EtherType that was reached, behind all tags, or an 802.3 length; 0 when it is cut.
     pub ether_type: u16,
     /// The IP packet; `None` for other protocols and when its header is cut.
     pub ip: Option<InnerIp>,
@@ -92,6 +93,9 @@ pub struct Inner {
     /// Length the inner IP header declares, header and payload; 0 when nothing declares one. A header
     /// that is cut behind its length field still tells it.
     pub ip_len: u32,
+    /// Bytes of the frame as the innermost layer in front of IP declares that tells a length (802.3, PPPoE);
+    /// 0 when none does. IP knows better.
+    pub frame_len: u32,
 }
 
 impl Inner {
@@ -118,25 +122,20 @@ impl Inner {
                 self.ether_type = 0;
                 return;
             };
-            let id = u16::from_be_bytes([*c0, *c1]) & 0x0fff;
-            match self.vlan {
-                None => self.vlan = Some(id),
-                Some(_) => _ = self.vlan_inner.get_or_insert(id),
-            }
+            self.tag(u16::from_be_bytes([*c0, *c1]));
             self.ether_type = u16::from_be_bytes([*t0, *t1]);
             offset += 4;
         }
         let version = match self.ether_type {
             ether_type::IPV4 => 4,
             ether_type::IPV6 => 6,
-            ether_type::MPLS | ether_type::MPLS_UPSTREAM => match behind_mpls(frame, offset) {
+            _ => match self.dig(frame, offset) {
                 Some((behind, version)) => {
                     offset = behind;
                     version
                 }
                 None => return,
             },
-            _ => return,
         };
         let packet = frame.get(offset..).unwrap_or_default();
         if packet.first().is_none_or(|first| first >> 4 != version) {
@@ -148,6 +147,19 @@ impl Inner {
             Some(ip) => ip.header.declared_len,
             None => IpHeader::declared_len_of_cut(packet),
         };
+        if self.ip.is_none() && self.ip_len == 0 {
+            self.ip_offset = 0;
+        }
+    }
+
+    /// Keeps the identifier in the two bytes of a VLAN tag.
+    #[inline]
+    pub(super) fn tag(&mut self, control: u16) {
+        let id = control & 0x0fff;
+        match self.vlan {
+            None => self.vlan = Some(id),
+            Some(_) => _ = self.vlan_inner.get_or_insert(id),
+        }
     }
 }
 
@@ -242,46 +254,6 @@ impl Transport {
             _ => Self::None,
         }
     }
-}
-
-/// Offset behind an MPLS label stack (RFC 3032 §2.1) that starts at `offset`, and the IP version there,
-/// if IP follows it.
-///
-/// The stack does not name what it carries, so the version nibble has to serve. But an Ethernet
-/// pseudowire may begin with any MAC address, and a length read out of one would call a whole packet
-/// truncated: an IPv4 header that declares more than is here is believed only with a right checksum.
-fn behind_mpls(frame: &[u8], mut offset: usize) -> Option<(usize, u8)> {
-    loop {
-        let [_, _, label_end, _] = frame.get(offset..)?.first_chunk::<4>()?;
-        offset += 4;
-        if label_end & 1 != 0 {
-            break;
-        }
-    }
-    let packet = frame.get(offset..)?;
-    match packet.first()? >> 4 {
-        4 => {
-            let header_len = usize::from(packet.first()? & 0x0f) * 4;
-            let header = packet
-                .get(..header_len)
-                .filter(|header| header.len() >= 20)?;
-            let fits = usize::from(be16(header, 2)?) <= packet.len();
-            (fits || checksum(header) == 0).then_some((offset, 4))
-        }
-        6 => Some((offset, 6)),
-        _ => None,
-    }
-}
-
-/// The internet checksum (RFC 1071) over an even number of bytes.
-fn checksum(bytes: &[u8]) -> u16 {
-    let mut sum: u32 = 0;
-    for pair in bytes.as_chunks::<2>().0 {
-        sum += u32::from(u16::from_be_bytes(*pair));
-    }
-    sum = (sum & 0xffff) + (sum >> 16);
-    sum = (sum & 0xffff) + (sum >> 16);
-    !(sum as u16)
 }
 
 #[cfg(test)]
@@ -402,29 +374,6 @@ mod tests {
         assert_eq!(payload(1, 0x45, 0, 60, &[8, 0]), at(42, 32));
         assert_eq!(payload(47, 0x45, 0, 60, &[]), at(34, 40));
         assert_eq!(payload(47, 0x46, 0, 60, &[0; 3]), None, "IP options cut");
-    }
-
-    #[test]
-    fn mpls_with_ip_and_without() {
-        let mut frame = QINQ_SYN[..12].to_vec();
-        frame.extend([0x88, 0x47, 0, 1, 0, 64, 0, 2, 1, 64]); // two labels
-        let ip_at = frame.len();
-        frame.extend(&QINQ_SYN[22..]);
-        assert!(
-            Inner::read(&frame).ip.is_some(),
-            "a wrong checksum may be the offload's"
-        );
-        frame[ip_at + 3] = 41;
-        assert_eq!(
-            Inner::read(&frame).ip,
-            None,
-            "but not where it would make a truncated packet"
-        );
-        let sum = checksum(&frame[ip_at..ip_at + 20]);
-        frame[ip_at + 10..ip_at + 12].copy_from_slice(&sum.to_be_bytes());
-        assert_eq!(Inner::read(&frame).ip.unwrap().offset as usize, ip_at);
-        frame[ip_at] = 0x05;
-        assert_eq!(Inner::read(&frame).ip, None, "a pseudowire's control word");
     }
 
     #[test]

@@ -130,22 +130,25 @@ impl IpHeader {
         }
     }
 
-    /// The length a header declares whose own bytes are cut behind the length field; 0 when it declares
-    /// none or is cut before.
+    /// The length that a header declares which is cut behind its length field; 0 when it declares none, is
+    /// cut before that field, is whole, or cannot be a header.
     pub fn declared_len_of_cut(bytes: &[u8]) -> u32 {
         match (bytes, bytes.first().map(|first| first >> 4)) {
-            ([first, _, l0, l1, ..], Some(4)) => {
+            ([first, _, l0, l1, ..], Some(4)) if bytes.len() < 20 => {
                 let total_len = u32::from(u16::from_be_bytes([*l0, *l1]));
-                if total_len < u32::from(first & 0x0f) * 4 {
+                let header_len = u32::from(first & 0x0f) * 4;
+                if header_len < 20 || total_len < header_len {
                     0
                 } else {
                     total_len
                 }
             }
-            ([_, _, _, _, l0, l1, ..], Some(6)) => match u16::from_be_bytes([*l0, *l1]) {
-                0 => 0,
-                payload_len => 40 + u32::from(payload_len),
-            },
+            ([_, _, _, _, l0, l1, ..], Some(6)) if bytes.len() < 40 => {
+                match u16::from_be_bytes([*l0, *l1]) {
+                    0 => 0,
+                    payload_len => 40 + u32::from(payload_len),
+                }
+            }
             _ => 0,
         }
     }

@@ -1,8 +1,8 @@
 //! How long a mirrored packet was before somebody cut it.
 //!
 //! Mirroring cuts a packet in silence: VXLAN has no field for it. The only witness is the inner IP
-//! header, which still declares the length it had at the mirror source. This module weighs what the
-//! header declares against the bytes that are there.
+//! header, which still declares the length it had at the mirror source, or a header in front of it that
+//! does. This module weighs what is declared against the bytes that are there.
 
 /// The two lengths of a mirrored frame, which travel together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,15 +23,15 @@ impl FrameLen {
 /// What is known of a frame's length.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// Everything the inner IP header declares is here; bytes beyond it are Ethernet padding.
+    /// Everything the inner headers declare is here; bytes beyond it are Ethernet padding.
     Whole,
     /// Whole, but the inner IP packet is larger than the mirror's rule allows (MTU minus overhead): on
     /// a path of that MTU it will be cut.
     Oversize,
-    /// The inner IP header declares more than is here: cut before it reached us.
+    /// The inner headers declare more than is here: cut before it reached us.
     Truncated,
-    /// Nothing declares a length: not IP, an IP length of 0 (segmentation offload, BIG TCP,
-    /// jumbogram), or the header itself is cut before its length field.
+    /// Nothing declares a length: not IP and no 802.3 or PPPoE length either, an IP length of 0 (segmentation
+    /// offload, BIG TCP, jumbogram), or the header itself is cut before its length field.
     Unknown,
 }
 
@@ -47,6 +47,9 @@ pub struct Evidence {
     pub ip_offset: u32,
     /// Length the inner IP header declares, header and payload; 0 when it declares none.
     pub ip_len: u32,
+    /// Bytes of the frame as a layer in front of IP declares them (802.3, PPPoE); 0 when none does. Counts
+    /// where IP declares nothing.
+    pub frame_len: u32,
 }
 
 /// Weighs the evidence; `max_inner_ip` is MTU minus overhead in bytes.
@@ -56,9 +59,16 @@ pub fn judge(evidence: Evidence, max_inner_ip: u32) -> (FrameLen, Verdict) {
         carried_len,
         ip_offset,
         ip_len,
+        frame_len,
     } = evidence;
-    let declared = orig_len_from_ip(captured_len, ip_offset, ip_len);
-    let cut = if ip_len == 0 {
+    let declared_len = if ip_len == 0 {
+        frame_len
+    } else {
+        ip_offset.saturating_add(ip_len)
+    };
+    // Padding makes a short frame longer than what it declares; that must not make the frame shorter.
+    let declared = captured_len.max(declared_len);
+    let cut = if declared_len == 0 {
         carried_len > captured_len
     } else {
         declared > captured_len
@@ -70,7 +80,7 @@ pub fn judge(evidence: Evidence, max_inner_ip: u32) -> (FrameLen, Verdict) {
     };
     let verdict = if cut {
         Verdict::Truncated
-    } else if ip_len == 0 {
+    } else if declared_len == 0 {
         Verdict::Unknown
     } else if ip_len > max_inner_ip {
         Verdict::Oversize
@@ -78,14 +88,6 @@ pub fn judge(evidence: Evidence, max_inner_ip: u32) -> (FrameLen, Verdict) {
         Verdict::Whole
     };
     (lengths, verdict)
-}
-
-/// Recovers the original length, in bytes, from what the inner IP header says about itself.
-///
-/// `ip_offset` counts the bytes before that header; `ip_len` is its header plus payload. Padding makes
-/// a short frame longer than its IP packet; that must not push the result below `captured_len`.
-fn orig_len_from_ip(captured_len: u32, ip_offset: u32, ip_len: u32) -> u32 {
-    captured_len.max(ip_offset.saturating_add(ip_len))
 }
 
 /// The longest inner frame an outer IP packet of `mtu` bytes can carry: less outer IP, UDP and VXLAN.
@@ -104,6 +106,7 @@ mod tests {
             carried_len: captured_len,
             ip_offset,
             ip_len,
+            frame_len: 0,
         };
         let (lengths, verdict) = judge(evidence, 1436);
         (lengths.missing(), verdict)
@@ -146,6 +149,31 @@ mod tests {
         );
     }
 
+    /// An 802.3 length counts where IP declares none, and only there.
+    #[test]
+    fn a_length_in_front_of_ip() {
+        let verdict = |captured_len: u32, ip_len: u32, frame_len: u32| {
+            let evidence = Evidence {
+                captured_len,
+                carried_len: captured_len,
+                ip_offset: 22,
+                ip_len,
+                frame_len,
+            };
+            let (lengths, verdict) = judge(evidence, 1436);
+            (lengths.orig, verdict)
+        };
+        assert_eq!(verdict(96, 0, 1514), (1514, Verdict::Truncated));
+        assert_eq!(verdict(60, 0, 52), (60, Verdict::Whole), "padded");
+        assert_eq!(verdict(1514, 0, 1514), (1514, Verdict::Whole));
+        assert_eq!(
+            verdict(96, 1000, 1514),
+            (1022, Verdict::Truncated),
+            "IP knows better"
+        );
+        assert_eq!(verdict(96, 0, 0), (96, Verdict::Unknown));
+    }
+
     #[test]
     fn padding_that_the_capture_cut_off_is_no_truncation() {
         let evidence = Evidence {
@@ -153,6 +181,7 @@ mod tests {
             carried_len: 60,
             ip_offset: 14,
             ip_len: 40,
+            frame_len: 0,
         };
         let (lengths, verdict) = judge(evidence, 1436);
         assert_eq!((lengths.orig, verdict), (60, Verdict::Whole));

@@ -7,6 +7,7 @@ pub mod decapsulate;
 pub mod geneve;
 pub mod inner;
 pub mod ip;
+mod layers;
 pub mod length;
 pub mod numbers;
 pub mod outer;
