@@ -6,7 +6,7 @@ use super::numbers::ether_type;
 use super::outer::{self, LinkType, Outer, OuterUdp, Pieces};
 use super::refusal::{Filtered, Malformed, Refusal};
 use super::vxlan::Payload;
-use super::{Vni, geneve, vxlan};
+use super::{Vni, geneve, layers, vxlan};
 
 /// The encapsulation a frame was taken out of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -144,7 +144,10 @@ fn vxlan_layer<'a>(tunnel: Tunnel, udp: &OuterUdp<'a>) -> Result<Mirrored<'a>, R
         target: udp.dst,
         vni: header.vni,
         tunnel,
-        payload: header.payload,
+        payload: match header.payload {
+            Payload::Ethernet if tunnel == Tunnel::Vxlan => without_frame(header.inner),
+            payload => payload,
+        },
         bytes: header.inner,
         carried_len: udp.carried_len - (udp.payload.len() - header.inner.len()),
         outer_ip_len: udp.ip_len,
@@ -153,6 +156,25 @@ fn vxlan_layer<'a>(tunnel: Tunnel, udp: &OuterUdp<'a>) -> Result<Mirrored<'a>, R
         reserved_set: header.reserved_set,
         length_mismatch: udp.length_mismatch,
     })
+}
+
+/// What plain VXLAN carries: an Ethernet frame (RFC 7348 §5), but some senders leave it out and send IP. That
+/// is believed where the bytes prove it and cannot be a frame.
+#[inline(always)]
+fn without_frame(inner: &[u8]) -> Payload {
+    match inner.first().map(|first| first >> 4) {
+        Some(4 | 6) => proven(inner),
+        _ => Payload::Ethernet,
+    }
+}
+
+#[cold]
+fn proven(inner: &[u8]) -> Payload {
+    match layers::bare_ip(inner) {
+        Some(4) => Payload::Ipv4,
+        Some(_) => Payload::Ipv6,
+        None => Payload::Ethernet,
+    }
 }
 
 fn geneve_layer<'a>(tunnels: &Tunnels, udp: &OuterUdp<'a>) -> Result<Mirrored<'a>, Refusal> {
