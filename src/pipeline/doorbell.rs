@@ -4,6 +4,7 @@
 //! with a worker and the kernel each yield is a switch to them and back, a few hundred times a second in
 //! vain. Here the reader parks at once, and whoever puts something in rings.
 
+use std::sync::atomic::{AtomicBool, Ordering, fence};
 use std::sync::{Arc, OnceLock};
 use std::thread::Thread;
 use std::time::{Duration, Instant};
@@ -25,9 +26,16 @@ pub struct Sleeper<T> {
     bell: Bell,
 }
 
-/// The reader's thread, once it has begun to read.
 #[derive(Clone, Default)]
-struct Bell(Arc<OnceLock<Thread>>);
+struct Bell(Arc<Shared>);
+
+#[derive(Default)]
+struct Shared {
+    /// The reader's thread, once it has begun to read.
+    reader: OnceLock<Thread>,
+    /// The reader cannot go on with what it has.
+    waits: AtomicBool,
+}
 
 /// A queue with so many places.
 pub fn doorbell<T>(places: usize) -> (Callers<T>, Sleeper<T>) {
@@ -76,6 +84,11 @@ impl<T> Callers<T> {
     pub fn is_empty(&self) -> bool {
         self.queue.is_empty()
     }
+
+    /// Whether the reader has said last that it cannot go on with what it has.
+    pub fn is_waited_for(&self) -> bool {
+        self.bell.0.waits.load(Ordering::Relaxed)
+    }
 }
 
 impl<T> Clone for Callers<T> {
@@ -98,8 +111,7 @@ impl<T> Sleeper<T> {
         reason = "a clock call before each sleep that is to end"
     )]
     pub fn recv(&self, patience: Option<Duration>) -> Result<T, RecvTimeoutError> {
-        // Before the look into the queue: what is put in after it rings.
-        self.bell.0.get_or_init(std::thread::current);
+        self.bell.hear();
         let mut until = None;
         loop {
             match self.queue.try_recv() {
@@ -127,6 +139,13 @@ impl<T> Sleeper<T> {
         self.queue.is_empty()
     }
 
+    /// Tells the callers whether the reader cannot go on with what it has. They may see it a little later.
+    pub fn wait_for_more(&self, waits: bool) {
+        if self.bell.0.waits.load(Ordering::Relaxed) != waits {
+            self.bell.0.waits.store(waits, Ordering::Relaxed);
+        }
+    }
+
     /// Takes the values that wait, and does not wait itself.
     pub fn try_iter(&self) -> impl Iterator<Item = T> {
         self.queue.try_iter()
@@ -139,8 +158,21 @@ impl<T> Sleeper<T> {
 }
 
 impl Bell {
+    /// Names the thread that hears it, before that looks into the queue: what is put in after the look rings.
+    ///
+    /// The reader writes its name and reads the queue, a caller writes to the queue and reads the name. Each
+    /// could miss what the other wrote but for the two fences: one of them comes first in the single order of
+    /// all such fences, and what was written before it is seen by what is read behind the other.
+    fn hear(&self) {
+        if self.0.reader.get().is_none() {
+            self.0.reader.get_or_init(std::thread::current);
+            fence(Ordering::SeqCst);
+        }
+    }
+
     fn ring(&self) {
-        if let Some(reader) = self.0.get() {
+        fence(Ordering::SeqCst);
+        if let Some(reader) = self.0.reader.get() {
             reader.unpark();
         }
     }
@@ -190,6 +222,16 @@ mod tests {
             }
             assert_eq!(next, [EACH; 3]);
         });
+    }
+
+    #[test]
+    fn callers_hear_that_they_are_waited_for() {
+        let (callers, sleeper) = doorbell::<u8>(1);
+        assert!(!callers.is_waited_for());
+        sleeper.wait_for_more(true);
+        assert!(callers.clone().is_waited_for());
+        sleeper.wait_for_more(false);
+        assert!(!callers.is_waited_for());
     }
 
     #[test]

@@ -190,7 +190,8 @@ impl QueueOutlet {
             // `hand_over` counts on a place for each batch, or receiving would wait for the disk. All workers
             // may see the last place below the limit at once: that is one more promise from each.
             WhenFull::Drop => {
-                self.full.len() < self.promise_below
+                self.full.is_waited_for()
+                    && self.full.len() < self.promise_below
                     && self.full.try_send((self.worker, promise)).is_ok()
             }
         };
@@ -270,6 +271,9 @@ mod tests {
             )
         };
         let (mut idle, mut busy) = (outlet(0), outlet(1));
+        idle.promise(7);
+        assert!(full_rx.is_empty(), "nobody waits for a promise");
+        full_rx.wait_for_more(true);
         for watermark in 0..100 {
             idle.promise(watermark);
             busy.promise(watermark);

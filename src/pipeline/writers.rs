@@ -96,6 +96,8 @@ pub fn write_capture(
                 give_back(run.worker, batch);
             }
         }
+        // What is left waits for a worker that is silent: only then is its promise worth a wake-up.
+        full.wait_for_more(!merge.is_empty());
         if full.is_empty() {
             set.flush();
         }
