@@ -65,8 +65,9 @@ impl Settings {
                 tunnels.vxlan_ports.push(port);
             }
         }
-        // New at every start: nobody outside can aim at one worker.
-        let multiplier = foldhash::fast::RandomState::default().hash_one(0) as u32 | 1;
+        // New at every start: nobody outside can aim at one worker. The keys of std's hasher come from the
+        // system's random numbers.
+        let multiplier = std::hash::RandomState::new().hash_one(0) as u32 | 1;
         let sharing = sharing(&args.pipeline, multiplier, WhenFull::Drop);
         let mut settings = Self::of(&args.pipeline, tunnels, sharing, false)?;
         // A supervisor starts it again and again: what the run before has finished stays.
