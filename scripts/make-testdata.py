@@ -57,6 +57,7 @@ PROTO_FRAGMENT = 44
 PROTO_RSVP = 46
 PROTO_GRE = 47
 PROTO_ESP = 50
+PROTO_AUTHENTICATION = 51
 PROTO_ICMPV6 = 58
 PROTO_NONE = 59
 PROTO_DESTINATION = 60
@@ -1737,6 +1738,34 @@ def inner_ipv6_extensions() -> bytes:
     frames = [mirrored(frame_of(WEB, PEER, packet)) for packet in packets]
     # Ethernet, IPv6 and the first two extension headers are 70 bytes: the routing header is cut.
     return capture(frames + [mirrored(frame_of(WEB, PEER, packets[3]), keep=78)])
+
+
+@case("inner-ah.pcap")
+def inner_ah() -> bytes:
+    """Authentication headers (RFC 4302) in front of TCP: whole, cut in the header, and in two fragments."""
+
+    def authenticated(source: str, target: str) -> bytes:
+        segment = tcp(source, target, 40_001, 9_998, 1_000, 1, PSH | ACK | 0x40, numbered(1))
+        return struct.pack(">BBHII", PROTO_TCP, 4, 0, 9, 1) + b"\xaa" * 12 + segment
+
+    payload4, payload6 = authenticated(WEB.ip, PEER.ip), authenticated(WEB.ip6, PEER.ip6)
+    packet4 = ipv4(WEB.ip, PEER.ip, PROTO_AUTHENTICATION, payload4)
+    packet6 = ipv6(WEB.ip6, PEER.ip6, PROTO_AUTHENTICATION, payload6)
+    pieces = fragments(WEB.ip, PEER.ip, PROTO_AUTHENTICATION, payload4, [64], 0x4D03)
+    frames = [frame_of(WEB, PEER, packet) for packet in [packet4, packet6, *pieces]]
+    return capture(
+        [mirrored(frame) for frame in frames]
+        + [mirrored(frames[0], keep=50), mirrored(frames[1], keep=70)]
+    )
+
+
+@case("inner-zero-length-snapped.pcap")
+def inner_zero_length_snapped() -> bytes:
+    """A packet of IP length 0 (TSO) of which the capture on the target kept 150 bytes."""
+    segment = tcp(WEB.ip, PEER.ip, 40_001, 9_998, 1_000, 1, PSH | ACK, numbered(1, 2_900))
+    large = ipv4(WEB.ip, PEER.ip, PROTO_TCP, segment, total_length=0)
+    whole = mirrored(frame_of(WEB, PEER, large))
+    return pcap([Record(START, whole[:150], orig_len=len(whole)), Record(START + 1_001_000, whole)])
 
 
 @case("nested.pcap")

@@ -43,6 +43,8 @@ pub struct FlowKey {
 
 /// In [`FlowKey::kind`]: addresses are of IPv6.
 const IPV6: u32 = 1 << 31;
+/// In [`FlowKey::kind`]: the protocol is not known.
+const NO_PROTOCOL: u32 = 1 << 29;
 /// In [`FlowKey::kind`]: the packet came in a tunnel, so there is a VNI.
 const HAS_VNI: u32 = 1 << 30;
 /// Where [`Ports`] stand in [`FlowKey::kind`].
@@ -110,10 +112,16 @@ impl FlowKey {
         };
         let kind = (u32::from(ports as u8) << PORTS_AT)
             | if header.version() == 6 { IPV6 } else { 0 }
-            | if vni.is_some() { HAS_VNI } else { 0 };
+            | if vni.is_some() { HAS_VNI } else { 0 }
+            | if header.transport().is_none() {
+                NO_PROTOCOL
+            } else {
+                0
+            };
         let key = Self {
             session: session.0,
-            network: (vni.map_or(0, Vni::as_u32) << 8) | u32::from(header.protocol),
+            network: (vni.map_or(0, Vni::as_u32) << 8)
+                | u32::from(header.transport().unwrap_or_default()),
             kind: kind | vlans(inner),
             a,
             b,
@@ -150,9 +158,13 @@ impl FlowKey {
         [vlan(self.kind >> 12), vlan(self.kind)]
     }
 
-    /// IANA protocol number.
-    pub const fn protocol(&self) -> u8 {
-        self.network as u8
+    /// IANA protocol number; `None` where packets were cut inside their extension headers.
+    pub const fn protocol(&self) -> Option<u8> {
+        if self.kind & NO_PROTOCOL == 0 {
+            Some(self.network as u8)
+        } else {
+            None
+        }
     }
 
     /// What the port fields mean.

@@ -11,7 +11,6 @@ use super::table::{Counts, Flow};
 use super::text;
 use crate::mirror::session::{Session, SessionKey};
 use crate::wire::inner::Mac;
-use crate::wire::ip::is_extension;
 use crate::wire::numbers::protocol;
 
 /// Nanoseconds since 1970; in text RFC 3339 with nine decimals, UTC.
@@ -54,8 +53,8 @@ pub struct FlowRecord {
     pub dst_ip: IpAddr,
     /// Responder's port.
     pub dst_port: Option<u16>,
-    /// IANA protocol number.
-    pub proto: u8,
+    /// IANA protocol number; absent where packets were cut inside their extension headers.
+    pub proto: Option<u8>,
     /// IP version, 4 or 6.
     pub ip_v: u8,
     /// ICMP type of the first packet.
@@ -130,23 +129,26 @@ impl FlowRecord {
         let tuple = Tuple {
             src: src_ip,
             dst: dst_ip,
-            protocol: key.protocol(),
+            protocol: key.protocol().unwrap_or_default(),
             ports: id_ports,
         };
         // Where ports were cut off, or the protocol itself was, nobody else would compute the same id.
         let wants_ports = matches!(
             key.protocol(),
-            protocol::ICMP | protocol::TCP | protocol::UDP | protocol::ICMPV6 | protocol::SCTP
+            Some(
+                protocol::ICMP | protocol::TCP | protocol::UDP | protocol::ICMPV6 | protocol::SCTP
+            )
         );
         let cut = key.ports() == Ports::LaterFragment
             || (id_ports.is_none() && wants_ports)
-            || (src_ip.is_ipv6() && is_extension(key.protocol()));
+            || key.protocol().is_none();
         let (o, r) = (
             flow.counts(flow.originator),
             flow.counts(flow.originator.reverse()),
         );
         let [vlan, vlan_inner] = key.vlans();
-        let tcp = |counts: &Counts| (key.protocol() == protocol::TCP).then_some(counts.tcp_flags);
+        let tcp =
+            |counts: &Counts| (key.protocol() == Some(protocol::TCP)).then_some(counts.tcp_flags);
         Self {
             order,
             ts_start: Time(flow.first_ns),
@@ -218,7 +220,10 @@ fn flow_id(flow: &Flow, session: &Session) -> FlowId {
         hash.update(text::ip(address).bytes());
         hash.update(port.to_be_bytes());
     }
-    hash.update([flow.key.protocol(), flow.key.ports() as u8]);
+    hash.update([
+        flow.key.protocol().unwrap_or(u8::MAX),
+        flow.key.ports() as u8,
+    ]);
     for vlan in flow.key.vlans().into_iter().flatten() {
         hash.update(b"vlan");
         hash.update(vlan.to_be_bytes());

@@ -86,7 +86,8 @@ pub struct IpHeader {
     pub src: Address,
     /// Destination address.
     pub dst: Address,
-    /// Protocol number of the payload, behind extension headers.
+    /// Protocol number of the payload, behind extension headers; the number of one of them where it cannot be
+    /// told, see [`Self::transport`].
     pub protocol: u8,
     /// Bytes from the start of the IP header to its payload, extension headers included, as far as
     /// they are present.
@@ -100,8 +101,8 @@ pub struct IpHeader {
     pub ttl: u8,
     /// Set when the packet is a fragment; an atomic fragment (RFC 6946) is none.
     pub fragment: Option<Fragment>,
-    /// IPv4 options or IPv6 extension headers end before the packet's payload begins: nothing behind
-    /// them can be read.
+    /// IPv4 options or extension headers are cut before the packet's payload begins: nothing behind them can
+    /// be read.
     pub options_cut: bool,
 }
 
@@ -194,7 +195,7 @@ impl IpHeader {
             payload_at: header_len,
             protocol,
         });
-        Ok(Self {
+        let ip = Self {
             src: Address::v4([s0, s1, s2, s3]),
             dst: Address::v4([d0, d1, d2, d3]),
             protocol,
@@ -209,6 +210,11 @@ impl IpHeader {
             ttl,
             fragment,
             options_cut: header_len > bytes.len(),
+        };
+        Ok(if protocol == AUTHENTICATION && offset == 0 {
+            ip.behind_extensions(bytes.get(header_len..).unwrap_or_default())
+        } else {
+            ip
         })
     }
 
@@ -238,7 +244,7 @@ impl IpHeader {
             options_cut: false,
         };
         // By value, so that where there are none the header need not be in memory.
-        Ok(if is_extension(*next_header) {
+        Ok(if is_extension(*next_header, 6) {
             ip.behind_extensions(rest)
         } else {
             ip
@@ -257,7 +263,7 @@ impl IpHeader {
     /// that is cut.
     pub(super) fn read_extensions(&mut self, mut rest: &[u8]) {
         for _ in 0..MAX_EXTENSIONS {
-            if !is_extension(self.protocol) {
+            if !is_extension(self.protocol, self.version()) {
                 return;
             }
             let step = match self.protocol {
@@ -306,6 +312,17 @@ impl IpHeader {
         bytes.get(self.header_len..end).unwrap_or_default()
     }
 
+    /// Protocol number of the transport; `None` where the packet is cut inside its extension headers, or is a
+    /// later fragment of one that has such.
+    #[inline]
+    pub const fn transport(&self) -> Option<u8> {
+        if is_extension(self.protocol, self.version()) {
+            None
+        } else {
+            Some(self.protocol)
+        }
+    }
+
     /// IP version, 4 or 6.
     pub const fn version(&self) -> u8 {
         if self.src.ipv6 { 6 } else { 4 }
@@ -321,12 +338,15 @@ impl IpHeader {
 /// More extension headers than this are an attack, not a packet.
 const MAX_EXTENSIONS: usize = 64;
 
-/// The extension headers that can be walked (RFC 8200 §4); ESP hides what follows it.
-pub(crate) const fn is_extension(next_header: u8) -> bool {
-    matches!(
-        next_header,
-        HOP_BY_HOP | ROUTING | FRAGMENT | AUTHENTICATION | DESTINATION_OPTIONS
-    )
+/// The extension headers that can be walked (RFC 8200 §4), of which IPv4 has the authentication header
+/// (RFC 4302 §3.1); ESP hides what follows it.
+#[inline]
+pub(crate) const fn is_extension(next_header: u8, version: u8) -> bool {
+    match next_header {
+        AUTHENTICATION => true,
+        HOP_BY_HOP | ROUTING | FRAGMENT | DESTINATION_OPTIONS => version == 6,
+        _ => false,
+    }
 }
 
 #[cfg(test)]
@@ -384,6 +404,36 @@ mod tests {
         assert_eq!(ip.payload(&options), &[] as &[u8]);
     }
 
+    /// RFC 4302 by hand: an authentication header of 24 bytes between IPv4 and TCP.
+    #[test]
+    fn ipv4_authentication_header() {
+        let mut packet = vec![0x45, 0, 0, 64, 0, 1, 0, 0, 64, 51, 0, 0];
+        packet.extend([10, 0, 0, 1, 10, 0, 0, 2]);
+        packet.extend([6, 4, 0, 0, 0, 0, 0, 9, 0, 0, 0, 1]);
+        packet.extend([0xaa; 12]);
+        packet.extend([0x9c, 0x40, 0, 80, 0, 0, 0, 1, 0, 0, 0, 0, 0x50, 2, 0, 0]);
+        packet.resize(64, 0);
+        let ip = IpHeader::read(&packet).unwrap();
+        assert_eq!((ip.transport(), ip.header_len), (Some(6), 44));
+        assert_eq!(ip.payload(&packet)[..4], [0x9c, 0x40, 0, 80]);
+        for len in 20..44 {
+            let ip = IpHeader::read(&packet[..len]).unwrap();
+            assert_eq!((ip.transport(), ip.options_cut), (None, true), "{len}");
+        }
+        // Its first fragment has the ports, of a later one nothing is known.
+        packet[6] = 0x20;
+        let first = IpHeader::read(&packet).unwrap();
+        assert_eq!(first.transport(), Some(6));
+        let fragment = first.fragment.unwrap();
+        assert_eq!((fragment.payload_at, fragment.protocol), (20, 51));
+        packet[7] = 3;
+        let later = IpHeader::read(&packet).unwrap();
+        assert_eq!((later.transport(), later.header_len), (None, 20));
+        // Hop-by-hop options are of IPv6 alone.
+        packet[9] = 0;
+        assert_eq!(IpHeader::read(&packet).unwrap().transport(), Some(0));
+    }
+
     /// RFC 8200 by hand: hop-by-hop options, then a fragment header, then UDP.
     #[test]
     fn ipv6_extension_headers() {
@@ -413,6 +463,8 @@ mod tests {
                 read.is_err() || len >= 56 || read.unwrap().options_cut,
                 "prefix of {len} bytes"
             );
+            let transport = read.ok().and_then(|ip| ip.transport());
+            assert_eq!(transport.is_some(), len >= 56, "prefix of {len} bytes");
         }
     }
 }

@@ -251,9 +251,7 @@ pub fn read_ip(packet: &[u8], record_cut: bool) -> Result<Outer<'_>, Refusal> {
         ip.declared_len as usize > packet.len()
     };
     if let Some(fragment) = ip.fragment {
-        if fragment.protocol != protocol::UDP
-            && !(is_extension(fragment.protocol) && ip.version() == 6)
-        {
+        if fragment.protocol != protocol::UDP && !is_extension(fragment.protocol, ip.version()) {
             return Err(Filtered::NotUdp.into());
         }
         let end = if ip.declared_len == 0 {

@@ -156,9 +156,7 @@ impl Reassembly {
             fragment: None,
             options_cut: false,
         };
-        if ip.version() == 6 && super::ip::is_extension(ip.protocol) {
-            ip.read_extensions(&payload);
-        }
+        ip.read_extensions(&payload);
         let payload = payload
             .get(ip.header_len - open.ip_header_len..)
             .unwrap_or_default()
