@@ -24,7 +24,7 @@ use crate::wire::numbers::tcp_flag::{ACK, SYN};
 pub struct Counts {
     /// Packets.
     pub packets: u64,
-    /// Bytes of IP packet by its own declaration; what is present where it declares none.
+    /// Bytes of IP packet by its own declaration; what is known of the frame where it declares none.
     pub ip_bytes: u64,
     /// Bytes of frame at the mirror source.
     pub l2_bytes: u64,
@@ -130,7 +130,7 @@ pub struct FlowPacket {
     pub lengths: FrameLen,
     /// What is known of them.
     pub verdict: Verdict,
-    /// Bytes of IP packet by its own declaration; what is present where it declares none.
+    /// Bytes of IP packet by its own declaration; what is known of the frame where it declares none.
     pub ip_len: u32,
     /// Type of service.
     pub tos: u8,
@@ -161,7 +161,7 @@ impl FlowPacket {
             lengths,
             verdict,
             ip_len: match ip.header.declared_len {
-                0 => lengths.captured.saturating_sub(ip.offset),
+                0 => lengths.orig.saturating_sub(ip.offset),
                 len => len,
             },
             tos: ip.header.tos,

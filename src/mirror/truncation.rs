@@ -79,7 +79,8 @@ pub struct Truncation {
     pub oversize: u64,
     /// Bytes cut off in all truncated packets.
     pub missing_bytes: u64,
-    /// Largest inner IP packet by its own declaration, in bytes.
+    /// Largest inner IP packet, in bytes: by its own declaration, or what is known of the frame where it
+    /// declares none.
     pub largest_inner_ip: u32,
     /// Truncated packets of which the tunnel carried more than the replayed capture holds.
     pub cut_in_capture: u64,
@@ -101,7 +102,7 @@ impl Truncation {
         outer_ipv6: bool,
     ) {
         self.outer_ipv6 |= outer_ipv6;
-        self.largest_inner_ip = self.largest_inner_ip.max(evidence.ip_len);
+        self.largest_inner_ip = self.largest_inner_ip.max(evidence.ip_bytes(lengths));
         match verdict {
             Verdict::Whole => {}
             Verdict::Oversize => self.oversize += 1,

@@ -52,6 +52,18 @@ pub struct Evidence {
     pub frame_len: u32,
 }
 
+impl Evidence {
+    /// Bytes of the inner IP packet in a frame of these lengths: as it declares them, else the frame's as far
+    /// as they are known; 0 when there is none.
+    pub const fn ip_bytes(&self, lengths: FrameLen) -> u32 {
+        match (self.ip_len, self.ip_offset) {
+            (0, 0) => 0,
+            (0, offset) => lengths.orig.saturating_sub(offset),
+            (len, _) => len,
+        }
+    }
+}
+
 /// Weighs the evidence; `max_inner_ip` is MTU minus overhead in bytes.
 pub fn judge(evidence: Evidence, max_inner_ip: u32) -> (FrameLen, Verdict) {
     let Evidence {
@@ -147,6 +159,25 @@ mod tests {
                 Verdict::Truncated
             )
         );
+    }
+
+    /// What is largest and what a flow counts agree, snapped or not.
+    #[test]
+    fn an_ip_length_of_zero_is_what_the_frame_has() {
+        let told = |captured_len: u32, ip_offset: u32, ip_len: u32| {
+            let evidence = Evidence {
+                captured_len,
+                carried_len: 2961,
+                ip_offset,
+                ip_len,
+                frame_len: 0,
+            };
+            evidence.ip_bytes(judge(evidence, 1436).0)
+        };
+        assert_eq!(told(2961, 14, 0), 2947);
+        assert_eq!(told(100, 14, 0), 2947);
+        assert_eq!(told(100, 14, 1000), 1000);
+        assert_eq!(told(100, 0, 0), 0, "no IP");
     }
 
     /// An 802.3 length counts where IP declares none, and only there.
