@@ -289,3 +289,62 @@ fn records_of_many_connections_come_in_one_order() {
     assert_eq!(one.lines().count(), 40 * 60);
     assert!(one == two && one == five);
 }
+
+/// What closes a connection may look otherwise than what opens it: a fragment, an MPLS label in front, three
+/// VLAN tags. All of it reaches the worker that has the connection, else that could not tell that it is over.
+#[test]
+fn a_connection_ends_whatever_its_packets_are_wrapped_in() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("in.pcap");
+    for kind in ["fragment", "label", "bare", "tags"] {
+        let mut packets = Vec::new();
+        for round in 0..3u32 {
+            for client in 0..20u8 {
+                for segment in connection(u64::from(round) * 1000, round * 100_000 + 1) {
+                    let mut inner = inner(&segment);
+                    let at = if segment.back { 30 } else { 26 };
+                    inner[at + 2] = client;
+                    // Other hardware addresses on the way back, as behind a router.
+                    inner[5] ^= client.wrapping_mul(37) ^ u8::from(segment.back);
+                    let odd = segment.flags & (FIN | SYN) == FIN;
+                    match kind {
+                        "fragment" if odd => inner[20] |= 0x20,
+                        "label" if odd => {
+                            inner.splice(12..14, [0x88, 0x47, 0, 1, 1, 64]);
+                        }
+                        "tags" => {
+                            let tag = [0x81, 0, 0, 5];
+                            let tags = if odd { 3 } else { 2 };
+                            inner.splice(12..12, tag.repeat(tags));
+                        }
+                        _ => {}
+                    }
+                    let mut outer = vxlan(&inner);
+                    if kind == "bare" && odd {
+                        // VXLAN-GPE: next protocol IPv4, no frame around the packet.
+                        outer.drain(50..64);
+                        outer[42] = 0x0c;
+                        outer[45] = 1;
+                        outer[36..38].copy_from_slice(&4790u16.to_be_bytes());
+                        let shorter = |bytes: &mut [u8]| {
+                            let len = u16::from_be_bytes([bytes[0], bytes[1]]) - 14;
+                            bytes.copy_from_slice(&len.to_be_bytes());
+                        };
+                        shorter(&mut outer[16..18]);
+                        shorter(&mut outer[38..40]);
+                    }
+                    packets.push((segment.at_ms, outer));
+                }
+            }
+        }
+        write_pcap(&path, packets.into_iter());
+        let [one, two, five] = ["1", "2", "5"].map(|workers| {
+            let replayed = replay([path.to_str().unwrap(), "--workers", workers]);
+            assert_closes(&replayed.summary);
+            assert_eq!(replayed.summary["flows_joined"], 0, "{kind}");
+            std::fs::read_to_string(replayed.dir.path().join("out.jsonl")).unwrap()
+        });
+        assert_eq!(one.lines().count(), 3 * 20, "{kind}");
+        assert!(one == two && one == five, "{kind}");
+    }
+}

@@ -28,7 +28,7 @@ use crate::pipeline::outcome::{Outcome, SinkError};
 pub use crate::pipeline::outlet::WhenFull;
 use crate::pipeline::outlet::{QueueOutlet, flow_lanes, queue_places};
 use crate::pipeline::shares::Shares;
-use crate::pipeline::spread::{Chunk, ChunkSource, worker_for};
+use crate::pipeline::spread::{Chunk, ChunkSource, Guide};
 use crate::pipeline::total::Total;
 use crate::pipeline::worker::{Outlet, Worker, WorkerSettings};
 use crate::pipeline::writers::{CaptureEnd, FlowEnd, write_capture, write_flows};
@@ -285,6 +285,7 @@ impl Pipeline {
         } = self;
         shared.shares.want(None);
         let (empty_tx, empty_rx) = bounded(CHUNKS);
+        let mut guide = Guide::new(*steering, settings.tunnels.clone(), settings.plain);
         std::thread::scope(|scope| {
             let mut queues = Vec::new();
             for (number, lane) in lanes.iter_mut().enumerate() {
@@ -308,10 +309,7 @@ impl Pipeline {
                     Ok(None) => break Ok(()),
                     Err(error) => break Err(error),
                 };
-                chunk.add(
-                    worker_for(*steering, &settings.tunnels, settings.plain, &record),
-                    &record,
-                );
+                chunk.add(guide.worker_for(&record), &record);
                 if chunk.is_full() {
                     let mut next = empty_rx.try_recv().unwrap_or_default();
                     next.clear();

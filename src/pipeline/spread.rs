@@ -2,16 +2,21 @@
 //! worker each is for; the workers do the rest.
 //!
 //! Every worker sees every chunk and takes its own records out of it, so the bytes are copied once. The
-//! hash is that of [`crate::bpf::steer`], which live traffic is steered by.
+//! hash is of the flow's key: unlike [`crate::bpf::steer`], which steers live traffic, it sees ports behind
+//! extension headers and whatever else the reader of inner frames understands.
 
 use std::convert::Infallible;
+use std::hash::BuildHasher;
 use std::sync::Arc;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 
 use crate::bpf::steer::Steering;
+use crate::flow::key::FlowKey;
+use crate::mirror::session::SessionId;
 use crate::source::{Arrival, Progress, Record, Source};
-use crate::wire::decapsulate::{Tunnel, Tunnels, decapsulate};
+use crate::wire::decapsulate::{Tunnels, decapsulate};
+use crate::wire::inner::Inner;
 use crate::wire::numbers::ether_type;
 use crate::wire::outer::{self, LinkType, Outer};
 use crate::wire::vxlan::Payload;
@@ -71,31 +76,76 @@ impl Chunk {
     }
 }
 
-/// Which worker a record is for.
-pub fn worker_for(steering: Steering, tunnels: &Tunnels, plain: bool, record: &Record<'_>) -> u32 {
-    if plain {
-        return match record.link {
-            LinkType::Ethernet => steering.worker_of_frame(record.bytes),
-            link => link.strip(record.bytes).map_or(0, |link| {
-                steering.worker_of_packet(link.ether_type, link.payload)
-            }),
+/// Tells which worker a record is for: all packets of a flow go to one, whatever stands in front of their IP
+/// headers. What a frame shows is read as the worker will read it.
+pub struct Guide {
+    steering: Steering,
+    tunnels: Tunnels,
+    plain: bool,
+    hasher: foldhash::fast::FixedState,
+    /// Room to put an Ethernet header in front of a bare IP packet.
+    scratch: Vec<u8>,
+}
+
+impl Guide {
+    /// For packets that are in these tunnels, or in none.
+    pub fn new(steering: Steering, tunnels: Tunnels, plain: bool) -> Self {
+        Self {
+            steering,
+            tunnels,
+            plain,
+            hasher: foldhash::fast::FixedState::default(),
+            scratch: Vec::new(),
+        }
+    }
+
+    /// The number of the worker for `record`.
+    pub fn worker_for(&mut self, record: &Record<'_>) -> u32 {
+        if self.plain {
+            return match record.link {
+                LinkType::Ethernet => self.by_flow(record.bytes),
+                link => link.strip(record.bytes).map_or(0, |link| {
+                    self.by_flow_of_packet(link.ether_type, link.payload)
+                }),
+            };
+        }
+        let cut = record.orig_len as usize > record.bytes.len();
+        // Fragments go to one worker, where their pieces meet; what is refused can be counted anywhere.
+        let Ok(Outer::Udp(udp)) = outer::read(record.link, record.bytes, cut) else {
+            return 0;
         };
+        match decapsulate(&self.tunnels, &udp) {
+            Ok(mirrored) => match mirrored.payload {
+                Payload::Ethernet => self.by_flow(mirrored.bytes),
+                Payload::Ipv4 => self.by_flow_of_packet(ether_type::IPV4, mirrored.bytes),
+                Payload::Ipv6 => self.by_flow_of_packet(ether_type::IPV6, mirrored.bytes),
+            },
+            Err(_) => 0,
+        }
     }
-    let cut = record.orig_len as usize > record.bytes.len();
-    // Fragments go to one worker, where their pieces meet; what is refused can be counted anywhere.
-    let Ok(Outer::Udp(udp)) = outer::read(record.link, record.bytes, cut) else {
-        return 0;
-    };
-    if tunnels.depth == 1 && tunnels.at_port(udp.dst_port) == Some(Tunnel::Vxlan) {
-        return steering.worker_of(udp.payload);
+
+    /// The session is left out: copies of a packet from two mirror sources meet.
+    fn by_flow(&self, frame: &[u8]) -> u32 {
+        let mut inner = Inner::default();
+        inner.fill_in(frame);
+        match FlowKey::of(SessionId(0), None, &inner) {
+            Some((key, _)) => {
+                let hash = self.hasher.hash_one(key);
+                (hash >> 32) as u32 % self.steering.workers.max(1)
+            }
+            None => self.steering.worker_of_frame(frame),
+        }
     }
-    match decapsulate(tunnels, &udp) {
-        Ok(mirrored) => match mirrored.payload {
-            Payload::Ethernet => steering.worker_of_frame(mirrored.bytes),
-            Payload::Ipv4 => steering.worker_of_packet(ether_type::IPV4, mirrored.bytes),
-            Payload::Ipv6 => steering.worker_of_packet(ether_type::IPV6, mirrored.bytes),
-        },
-        Err(_) => 0,
+
+    fn by_flow_of_packet(&mut self, ether_type: u16, packet: &[u8]) -> u32 {
+        let mut scratch = std::mem::take(&mut self.scratch);
+        scratch.clear();
+        scratch.extend_from_slice(&[0; 12]);
+        scratch.extend_from_slice(&ether_type.to_be_bytes());
+        scratch.extend_from_slice(packet);
+        let worker = self.by_flow(&scratch);
+        self.scratch = scratch;
+        worker
     }
 }
 
