@@ -31,6 +31,7 @@ pub mod report;
 pub mod say;
 pub mod send;
 pub mod source;
+pub mod stop;
 #[cfg(target_os = "linux")]
 pub mod sys;
 pub mod wire;

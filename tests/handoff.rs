@@ -24,13 +24,15 @@ use vxtap::capture::set::CaptureSet;
 use vxtap::export::jsonl::JsonLines;
 use vxtap::outfile::Creation;
 use vxtap::pcap::record::Format;
-use vxtap::pipeline::inquiry::Interim;
+use vxtap::pipeline::inquiry::{Answer, Interim};
+use vxtap::pipeline::orders::Orders;
 use vxtap::pipeline::outcome::Outcome;
 use vxtap::pipeline::run::{Pipeline, Sharing, Sinks, WhenFull};
 use vxtap::pipeline::worker::WorkerSettings;
 use vxtap::send::encapsulate::{OuterHeaders, OuterIps, encapsulate};
 use vxtap::source::file::CaptureFile;
 use vxtap::source::{Arrival, Datagram, Progress, Source};
+use vxtap::stop::{Stop, Why};
 use vxtap::wire::Vni;
 use vxtap::wire::outer::Pieces;
 
@@ -99,6 +101,11 @@ impl Source for Burst<'_> {
         self.next = end;
         Ok(Progress::Batch)
     }
+
+    fn end_at(&mut self, _at_ns: u64) {
+        // Whatever is next comes later than that.
+        self.end = self.next;
+    }
 }
 
 fn bursts<'a>(counts: &[u64], frame_len: usize, handed: &'a AtomicU64) -> Vec<Burst<'a>> {
@@ -138,7 +145,15 @@ fn pipeline(workers: u32, when_full: WhenFull, flows: &Path) -> (Pipeline, PipeR
         max_reorder: Duration::from_millis(20),
         when_full,
     };
-    (Pipeline::start(settings, sinks, sharing), reader)
+    (Pipeline::start(settings, sinks, sharing).unwrap(), reader)
+}
+
+fn ask(orders: &Orders<Answer>) -> Interim {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .build()
+        .unwrap();
+    runtime.block_on(Interim::ask(orders))
 }
 
 /// The serial numbers in a classic pcap of this machine's byte order, in the order they stand in it.
@@ -187,13 +202,13 @@ fn full_queues_drop_and_count() {
     let counts = [5000, 4000, 1000];
     let all: u64 = counts.iter().sum();
     let mut sources = bursts(&counts, 9000, &handed);
-    let stop = AtomicBool::new(false);
+    let stop = Stop::new();
     let (outcome, capture) = thread::scope(|scope| {
         let reading = scope.spawn(|| {
             while handed.load(Ordering::Relaxed) < all {
                 thread::sleep(Duration::from_millis(1));
             }
-            stop.store(true, Ordering::Relaxed);
+            stop.order(Why::TimeIsUp);
             let mut capture = Vec::new();
             reader.read_to_end(&mut capture).unwrap();
             capture
@@ -214,10 +229,10 @@ fn a_stop_in_the_middle_with_questions() {
     let dir = tempfile::tempdir().unwrap();
     let flows = dir.path().join("flows");
     let (mut pipeline, mut reader) = pipeline(3, WhenFull::Drop, &flows);
-    let inquirer = pipeline.take_inquirer().unwrap();
+    let orders = pipeline.orders();
     let handed = AtomicU64::new(0);
     let mut sources = bursts(&[u64::MAX, 3, u64::MAX], 300, &handed);
-    let stop = AtomicBool::new(false);
+    let stop = Stop::new();
     let begun = Instant::now();
     let (outcome, capture) = thread::scope(|scope| {
         let reading = scope.spawn(|| {
@@ -236,7 +251,7 @@ fn a_stop_in_the_middle_with_questions() {
         scope.spawn(|| {
             let mut before = 0;
             while begun.elapsed() < Duration::from_millis(300) {
-                let interim = Interim::ask(&inquirer);
+                let interim = ask(&orders);
                 let received = interim.outcome.ledger.received;
                 if interim.silent == 0 {
                     assert!(interim.outcome.ledger.closes());
@@ -244,7 +259,7 @@ fn a_stop_in_the_middle_with_questions() {
                     before = received;
                 }
             }
-            stop.store(true, Ordering::Relaxed);
+            stop.order(Why::TimeIsUp);
         });
         pipeline.feed(&mut sources, &stop, None, |_| {}).unwrap();
         (pipeline.finish(0), reading.join().unwrap())
@@ -270,7 +285,7 @@ fn a_count_is_met_exactly() {
                     reader.read_to_end(&mut capture).unwrap();
                     capture
                 });
-                let never = AtomicBool::new(false);
+                let never = Stop::new();
                 let ended = pipeline.feed(&mut sources, &never, Some(count), |_| {});
                 ended.unwrap();
                 (pipeline.finish(0), reading.join().unwrap())
@@ -294,7 +309,7 @@ fn a_reader_that_goes_away_ends_the_run() {
         let mut some = vec![0; 300_000];
         reader.read_exact(&mut some).unwrap();
     });
-    let never = AtomicBool::new(false);
+    let never = Stop::new();
     pipeline.feed(&mut sources, &never, None, |_| {}).unwrap();
     assert!(pipeline.has_failed());
     let outcome = pipeline.finish(0);
@@ -334,7 +349,7 @@ fn a_replay_waits_for_a_slow_reader() {
         input.extend(record);
     }
     let (mut pipeline, mut reader) = pipeline(3, WhenFull::Wait, &flows);
-    let inquirer = pipeline.take_inquirer().unwrap();
+    let orders = pipeline.orders();
     let mut file = CaptureFile::from_reader("in.pcap".to_owned(), Cursor::new(input)).unwrap();
     let done = AtomicBool::new(false);
     let (outcome, capture) = thread::scope(|scope| {
@@ -351,11 +366,11 @@ fn a_replay_waits_for_a_slow_reader() {
         });
         scope.spawn(|| {
             while !done.load(Ordering::Relaxed) {
-                Interim::ask(&inquirer);
+                ask(&orders);
                 thread::sleep(Duration::from_millis(1));
             }
         });
-        pipeline.replay(&mut file).unwrap();
+        pipeline.replay(&mut file, &Stop::new()).unwrap();
         done.store(true, Ordering::Relaxed);
         (pipeline.finish(0), reading.join().unwrap())
     });
@@ -406,12 +421,58 @@ fn a_stopped_run_takes_what_could_not_be_seen_yet() {
         .into_iter()
         .map(|burst| Behind { quiet: 3, burst })
         .collect::<Vec<_>>();
-    let stop = AtomicBool::new(true);
+    let stop = Stop::new();
+    stop.order(Why::TimeIsUp);
     pipeline.feed(&mut sources, &stop, None, |_| {}).unwrap();
     let outcome = pipeline.finish(0);
     assert_eq!(outcome.ledger.received, 200);
     assert!(outcome.ledger.closes());
     reading.join().unwrap();
+}
+
+/// So slow that the time for what arrived before the end runs out; then quick again.
+struct Slow<'a> {
+    burst: Burst<'a>,
+    naps: u32,
+}
+
+impl Source for Slow<'_> {
+    type Error = Infallible;
+
+    fn next_batch(
+        &mut self,
+        most: usize,
+        each: impl FnMut(Arrival<'_>),
+    ) -> Result<Progress, Infallible> {
+        if self.naps > 0 {
+            self.naps -= 1;
+            thread::sleep(Duration::from_millis(2600));
+        }
+        self.burst.next_batch(most, each)
+    }
+}
+
+/// What cannot be worked on within five seconds is counted all the same, packet by packet.
+#[test]
+fn a_stopped_run_counts_what_it_has_no_time_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let flows = dir.path().join("flows");
+    let (mut pipeline, mut reader) = pipeline(1, WhenFull::Drop, &flows);
+    let reading = thread::spawn(move || {
+        let mut capture = Vec::new();
+        reader.read_to_end(&mut capture).unwrap();
+        capture
+    });
+    let handed = AtomicU64::new(0);
+    let bursts = bursts(&[10_000], 80, &handed).into_iter();
+    let mut sources: Vec<_> = bursts.map(|burst| Slow { burst, naps: 3 }).collect();
+    let stop = Stop::new();
+    stop.order(Why::TimeIsUp);
+    pipeline.feed(&mut sources, &stop, None, |_| {}).unwrap();
+    let outcome = pipeline.finish(0);
+    assert_accounted(&outcome, 10_000, &reading.join().unwrap(), &flows);
+    let unread = outcome.ledger.dropped()["stopped"];
+    assert!(outcome.ledger.delivered > 0 && unread > 9_000, "{unread}");
 }
 
 /// Keeps quiet, or fails in a way that it should not.
@@ -442,14 +503,16 @@ fn a_worker_that_panics_ends_the_run() {
         let mut sources = [0, 1, 2].map(|worker| Quiet {
             broken: worker == broken,
         });
-        let stop = AtomicBool::new(false);
+        let stop = Stop::new();
         let (ended, end) = std::sync::mpsc::channel::<()>();
         thread::scope(|scope| {
             let stop = &stop;
             scope.spawn(move || {
                 // Long after a run that ends by itself.
                 let timed_out = end.recv_timeout(Duration::from_secs(20)).is_err();
-                stop.store(timed_out, Ordering::Relaxed);
+                if timed_out {
+                    stop.order(Why::TimeIsUp);
+                }
             });
             let fed = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
                 pipeline.feed(&mut sources, stop, Some(10), |_| {})
@@ -457,7 +520,7 @@ fn a_worker_that_panics_ends_the_run() {
             ended.send(()).unwrap_or_default();
             assert!(fed.is_err(), "worker {broken}");
             assert!(
-                !stop.load(Ordering::Relaxed),
+                stop.ordered().is_none_or(|order| order.why == Why::Fault),
                 "worker {broken} kept the others"
             );
         });

@@ -58,7 +58,7 @@ static RECORDS: LazyLock<Vec<Kept>> = LazyLock::new(|| {
             .collect();
         paths.sort();
         for path in paths {
-            let Ok(mut file) = CaptureFile::open(&path, Arc::default()) else {
+            let Ok(mut file) = CaptureFile::open(&path, Arc::default(), &Arc::default()) else {
                 continue;
             };
             while let Ok(Some(record)) = file.next_record() {

@@ -1,60 +1,42 @@
 //! `vxtap listen`: mirrored traffic as it arrives.
 
-use super::settings::typed;
+use super::args::ListenArgs;
 use crate::failure::Failure;
 
-/// Runs the command with the flags that were typed.
-///
-/// # Errors
-///
-/// When flags do not fit, and as [`run`].
-#[cfg(target_os = "linux")]
-pub fn command(flags: typed::Listen) -> Result<(), Failure> {
-    use super::settings::layers::Layers;
-    use super::settings::listening::Listen;
-
-    let typed = Layers::new(flags, typed::Listen::defaults());
-    Listen::meant(&typed).and_then(run)
-}
-
+#[cfg(not(target_os = "linux"))]
 /// Says that this system cannot.
 ///
 /// # Errors
 ///
 /// Always.
-#[cfg(not(target_os = "linux"))]
-pub fn command(_: typed::Listen) -> Result<(), Failure> {
+pub fn run(_args: &ListenArgs) -> Result<(), Failure> {
     Err(Failure::running(
         "listen needs Linux (recvmmsg, kernel timestamps); replay and send --write work here",
     ))
 }
 
 #[cfg(target_os = "linux")]
-use linux::run;
+pub use linux::run;
 
 #[cfg(target_os = "linux")]
 mod linux {
     use std::collections::BTreeMap;
     use std::net::SocketAddr;
-    use std::sync::Arc;
-    use std::sync::atomic::{AtomicBool, Ordering};
-    use std::time::Duration;
 
-    use tokio::signal::unix::{SignalKind, signal};
-
-    use super::Failure;
-    use crate::cli::settings::listening::{Listen, Receive};
-    use crate::cli::settings::meant::Settings;
-    use crate::control::inquire;
+    use super::{Failure, ListenArgs};
+    use crate::cli::args::{BackendArg, GroArg};
+    use crate::cli::settings::Settings;
+    use crate::control::Control;
+    use crate::control::inquire::Teller;
     use crate::host::counters::Counters;
     use crate::pipeline::run::Pipeline;
     use crate::report::page::bytes;
     use crate::report::summary::conclude;
     use crate::say::say;
     use crate::source::Source;
-    use crate::source::live::sockets::{self, UdpError};
+    use crate::source::live::sockets::{self, Gro, UdpError};
     use crate::source::live::tap::PacketError;
-    use crate::source::live::{Live, LiveError, LiveSource, Plan};
+    use crate::source::live::{Backend, Live, LiveError, LiveSource, Plan};
     use crate::sys;
     use crate::wire::decapsulate::Tunnel;
 
@@ -65,21 +47,16 @@ mod linux {
     ///
     /// # Errors
     ///
-    /// When an address cannot be bound or an output fails; what arrived before is kept.
-    pub fn run(listen: Listen) -> Result<(), Failure> {
-        let Listen {
-            run: mut settings,
-            mut receive,
-        } = listen;
-        if receive.by_default && !sockets::has_ipv6() {
-            tracing::info!("this machine has no IPv6: listening on IPv4 addresses only");
-            receive.addresses.retain(SocketAddr::is_ipv4);
-        }
+    /// When flags do not fit, an address cannot be bound, or an output fails; what arrived before is
+    /// kept.
+    pub fn run(args: &ListenArgs) -> Result<(), Failure> {
+        let mut settings = Settings::of_listen(args)?;
+        let control = Control::start()?;
         let mut counters_before = Counters::read();
-        let mut live = Live::open(&plan(&receive, &settings)).map_err(explain)?;
+        let mut live = Live::open(&plan(args, &settings)).map_err(explain)?;
         // Ports the system chose are VXLAN.
-        let chosen = receive
-            .addresses
+        let chosen = args
+            .bind
             .iter()
             .zip(&live.addresses)
             .filter(|(asked, _)| asked.port() == 0);
@@ -96,9 +73,10 @@ mod linux {
             .join(", ");
         let about = format!("mirrored traffic received on {addresses}");
         let sinks = settings.outputs.open(&about, settings.worker.mtu)?;
-        let mut pipeline = Pipeline::start(settings.worker.clone(), sinks, settings.sharing);
-        let stop = Arc::new(AtomicBool::new(false));
-        watch(Arc::clone(&stop), receive.duration)?;
+        let mut pipeline = Pipeline::start(settings.worker.clone(), sinks, settings.sharing)?;
+        if let Some(duration) = args.duration {
+            control.end_after(duration);
+        }
         let reason = live
             .sources
             .first()
@@ -106,7 +84,12 @@ mod linux {
         if matches!(live.sources.first(), Some(LiveSource::Packet(_))) {
             counters_before.leave_out_filtered();
         }
-        inquire::on_request(&mut pipeline, &settings.worker, &counters_before, reason)?;
+        control.tell_on_request(Teller::new(
+            pipeline.orders(),
+            &settings.worker,
+            Some(&counters_before),
+            reason,
+        ));
 
         let (granted, wanted) = live
             .sources
@@ -128,8 +111,8 @@ mod linux {
                  As root: sysctl -w net.core.rmem_max={wanted}"
             );
         }
-        let pin = pins(&receive, live.sources.len());
-        let received = pipeline.feed(&mut live.sources, &stop, receive.count, pin);
+        let pin = pins(args, live.sources.len());
+        let received = pipeline.feed(&mut live.sources, control.stop(), args.count, pin);
         let lost = live.sources.iter_mut().map(LiveSource::lost_so_far).sum();
         live.end();
         let mut outcome = pipeline.finish(lost);
@@ -155,30 +138,40 @@ mod linux {
     }
 
     /// What is asked for, as the source room understands it.
-    fn plan(receive: &Receive, settings: &Settings) -> Plan {
-        let ports = receive.addresses.iter().map(SocketAddr::port);
+    fn plan(args: &ListenArgs, settings: &Settings) -> Plan {
+        let steering = settings.sharing.steering;
+        let ports = args.bind.iter().map(SocketAddr::port);
         let tunnels = &settings.worker.tunnels;
         // The program reads one tunnel header: what lies deeper, one worker has to find.
         let is_unsteered =
             |port: &u16| tunnels.depth > 1 || tunnels.at_port(*port) == Some(Tunnel::Geneve);
         Plan {
-            addresses: receive.addresses.clone(),
-            backend: receive.backend,
-            interface: receive.interface.clone(),
-            steering: settings.sharing.steering,
+            addresses: args.bind.clone(),
+            backend: match args.backend {
+                BackendArg::Auto if args.gro == GroArg::On => Backend::Udp,
+                BackendArg::Auto => Backend::Auto,
+                BackendArg::Udp => Backend::Udp,
+                BackendArg::Packet => Backend::Packet,
+            },
+            interface: args.interface.clone(),
+            steering,
             unsteered: ports.filter(is_unsteered).collect(),
             allowed: settings.worker.allowed.networks().to_vec(),
-            gro: receive.gro,
+            gro: match args.gro {
+                GroArg::On => Gro::On,
+                GroArg::Auto | GroArg::Off => Gro::Off,
+            },
             datagram_len: (settings.worker.mtu as usize).max(SHORTEST_SLOT),
         }
     }
 
     /// What keeps each worker on its core: those named by --cpus, or with several workers those this
     /// process may use.
-    fn pins(receive: &Receive, workers: usize) -> impl Fn(usize) + Sync + use<> {
-        let cores = match receive.cores.as_slice() {
-            [] if workers > 1 => sys::allowed_cores(),
-            cores => cores.to_vec(),
+    fn pins(args: &ListenArgs, workers: usize) -> impl Fn(usize) + Sync + use<> {
+        let cores = match &args.cpus {
+            Some(list) => list.0.clone(),
+            None if workers > 1 => sys::allowed_cores(),
+            None => Vec::new(),
         };
         move |worker| {
             let Some(core) = worker.checked_rem(cores.len()).and_then(|at| cores.get(at)) else {
@@ -188,43 +181,6 @@ mod linux {
                 tracing::warn!(worker, core, %error, "cannot pin a worker to its core");
             }
         }
-    }
-
-    /// Sets `stop` at the first SIGINT or SIGTERM or when `duration` is over; a second signal ends the
-    /// process.
-    fn watch(stop: Arc<AtomicBool>, duration: Option<Duration>) -> Result<(), Failure> {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()?;
-        let (mut interrupt, mut terminate) = {
-            let _guard = runtime.enter();
-            (
-                signal(SignalKind::interrupt())?,
-                signal(SignalKind::terminate())?,
-            )
-        };
-        std::thread::spawn(move || {
-            runtime.block_on(async {
-                let time_is_up = async {
-                    match duration {
-                        Some(duration) => tokio::time::sleep(duration).await,
-                        None => std::future::pending().await,
-                    }
-                };
-                tokio::select! {
-                    _ = interrupt.recv() => {}
-                    _ = terminate.recv() => {}
-                    () = time_is_up => {}
-                }
-                stop.store(true, Ordering::Relaxed);
-                let code = tokio::select! {
-                    _ = interrupt.recv() => 130,
-                    _ = terminate.recv() => 143,
-                };
-                std::process::exit(code);
-            });
-        });
-        Ok(())
     }
 
     /// Adds to a fault what to do about it.

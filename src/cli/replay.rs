@@ -9,7 +9,10 @@ use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use super::settings::meant::Replay;
+use super::args::ReplayArgs;
+use super::settings::Settings;
+use crate::control::Control;
+use crate::control::inquire::Teller;
 use crate::failure::Failure;
 use crate::pcap::link_type::LinkTypeName;
 use crate::pipeline::ledger::Ledger;
@@ -18,6 +21,7 @@ use crate::pipeline::run::Pipeline;
 use crate::pipeline::worker::{OtherPort, WorkerSettings};
 use crate::report::summary::conclude;
 use crate::source::file::{CaptureError, CaptureFile};
+use crate::stop::{Signal, Stop};
 
 /// Smaller inputs are done before a progress bar could be read.
 const PROGRESS_FROM_BYTES: u64 = 32 << 20;
@@ -29,28 +33,34 @@ const LINK_TYPES_NAMED: usize = 8;
 ///
 /// # Errors
 ///
-/// When a file cannot be read or written; what was read before is kept.
-pub fn run(replay: &Replay) -> Result<(), Failure> {
-    let Replay {
-        run: settings,
-        files,
-    } = replay;
-    check_inputs(files)?;
-    let about = format!("replay of {}", names(files));
+/// When flags do not fit, a file cannot be read or written; what was read before is kept.
+pub fn run(args: &ReplayArgs) -> Result<(), Failure> {
+    let settings = Settings::of_replay(args)?;
+    let control = Control::start()?;
+    let stop = control.stop();
+    check_inputs(&args.files, stop)?;
+    let about = format!("replay of {}", names(&args.files));
     let sinks = settings.outputs.open(&about, settings.worker.mtu)?;
-    let mut pipeline = Pipeline::start(settings.worker.clone(), sinks, settings.sharing);
+    let mut pipeline = Pipeline::start(settings.worker.clone(), sinks, settings.sharing)?;
+    control.tell_on_request(Teller::new(pipeline.orders(), &settings.worker, None, ""));
     let bytes_read = Arc::new(AtomicU64::new(0));
-    let progress = Progress::start(files, Arc::clone(&bytes_read));
+    let progress = Progress::start(&args.files, Arc::clone(&bytes_read));
     let mut errors = Vec::new();
     let mut without = Vec::new();
     let mut told_of_files = Vec::new();
-    for path in files {
+    for path in &args.files {
         let before = pipeline.ledger();
-        let read = CaptureFile::open(path, Arc::clone(&bytes_read)).and_then(|mut file| {
-            let outcome = pipeline.replay(&mut file);
+        let read = CaptureFile::open(path, Arc::clone(&bytes_read), stop).and_then(|mut file| {
+            let outcome = pipeline.replay(&mut file, stop);
             told_of_files.extend(passed_over(&file));
             outcome
         });
+        if let Some(signal) = stop.signal() {
+            // What the file would have had to say for itself is not known.
+            let packets = pipeline.ledger().received - before.received;
+            errors.push(stopped(signal, path, packets));
+            break;
+        }
         let failed = read.is_err();
         errors.extend(read.err().map(|error: CaptureError| error.to_string()));
         if !failed && !pipeline.has_failed() && pipeline.ledger().delivered == before.delivered {
@@ -107,12 +117,21 @@ pub fn run(replay: &Replay) -> Result<(), Failure> {
 
 /// Refuses before anything is written when no input can be read. Pipes are left alone: they can be
 /// opened only once.
-fn check_inputs(files: &[PathBuf]) -> Result<(), Failure> {
+fn check_inputs(files: &[PathBuf], stop: &Arc<Stop>) -> Result<(), Failure> {
+    let stdin = files
+        .iter()
+        .filter(|path| path.as_path() == Path::new("-"))
+        .count();
+    if stdin > 1 {
+        return Err(Failure::usage(
+            "standard input can be read only once: give '-' one time",
+        ));
+    }
     let mut errors = Vec::new();
     for path in files {
         if path.as_path() != Path::new("-") && (path.is_file() || path.is_dir() || !path.exists()) {
             errors.extend(
-                CaptureFile::open(path, Arc::default())
+                CaptureFile::open(path, Arc::default(), stop)
                     .err()
                     .map(|error| error.to_string()),
             );
@@ -123,6 +142,19 @@ fn check_inputs(files: &[PathBuf]) -> Result<(), Failure> {
     } else {
         Ok(())
     }
+}
+
+/// Says how far a replay came that a signal ended.
+fn stopped(signal: Signal, path: &Path, packets: u64) -> String {
+    let name = match path == Path::new("-") {
+        true => "standard input".to_owned(),
+        false => path.display().to_string(),
+    };
+    let packets = match packets {
+        1 => "1 packet".to_owned(),
+        more => format!("{more} packets"),
+    };
+    format!("stopped by {} after {packets} of {name}", signal.name())
 }
 
 fn names(files: &[PathBuf]) -> String {

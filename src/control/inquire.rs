@@ -3,54 +3,54 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-use tokio::signal::unix::{SignalKind, signal};
-
-use crate::failure::Failure;
 use crate::host::counters::Counters;
-use crate::pipeline::inquiry::Interim;
-use crate::pipeline::run::Pipeline;
+use crate::pipeline::inquiry::{Answer, Interim};
+use crate::pipeline::orders::Orders;
 use crate::pipeline::worker::WorkerSettings;
 use crate::report::summary::Summary;
-use crate::say::say;
 
-/// From now on prints the page of `pipeline` as it is so far whenever SIGUSR1 comes. `counters_before` are
-/// the kernel's as the run began, `reason` the word for packets it had no room for.
-///
-/// # Errors
-///
-/// When the signal cannot be taken.
-#[allow(
-    clippy::disallowed_methods,
-    reason = "once at the start and once a signal, to tell how long the run has been going on"
-)]
-pub fn on_request(
-    pipeline: &mut Pipeline,
-    settings: &WorkerSettings,
-    counters_before: &Counters,
+/// Knows whom to ask, and how to put what they say.
+pub struct Teller {
+    orders: Orders<Answer>,
+    settings: WorkerSettings,
+    /// The kernel's counters as the run began, where it is live.
+    counters_before: Option<Counters>,
+    /// The word for packets the kernel had no room for.
     reason: &'static str,
-) -> Result<(), Failure> {
-    let Some(inquirer) = pipeline.take_inquirer() else {
-        return Ok(());
-    };
-    let (settings, counters_before) = (settings.clone(), counters_before.clone());
-    // A thread of its own: asking waits for answers, and the signals that end a run must not wait for that.
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
-    let mut asked = {
-        let _guard = runtime.enter();
-        signal(SignalKind::user_defined1())?
-    };
-    let begun = Instant::now();
-    std::thread::spawn(move || {
-        while runtime.block_on(asked.recv()).is_some() {
-            let mut interim = Interim::ask(&inquirer);
-            interim.outcome.kernel_counters = Some(Counters::read().since(&counters_before));
-            let seconds = begun.elapsed().as_secs_f64();
-            say(page(&interim, &settings, reason, seconds));
+    begun: Instant,
+}
+
+impl Teller {
+    /// Asks those who take `orders`. `counters_before` are the kernel's as a live run began, `reason` is the
+    /// word for packets it had no room for.
+    #[allow(
+        clippy::disallowed_methods,
+        reason = "once, to tell how long the run has been going on"
+    )]
+    pub fn new(
+        orders: Orders<Answer>,
+        settings: &WorkerSettings,
+        counters_before: Option<&Counters>,
+        reason: &'static str,
+    ) -> Self {
+        Self {
+            orders,
+            settings: settings.clone(),
+            counters_before: counters_before.cloned(),
+            reason,
+            begun: Instant::now(),
         }
-    });
-    Ok(())
+    }
+
+    /// The page of the run as it is now.
+    pub async fn page(&self) -> String {
+        let mut interim = Interim::ask(&self.orders).await;
+        if let Some(before) = &self.counters_before {
+            interim.outcome.kernel_counters = Some(Counters::read().since(before));
+        }
+        let seconds = self.begun.elapsed().as_secs_f64();
+        page(&interim, &self.settings, self.reason, seconds)
+    }
 }
 
 fn page(
@@ -61,7 +61,8 @@ fn page(
 ) -> String {
     let outcome = &interim.outcome;
     if outcome.received.is_empty() {
-        return "vxtap: no worker answered: the run is ending\n".to_owned();
+        return "vxtap: no thread answered: the run has not begun, waits for an output, or is ending\n"
+            .to_owned();
     }
     let mut kernel_dropped = BTreeMap::from([(reason, interim.lost_before)]);
     kernel_dropped.retain(|_, count| *count > 0);

@@ -1,4 +1,169 @@
-//! What is asked of a run that goes on, and who asks: signals.
+//! Who tells a run what to do while it goes on: one thread with the runtime, which has the signals and the
+//! timers. It never touches a packet.
+//!
+//! It is started before anything is opened, so that no signal finds a run unprepared. SIGINT, SIGTERM and
+//! SIGHUP end the run in good order, a second one at once; SIGUSR1 asks for the summary so far; SIGXFSZ is a
+//! write that fails, not the end.
 
-#[cfg(target_os = "linux")]
 pub mod inquire;
+#[cfg(unix)]
+mod signals;
+
+use std::sync::Arc;
+use std::thread::Builder;
+use std::time::Duration;
+
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+
+use crate::control::inquire::Teller;
+use crate::failure::Failure;
+use crate::say::{flush, say};
+use crate::stop::{Signal, Stop, Why};
+
+/// A SIGHUP so soon after the signal that ends the run is not impatience: whoever closes a session sends it
+/// SIGTERM and SIGHUP, or SIGHUP twice.
+const SAME_CAUSE: Duration = Duration::from_millis(500);
+/// How long the second signal waits for what is yet to be said.
+const LAST_WORDS: Duration = Duration::from_millis(100);
+
+/// What the run tells its control.
+enum Message {
+    /// It ends after this time.
+    EndAfter(Duration),
+    /// From now on there is something to tell.
+    Tell(Box<Teller>),
+}
+
+/// The run's hand on its control.
+pub struct Control {
+    stop: Arc<Stop>,
+    to: UnboundedSender<Message>,
+}
+
+/// Where orders from outside come from.
+trait Outside {
+    /// The next one.
+    async fn next(&mut self) -> Came;
+}
+
+/// Systems without signals.
+#[cfg(not(unix))]
+struct NoSignals;
+
+#[cfg(not(unix))]
+impl Outside for NoSignals {
+    async fn next(&mut self) -> Came {
+        std::future::pending().await
+    }
+}
+
+/// What has come from outside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Came {
+    End(Signal),
+    Asked,
+}
+
+impl Control {
+    /// Starts the thread; from now on signals are taken.
+    ///
+    /// # Errors
+    ///
+    /// When the system has no descriptor or no thread left for it.
+    pub fn start() -> Result<Self, Failure> {
+        let cannot = |error: std::io::Error| {
+            Failure::running(format!(
+                "cannot take signals: {error}; 'ulimit -n' and 'ulimit -u' show the limits"
+            ))
+        };
+        #[cfg(unix)]
+        signals::enough_descriptors().map_err(cannot)?;
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(cannot)?;
+        #[cfg(unix)]
+        let signals = {
+            let _guard = runtime.enter();
+            signals::Signals::take().map_err(cannot)?
+        };
+        #[cfg(not(unix))]
+        let signals = NoSignals;
+        let stop = Arc::new(Stop::new());
+        let (to, inbox) = unbounded_channel();
+        let for_thread = Arc::clone(&stop);
+        let started = Builder::new()
+            .name("vxtap-control".to_owned())
+            .spawn(move || runtime.block_on(control(signals, inbox, &for_thread)));
+        started.map_err(cannot)?;
+        Ok(Self { stop, to })
+    }
+
+    /// Whether the run is to end.
+    pub const fn stop(&self) -> &Arc<Stop> {
+        &self.stop
+    }
+
+    /// Ends the run when `time` from now is over.
+    pub fn end_after(&self, time: Duration) {
+        let _ = self.to.send(Message::EndAfter(time));
+    }
+
+    /// From now on `teller` answers when the summary so far is asked for.
+    pub fn tell_on_request(&self, teller: Teller) {
+        let _ = self.to.send(Message::Tell(Box::new(teller)));
+    }
+}
+
+/// The thread's work, for as long as the process lives.
+async fn control(mut signals: impl Outside, mut inbox: UnboundedReceiver<Message>, stop: &Stop) {
+    let mut teller: Option<Arc<Teller>> = None;
+    let mut telling: Option<JoinHandle<()>> = None;
+    let mut open = true;
+    let mut end_at: Option<Instant> = None;
+    let mut ended_at: Option<Instant> = None;
+    loop {
+        let time_is_up = async {
+            match end_at {
+                Some(at) => tokio::time::sleep_until(at).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            came = signals.next() => match came {
+                Came::End(signal) => match ended_at {
+                    None => {
+                        stop.order(Why::Signal(signal));
+                        ended_at = Some(Instant::now());
+                    }
+                    Some(at) if signal == Signal::Hangup && at.elapsed() < SAME_CAUSE => {}
+                    Some(_) => {
+                        flush(LAST_WORDS);
+                        std::process::exit(signal.exit_code().into());
+                    }
+                },
+                Came::Asked => match &teller {
+                    None => say("vxtap: nothing to tell yet\n"),
+                    // One answer at a time; who asks again meanwhile gets the one that is under way.
+                    Some(_) if telling.as_ref().is_some_and(|telling| !telling.is_finished()) => {}
+                    Some(teller) => {
+                        let teller = Arc::clone(teller);
+                        telling = Some(tokio::spawn(async move { say(teller.page().await) }));
+                    }
+                },
+            },
+            message = inbox.recv(), if open => match message {
+                Some(Message::EndAfter(time)) => end_at = Instant::now().checked_add(time),
+                Some(Message::Tell(new)) => teller = Some(Arc::from(new)),
+                // The run is over; what is left of it may still be stuck.
+                None => (open, teller) = (false, None),
+            },
+            () = time_is_up => {
+                end_at = None;
+                stop.order(Why::TimeIsUp);
+            }
+        }
+    }
+}

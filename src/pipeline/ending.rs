@@ -3,7 +3,8 @@
 //! The reader of a pipe may stand still, a network disk may hang. A run that was told to end and cannot
 //! get rid of what it holds says so, counts it as lost and ends.
 
-use std::thread::JoinHandle;
+use std::io;
+use std::thread::{Builder, JoinHandle};
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
@@ -19,13 +20,18 @@ pub struct Task<T> {
 
 impl<T: Send + 'static> Task<T> {
     /// Starts the thread.
-    pub fn start(work: impl FnOnce() -> T + Send + 'static) -> Self {
+    ///
+    /// # Errors
+    ///
+    /// When the system has no thread left.
+    pub fn start(name: &str, work: impl FnOnce() -> T + Send + 'static) -> io::Result<Self> {
         let (running, ended) = bounded(0);
-        let thread = std::thread::spawn(move || {
+        let named = Builder::new().name(name.to_owned());
+        let thread = named.spawn(move || {
             let _running: crossbeam_channel::Sender<()> = running;
             work()
-        });
-        Self { thread, ended }
+        })?;
+        Ok(Self { thread, ended })
     }
 
     /// What it came to. `None` when it panicked, or when `progress` did not change for as long as there is
@@ -62,13 +68,14 @@ mod tests {
         let progress = Arc::new(AtomicU64::new(0));
         let in_thread = Arc::clone(&progress);
         let (go_on, wait) = bounded(0);
-        let task = Task::start(move || {
+        let task = Task::start("test", move || {
             // As often as it is asked, it has come further, and then it ends.
             for _ in wait {
                 in_thread.fetch_add(1, Ordering::SeqCst);
             }
             7
-        });
+        })
+        .unwrap();
         let asked = AtomicU64::new(0);
         let go_on = std::cell::RefCell::new(Some(go_on));
         let ask = || {
@@ -86,10 +93,10 @@ mod tests {
     #[test]
     fn what_makes_none_is_left() {
         let (go_on, wait) = bounded::<()>(0);
-        let task = Task::start(move || wait.recv());
+        let task = Task::start("test", move || wait.recv()).unwrap();
         assert_eq!(task.wait(Some(Duration::from_millis(1)), || 0), None);
         drop(go_on);
-        let task = Task::start(|| 7);
+        let task = Task::start("test", || 7).unwrap();
         assert_eq!(task.wait(None, || 0), Some(7));
     }
 }

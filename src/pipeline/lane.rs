@@ -1,19 +1,28 @@
 //! One worker at work: it takes packets from its source, hands on what comes of them, and ends when it is
 //! to. Each has a thread of its own.
 
+use std::fmt::Display;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use super::clock::Step;
-use super::inquiry::{Answer, Respondent, WorkerAnswer};
+use super::inquiry::{Answer, WorkerAnswer};
 use super::measure::{LiveMeasures, Measured};
-use super::outlet::{QueueOutlet, WhenFull};
+use super::orders::{Inbox, Order};
+use super::outlet::QueueOutlet;
 use super::shares::Shares;
 use super::worker::Worker;
 use crate::source::{Progress, Source};
+use crate::stop::{Stop, Why, wall_clock_ns};
 
-/// How long a stopped run goes on emptying its source.
-const MAX_DRAIN: Duration = Duration::from_secs(1);
+/// How long a stopped run goes on working on what arrived before. What is left then is counted only.
+const MAX_DRAIN: Duration = Duration::from_secs(5);
+/// How long counting may take. Nothing but a clock set back makes it take as long.
+const MAX_READ_OUT: Duration = Duration::from_secs(5);
+/// From its time stamp to its socket a packet may have to wait for the kernel, longest where that is busy.
+const STAMP_TO_SEEN: Duration = Duration::from_millis(20);
+/// After so long without a packet live time is the wall clock's.
+const SILENCE: Duration = Duration::from_secs(1);
 /// How often a worker asks again when others have taken on the last frames wanted.
 const OTHERS_TURN: Duration = Duration::from_millis(1);
 /// Datagrams may reach a socket a little after the time the kernel stamped them with.
@@ -35,7 +44,9 @@ pub(super) struct Lane {
     pub logged_sessions: usize,
     /// What is measured of packets that come live.
     pub live: Option<LiveMeasures>,
-    pub respondent: Respondent,
+    pub inbox: Inbox<Answer>,
+    /// Time of the last packet taken, nanoseconds since 1970.
+    pub latest_ns: u64,
 }
 
 impl Shared {
@@ -57,122 +68,236 @@ impl Drop for FailsWithPanic<'_> {
     }
 }
 
+/// A worker's way through time.
+struct Clock {
+    begun: Instant,
+    /// When packets were last handed over.
+    last_packets: Instant,
+}
+
+/// A run that was told to end, as one worker sees it.
+struct Ending {
+    since: Instant,
+    /// What is still there is counted, and no longer worked on.
+    reads_out: bool,
+}
+
 impl Lane {
-    /// Feeds the worker until its source ends, `stop` is set, no more frames are wanted or an output
-    /// fails.
-    #[allow(
-        clippy::disallowed_methods,
-        reason = "one clock call a batch, to hand over batches that grow old and to tell when the other clock is set"
-    )]
+    /// Feeds the worker until its source ends, no more frames are wanted or an output fails. Once `stop` is set
+    /// a live source is emptied of what arrived before.
+    ///
+    /// # Errors
+    ///
+    /// The source's; the other workers end with it.
     pub fn run<S: Source>(
         &mut self,
         source: &mut S,
-        stop: &AtomicBool,
+        stop: &Stop,
         shared: &Shared,
     ) -> Result<(), S::Error> {
-        let Self {
-            worker,
-            outlet,
-            logged_sessions,
-            live,
-            respondent,
-        } = self;
-        let begun = Instant::now();
-        let mut stopped_at = None;
+        let mut clock = Clock::start();
+        let mut ending = None;
         loop {
-            respondent.answer_if_asked(|| {
-                let mut measured = Measured::default();
-                if let Some(live) = live {
-                    live.add_to(&mut measured);
+            self.take_orders(source);
+            if shared.failed.load(Ordering::Relaxed) {
+                if self.live.is_none() {
+                    return Ok(());
                 }
-                Answer::Worker(Box::new(WorkerAnswer {
-                    worker: outlet.worker(),
-                    snapshot: worker.snapshot(),
-                    measured,
-                    lost_before: source.lost_so_far(),
-                    flow_records: outlet.flow_records(),
-                }))
-            });
-            let Some(share) = shared
-                .shares
-                .take()
-                .filter(|_| !shared.failed.load(Ordering::Relaxed))
-            else {
+                stop.order(Why::Fault);
+            }
+            let Some(share) = shared.shares.take() else {
                 return Ok(());
             };
             if share == 0 {
-                if stop.load(Ordering::Relaxed) {
+                if stop.is_set() {
                     return Ok(());
                 }
                 std::thread::sleep(OTHERS_TURN);
                 continue;
             }
-            let before = worker.ledger().delivered;
-            let most = usize::try_from(share).unwrap_or(usize::MAX);
-            let outcome = source.next_batch(most, |arrival| {
-                if let Some(live) = live {
-                    live.arrived(arrival.ts_ns());
-                }
-                worker.take(&arrival, outlet);
-            });
-            worker.settle(outlet);
-            let delivered = worker.ledger().delivered - before;
-            shared.shares.settle(share, delivered);
-            if share != u64::MAX && delivered == 0 {
-                // Nothing came for this worker: the last frames wanted may be waiting for another, which
-                // can only take them on while nobody else holds them.
-                std::thread::sleep(2 * OTHERS_TURN);
-            }
-            let progress = outcome?;
-            let now = Instant::now();
-            let live_now = live.as_mut().map(|live| (live, wall_clock_ns()));
-            let wall_ns = live_now.map(|(live, wall_ns)| {
-                if let Some(step) = live.end_batch(wall_ns, now - begun) {
-                    warn_of_step(step);
-                }
-                wall_ns
-            });
-            log_new_sessions(worker, logged_sessions);
-            match progress {
-                Progress::Batch => outlet.hand_over_if_old(now),
-                Progress::End => outlet.hand_over_now(),
-                Progress::UpTo(order) => {
-                    outlet.hand_over_now();
-                    outlet.promise(order);
-                }
-                Progress::Idle => {
-                    outlet.hand_over_now();
-                    if let Some(wall_ns) = wall_ns {
-                        let lag_ns = STAMP_TO_SOCKET_NS + source.lag_ns();
-                        outlet.promise(wall_ns.saturating_sub(lag_ns));
-                    }
-                }
-            }
-            if stop.load(Ordering::Relaxed) {
-                let since = now - *stopped_at.get_or_insert(now);
-                let waits = outlet.when_full() == WhenFull::Wait;
-                // A source may be quiet while packets that have come cannot be seen yet.
-                let is_empty =
-                    progress == Progress::Idle && since >= Duration::from_nanos(source.lag_ns());
-                if is_empty || since >= MAX_DRAIN || waits {
-                    return Ok(());
-                }
-            }
-            if progress == Progress::End {
+            let reads_out = ending.as_ref().is_some_and(|e: &Ending| e.reads_out);
+            let taken = self.take_batch(source, share, shared, reads_out);
+            let progress = taken.inspect_err(|error| self.tell_fault(error, stop))?;
+            self.tell_time(source, progress, &mut clock);
+            if self.is_over(source, progress, stop, &mut ending) {
                 return Ok(());
             }
         }
     }
+
+    /// Does what was ordered since the last batch.
+    fn take_orders(&mut self, source: &mut impl Source) {
+        while let Some(order) = self.inbox.take() {
+            match order {
+                Order::Tell(tell) => tell.answer(|| {
+                    let mut measured = Measured::default();
+                    if let Some(live) = &self.live {
+                        live.add_to(&mut measured);
+                    }
+                    Answer::Worker(Box::new(WorkerAnswer {
+                        worker: self.outlet.worker(),
+                        snapshot: self.worker.snapshot(),
+                        measured,
+                        lost_before: source.lost_so_far(),
+                        flow_records: self.outlet.flow_records(),
+                    }))
+                }),
+            }
+        }
+    }
+
+    /// Takes a batch of at most `share` frames from the source, and works on it.
+    fn take_batch<S: Source>(
+        &mut self,
+        source: &mut S,
+        share: u64,
+        shared: &Shared,
+        reads_out: bool,
+    ) -> Result<Progress, S::Error> {
+        let Self {
+            worker,
+            outlet,
+            live,
+            latest_ns,
+            ..
+        } = self;
+        let most = usize::try_from(share).unwrap_or(usize::MAX);
+        let before = worker.ledger().delivered;
+        let outcome = if reads_out {
+            source.next_batch(most, |arrival| worker.leave_unread(&arrival))
+        } else {
+            source.next_batch(most, |arrival| {
+                *latest_ns = arrival.ts_ns();
+                if let Some(live) = live {
+                    live.arrived(*latest_ns);
+                }
+                worker.take(&arrival, outlet);
+            })
+        };
+        let delivered = worker.ledger().delivered - before;
+        shared.shares.settle(share, delivered);
+        if delivered == 0 && shared.shares.are_scarce() {
+            // Nothing came for this worker: the last frames wanted may be waiting for another, which
+            // can only take them on while nobody else holds them.
+            std::thread::sleep(2 * OTHERS_TURN);
+        }
+        outcome
+    }
+
+    /// Tells the worker, and the writer, how late it is.
+    #[allow(
+        clippy::disallowed_methods,
+        reason = "one clock call a batch, to hand over batches that grow old and to tell when the other clock is set"
+    )]
+    fn tell_time(&mut self, source: &mut impl Source, progress: Progress, clock: &mut Clock) {
+        let now = Instant::now();
+        if progress != Progress::Idle {
+            clock.last_packets = now;
+        }
+        let mut now_ns = self.latest_ns;
+        let mut wall_ns = None;
+        if let Some(live) = &mut self.live {
+            let wall = wall_clock_ns();
+            if let Some(step) = live.end_batch(wall, now - clock.begun) {
+                warn_of_step(step);
+            }
+            if now - clock.last_packets >= SILENCE {
+                now_ns = wall;
+            }
+            wall_ns = Some(wall);
+        }
+        self.worker.tick(now_ns, &mut self.outlet);
+        log_new_sessions(&self.worker, &mut self.logged_sessions);
+        match progress {
+            Progress::Batch => self.outlet.hand_over_if_old(now),
+            Progress::End => self.outlet.hand_over_now(),
+            Progress::UpTo(order) => {
+                self.outlet.hand_over_now();
+                self.outlet.promise(order);
+            }
+            Progress::Idle => {
+                self.outlet.hand_over_now();
+                // The clock was read before this look at the source: what comes after it is later.
+                if let Some(wall_ns) = wall_ns
+                    && source.is_quiet()
+                {
+                    let lag_ns = STAMP_TO_SOCKET_NS + source.lag_ns();
+                    self.outlet.promise(wall_ns.saturating_sub(lag_ns));
+                }
+            }
+        }
+    }
+
+    /// Whether this was the worker's last batch.
+    #[allow(
+        clippy::disallowed_methods,
+        reason = "once a batch of a run that was told to end, which takes no longer than it may"
+    )]
+    fn is_over(
+        &mut self,
+        source: &mut impl Source,
+        progress: Progress,
+        stop: &Stop,
+        ending: &mut Option<Ending>,
+    ) -> bool {
+        if progress == Progress::End {
+            return true;
+        }
+        let Some(order) = stop.ordered() else {
+            return false;
+        };
+        if self.live.is_none() {
+            // What a file has left can be read another time.
+            return true;
+        }
+        let now = Instant::now();
+        let ending = ending.get_or_insert_with(|| {
+            source.end_at(order.at_ns);
+            Ending {
+                since: now,
+                reads_out: false,
+            }
+        });
+        let since = now - ending.since;
+        // A source may be quiet while packets that have come cannot be seen yet.
+        let unseen = Duration::from_nanos(source.lag_ns()) + STAMP_TO_SEEN;
+        if progress == Progress::Idle && since >= unseen {
+            return true;
+        }
+        if since >= MAX_DRAIN && !ending.reads_out {
+            ending.reads_out = true;
+        }
+        if since < MAX_DRAIN + MAX_READ_OUT {
+            return false;
+        }
+        tracing::error!(
+            worker = self.outlet.worker(),
+            "what arrived last could not be read in time, and is in no counter"
+        );
+        true
+    }
+
+    /// A source that fails ends the run at once: nobody reads its share of the traffic any more.
+    fn tell_fault(&self, error: &impl Display, stop: &Stop) {
+        if self.live.is_some() {
+            tracing::error!(worker = self.outlet.worker(), "{error}; the run ends");
+            stop.order(Why::Fault);
+        }
+    }
 }
 
-/// Nanoseconds since 1970, as the kernel stamps datagrams.
-#[allow(
-    clippy::disallowed_methods,
-    reason = "once a batch, to tell how long its packets took and to let the writer go on where nothing arrives"
-)]
-pub(super) fn wall_clock_ns() -> u64 {
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    u64::try_from(now.unwrap_or_default().as_nanos()).unwrap_or(u64::MAX)
+impl Clock {
+    #[allow(
+        clippy::disallowed_methods,
+        reason = "once, to tell how long something has been going on"
+    )]
+    fn start() -> Self {
+        let now = Instant::now();
+        Self {
+            begun: now,
+            last_packets: now,
+        }
+    }
 }
 
 fn warn_of_step(step: Step) {

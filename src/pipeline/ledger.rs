@@ -16,6 +16,8 @@ reasons! {
         CaptureQueue => "capture_queue",
         /// The capture could not be written.
         CaptureWrite => "capture_write",
+        /// It had arrived when the run was told to end, and could not be worked on within 5 s.
+        Stopped => "stopped",
     }
 }
 

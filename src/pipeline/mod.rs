@@ -10,6 +10,7 @@ mod lane;
 pub mod ledger;
 pub mod measure;
 mod observe;
+pub mod orders;
 pub mod outcome;
 pub mod outlet;
 pub mod run;

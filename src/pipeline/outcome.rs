@@ -1,5 +1,7 @@
 //! What a run came to, and what went wrong while writing.
 
+use std::io;
+
 use super::ledger::Ledger;
 use super::measure::Measured;
 use super::worker::OtherPort;
@@ -49,6 +51,8 @@ pub enum SinkError {
     Capture(#[from] CaptureOutError),
     #[error("flow records: {0}")]
     Flows(#[from] OutError),
+    #[error("cannot start a thread: {0}; 'ulimit -u' and pids.max of the cgroup limit them")]
+    NoThread(io::Error),
     #[error("{path} takes nothing any more: what it did not take is lost")]
     Stuck { path: String },
 }
@@ -58,7 +62,7 @@ impl SinkError {
     pub fn is_closed_pipe(&self) -> bool {
         let out = match self {
             Self::Capture(CaptureOutError::Out(out)) | Self::Flows(out) => out,
-            Self::Capture(_) | Self::Stuck { .. } => return false,
+            Self::Capture(_) | Self::NoThread(_) | Self::Stuck { .. } => return false,
         };
         matches!(out, OutError::Write { source, .. } if source.kind() == std::io::ErrorKind::BrokenPipe)
     }

@@ -3,9 +3,11 @@
 //!
 //! Live, a full queue is a counted drop and receiving goes on; in replay the reader waits.
 
+use std::io;
 use std::panic::resume_unwind;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::Builder;
 use std::time::Duration;
 
 use crossbeam_channel::bounded;
@@ -20,10 +22,11 @@ use crate::pcap::record::BATCH_LEN;
 use crate::pipeline::doorbell::doorbell;
 use crate::pipeline::ending::{PATIENCE, Task};
 use crate::pipeline::in_order::InOrder;
-use crate::pipeline::inquiry::{Inquirer, inquiry};
+use crate::pipeline::inquiry::Answer;
 use crate::pipeline::lane::{Lane, Shared};
 use crate::pipeline::ledger::Ledger;
 use crate::pipeline::measure::{LiveMeasures, Measured, WriterMeasures};
+use crate::pipeline::orders::{Orders, orders};
 use crate::pipeline::outcome::{Outcome, SinkError};
 pub use crate::pipeline::outlet::WhenFull;
 use crate::pipeline::outlet::{QueueOutlet, flow_lanes, queue_places};
@@ -34,6 +37,7 @@ use crate::pipeline::worker::{Outlet, Worker, WorkerSettings};
 use crate::pipeline::writers::{CaptureEnd, FlowEnd, write_capture, write_flows};
 use crate::source::Source;
 use crate::source::file::{CaptureError, CaptureFile};
+use crate::stop::{Stop, Why};
 
 /// Chunks of flow records that may wait.
 const FLOW_QUEUE: usize = 64;
@@ -83,7 +87,9 @@ pub struct Pipeline {
     /// How long the end waits for a writer without progress; `None` for as long as it takes.
     patience: Option<Duration>,
     shared: Arc<Shared>,
-    inquirer: Option<Inquirer>,
+    orders: Orders<Answer>,
+    /// Why a thread could not be started, where that happened.
+    no_thread: Option<io::Error>,
     /// Records read from files that are done.
     records: u64,
 }
@@ -105,7 +111,11 @@ struct FlowTask {
 
 impl Pipeline {
     /// Starts the writers. The flow table is shared out among the workers.
-    pub fn start(settings: WorkerSettings, sinks: Sinks, sharing: Sharing) -> Self {
+    ///
+    /// # Errors
+    ///
+    /// When a thread cannot be started.
+    pub fn start(settings: WorkerSettings, sinks: Sinks, sharing: Sharing) -> io::Result<Self> {
         let Sharing {
             steering,
             max_reorder,
@@ -121,11 +131,9 @@ impl Pipeline {
         let (flow_tx, flow_rx) = bounded(FLOW_QUEUE);
         let (empty_txs, empty_rxs): (Vec<_>, Vec<_>) = (0..workers).map(|_| bounded(most)).unzip();
         let is_live = when_full == WhenFull::Drop;
-        let (inquirer, mut respondents) = inquiry(workers + usize::from(sinks.capture.is_some()));
-        let for_writer = sinks
-            .capture
-            .and_then(|set| Some((set, respondents.pop()?)));
-        let capture = for_writer.map(|(set, respondent)| {
+        let (orders, mut inboxes) = orders(workers + usize::from(sinks.capture.is_some()));
+        let for_writer = sinks.capture.and_then(|set| Some((set, inboxes.pop()?)));
+        let capture = for_writer.map(|(set, inbox)| -> io::Result<CaptureTask> {
             let shared = Arc::clone(&shared);
             let max_wait = match when_full {
                 WhenFull::Drop => max_reorder,
@@ -134,10 +142,10 @@ impl Pipeline {
             };
             let merge = Merge::new(workers, max_wait);
             let measures = is_live.then(WriterMeasures::default);
-            CaptureTask {
+            Ok(CaptureTask {
                 path: set.path().to_owned(),
                 settled: set.settled(),
-                task: Task::start(move || {
+                task: Task::start("vxtap-capture", move || {
                     write_capture(
                         set,
                         merge,
@@ -145,26 +153,28 @@ impl Pipeline {
                         &empty_txs,
                         &shared.failed,
                         measures,
-                        respondent,
+                        inbox,
                     )
-                }),
-            }
+                })?,
+            })
         });
-        let flows = (!sinks.flows.is_empty()).then(|| {
+        let capture = capture.transpose()?;
+        let flows = (!sinks.flows.is_empty()).then(|| -> io::Result<FlowTask> {
             let shared = Arc::clone(&shared);
             let paths: Vec<&str> = sinks.flows.iter().map(JsonLines::path).collect();
             let path = paths.join(", ");
             let settled = Arc::new(AtomicU64::new(0));
             let told = Arc::clone(&settled);
             let in_order = InOrder::new(flow_lanes(workers, when_full));
-            FlowTask {
+            Ok(FlowTask {
                 path,
                 settled,
-                task: Task::start(move || {
+                task: Task::start("vxtap-flows", move || {
                     write_flows(sinks.flows, &flow_rx, in_order, &shared.failed, &told)
-                }),
-            }
+                })?,
+            })
         });
+        let flows = flows.transpose()?;
         // The shares add up to what was asked for, as long as each worker gets at least one flow.
         let share = |number: usize| {
             let workers = steering.workers.max(1);
@@ -174,7 +184,7 @@ impl Pipeline {
                 ..settings.clone()
             }
         };
-        let lane = |(number, (empty, respondent))| Lane {
+        let lane = |(number, (empty, inbox))| Lane {
             worker: Worker::new(share(number)),
             outlet: QueueOutlet::new(
                 (number, workers),
@@ -187,11 +197,12 @@ impl Pipeline {
             logged_sessions: 0,
             // The first worker watches the clock.
             live: is_live.then(|| LiveMeasures::new(number == 0)),
-            respondent,
+            inbox,
+            latest_ns: 0,
         };
-        let lanes = empty_rxs.into_iter().zip(respondents).enumerate();
+        let lanes = empty_rxs.into_iter().zip(inboxes).enumerate();
         let lanes = lanes.map(lane).collect();
-        Self {
+        Ok(Self {
             lanes,
             settings,
             steering,
@@ -199,19 +210,20 @@ impl Pipeline {
             flows,
             patience: is_live.then_some(PATIENCE),
             shared,
-            inquirer: Some(inquirer),
+            orders,
+            no_thread: None,
             records: 0,
-        }
+        })
     }
 
-    /// What asks this pipeline while it runs, for [`crate::pipeline::inquiry::Interim::ask`]; there is one.
-    pub const fn take_inquirer(&mut self) -> Option<Inquirer> {
-        self.inquirer.take()
+    /// What gives its threads orders while it runs; [`crate::pipeline::inquiry::Interim::ask`] does.
+    pub fn orders(&self) -> Orders<Answer> {
+        self.orders.clone()
     }
 
     /// Feeds each worker from a source of its own, on a thread of its own, until all end, `stop` is set,
-    /// `count` frames are delivered or an output fails. Stopped sources are emptied first. `pin` is
-    /// called on each thread with the worker's number.
+    /// `count` frames are delivered or an output fails. Stopped sources are emptied first of what arrived until
+    /// then. `pin` is called on each thread with the worker's number.
     ///
     /// # Errors
     ///
@@ -219,11 +231,16 @@ impl Pipeline {
     pub fn feed<S: Source<Error: Send> + Send>(
         &mut self,
         sources: &mut [S],
-        stop: &AtomicBool,
+        stop: &Stop,
         count: Option<u64>,
         pin: impl Fn(usize) + Sync,
     ) -> Result<(), S::Error> {
-        let Self { lanes, shared, .. } = self;
+        let Self {
+            lanes,
+            shared,
+            no_thread,
+            ..
+        } = self;
         shared.shares.want(count);
         let pin = &pin;
         std::thread::scope(|scope| {
@@ -231,16 +248,23 @@ impl Pipeline {
             let mut pairs = lanes.iter_mut().zip(sources).enumerate();
             // The first worker stays on this thread.
             let first = pairs.next();
-            let others: Vec<_> = pairs
-                .map(|(number, (lane, source))| {
-                    let shared: &Shared = shared;
-                    scope.spawn(move || {
-                        let _others_end = shared.fails_with_panic();
-                        pin(number);
-                        lane.run(source, stop, shared)
-                    })
-                })
-                .collect();
+            let mut others = Vec::new();
+            for (number, (lane, source)) in pairs {
+                let shared: &Shared = shared;
+                let started = worker_thread(number).spawn_scoped(scope, move || {
+                    let _others_end = shared.fails_with_panic();
+                    pin(number);
+                    lane.run(source, stop, shared)
+                });
+                match started {
+                    Ok(other) => others.push(other),
+                    Err(error) => {
+                        *no_thread = Some(error);
+                        stop.order(Why::Fault);
+                        break;
+                    }
+                }
+            }
             let mut outcome = match first {
                 Some((number, (lane, source))) => {
                     pin(number);
@@ -257,44 +281,53 @@ impl Pipeline {
         })
     }
 
-    /// Feeds the workers from a capture file.
+    /// Feeds the workers from a capture file, until `stop` is set.
     ///
     /// # Errors
     ///
     /// The file's. What came before the error is kept.
-    pub fn replay(&mut self, file: &mut CaptureFile) -> Result<(), CaptureError> {
+    pub fn replay(&mut self, file: &mut CaptureFile, stop: &Stop) -> Result<(), CaptureError> {
         file.number_from(self.records);
-        let never = AtomicBool::new(false);
         let outcome = if self.lanes.len() == 1 {
-            self.feed(std::slice::from_mut(file), &never, None, |_| {})
+            self.feed(std::slice::from_mut(file), stop, None, |_| {})
         } else {
-            self.spread(file, &never)
+            self.spread(file, stop)
         };
         self.records += file.packets();
         outcome
     }
 
     /// Reads a file on this thread and lets the workers, each on its own, do the rest.
-    fn spread(&mut self, file: &mut CaptureFile, never: &AtomicBool) -> Result<(), CaptureError> {
+    fn spread(&mut self, file: &mut CaptureFile, stop: &Stop) -> Result<(), CaptureError> {
         let Self {
             lanes,
             settings,
             steering,
             shared,
+            no_thread,
             ..
         } = self;
         shared.shares.want(None);
+        // What was read is worked on.
+        let never = Stop::new();
         let (empty_tx, empty_rx) = bounded(CHUNKS);
         let mut guide = Guide::new(*steering, settings.tunnels.clone(), settings.plain);
         std::thread::scope(|scope| {
             let mut queues = Vec::new();
             for (number, lane) in lanes.iter_mut().enumerate() {
                 let (chunk_tx, chunk_rx) = bounded(CHUNKS);
+                let (shared, never): (&Shared, _) = (shared, &never);
+                let empty_tx = empty_tx.clone();
+                let started = worker_thread(number).spawn_scoped(scope, move || {
+                    let number = u32::try_from(number).unwrap_or(u32::MAX);
+                    let mut source = ChunkSource::new(number, chunk_rx, empty_tx);
+                    lane.run(&mut source, never, shared)
+                });
+                if let Err(error) = started {
+                    *no_thread = Some(error);
+                    return Ok(());
+                }
                 queues.push(chunk_tx);
-                let number = u32::try_from(number).unwrap_or(u32::MAX);
-                let mut source = ChunkSource::new(number, chunk_rx, empty_tx.clone());
-                let shared: &Shared = shared;
-                scope.spawn(move || lane.run(&mut source, never, shared));
             }
             let pass_on = |chunk: Chunk| {
                 let chunk = Arc::new(chunk);
@@ -304,6 +337,9 @@ impl Pipeline {
             };
             let mut chunk = Chunk::default();
             let outcome = loop {
+                if stop.is_set() {
+                    break Ok(());
+                }
                 let record = match file.next_record() {
                     Ok(Some(record)) => record,
                     Ok(None) => break Ok(()),
@@ -334,9 +370,9 @@ impl Pipeline {
         ledger
     }
 
-    /// Whether an output has failed.
+    /// Whether an output has failed, or a worker's thread could not be started.
     pub fn has_failed(&self) -> bool {
-        self.shared.failed.load(Ordering::Relaxed)
+        self.no_thread.is_some() || self.shared.failed.load(Ordering::Relaxed)
     }
 
     /// Ends the run: flows are handed out, queues emptied, files finished. `kernel_dropped` datagrams
@@ -348,6 +384,7 @@ impl Pipeline {
             capture,
             flows,
             patience,
+            no_thread,
             ..
         } = self;
         let mut measured = Measured::default();
@@ -379,7 +416,7 @@ impl Pipeline {
         }
         // The writers end when nobody can send to them any more.
         drop(outlets);
-        let mut errors = Vec::new();
+        let mut errors: Vec<_> = no_thread.map(SinkError::NoThread).into_iter().collect();
         let mut written = None;
         if let Some(CaptureTask {
             task,
@@ -401,7 +438,9 @@ impl Pipeline {
             let end = task.wait(patience, || settled.packets());
             let finished = end.and_then(|end| {
                 let synced = end.set.synced();
-                Task::start(move || FinishedCapture::of(end, &statistics))
+                let finish = move || FinishedCapture::of(end, &statistics);
+                Task::start("vxtap-capture", finish)
+                    .ok()?
                     .wait(patience, || synced.load(Ordering::Relaxed))
             });
             match finished {
@@ -442,15 +481,14 @@ impl Pipeline {
             let finished = end.and_then(|FlowEnd { files, error }| {
                 errors.extend(error.map(SinkError::from));
                 let synced: Vec<_> = files.iter().map(JsonLines::synced).collect();
-                Task::start(move || files.into_iter().map(JsonLines::finish).collect()).wait(
-                    patience,
-                    || {
-                        synced
-                            .iter()
-                            .map(|count| count.load(Ordering::Relaxed))
-                            .sum()
-                    },
-                )
+                let finish = move || files.into_iter().map(JsonLines::finish).collect();
+                let progress = || {
+                    let counts = synced.iter().map(|count| count.load(Ordering::Relaxed));
+                    counts.sum()
+                };
+                Task::start("vxtap-flows", finish)
+                    .ok()?
+                    .wait(patience, progress)
             });
             let finished: Vec<_> = finished.unwrap_or_else(|| {
                 errors.push(SinkError::Stuck { path });
@@ -489,6 +527,11 @@ impl Pipeline {
             errors,
         }
     }
+}
+
+/// The thread of worker `number`, to be started.
+fn worker_thread(number: usize) -> Builder {
+    Builder::new().name(format!("vxtap-{number}"))
 }
 
 type Statistics = HashMap<SessionKey, InterfaceStatistics, foldhash::fast::RandomState>;

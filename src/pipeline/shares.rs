@@ -62,6 +62,11 @@ impl Shares {
         Some(before.unwrap_or(0).min(SHARE))
     }
 
+    /// Whether so few frames are wanted that workers may have to wait for each other's shares.
+    pub fn are_scarce(&self) -> bool {
+        self.left.load(Ordering::Relaxed) <= SHARE
+    }
+
     /// Settles a share of which `delivered` were delivered.
     pub fn settle(&self, share: u64, delivered: u64) {
         if share != u64::MAX {

@@ -170,9 +170,24 @@ impl Worker {
         }
     }
 
-    /// Ends a batch: flow updates that were put off are done. Whoever feeds packets in batches calls it
-    /// behind each; results do not depend on it, only how soon they are there.
-    pub fn settle(&mut self, outlet: &mut impl Outlet) {
+    /// Counts a packet that nobody has the time to work on any more. What the source refused itself is counted
+    /// as ever.
+    pub fn leave_unread(&mut self, arrival: &Arrival<'_>) {
+        self.ledger.received += 1;
+        match arrival {
+            Arrival::Refused(_, refusal) => self.ledger.refuse(*refusal, 1),
+            Arrival::Record(_) | Arrival::Datagram(_) => self.ledger.drop(Dropped::Stopped, 1),
+        }
+    }
+
+    /// Ends a batch at `now_ns`, nanoseconds since 1970: outer fragments that waited too long for others are
+    /// given up, and flow updates that were put off are done. Whoever feeds packets in batches calls it behind
+    /// each, also where no packet came. In replay `now_ns` is the time of the last packet; live too, and after a
+    /// second of silence the wall clock. Whatever is to happen at a time hangs on it; what becomes of a packet
+    /// does not depend on it, only how soon that is known.
+    pub fn tick(&mut self, now_ns: u64, outlet: &mut impl Outlet) {
+        self.reassembly.expire(now_ns);
+        self.count_lost_fragments();
         let Self {
             flows, sessions, ..
         } = self;

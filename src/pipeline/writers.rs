@@ -8,9 +8,9 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 
 use super::doorbell::Sleeper;
 use super::in_order::InOrder;
-use super::inquiry::{Answer, Respondent, WriterAnswer};
-use super::lane::wall_clock_ns;
+use super::inquiry::{Answer, WriterAnswer};
 use super::measure::WriterMeasures;
+use super::orders::{Inbox, Order};
 use super::outlet::{FlowChunk, FromWorker};
 use crate::capture::merge::Merge;
 use crate::capture::set::CaptureSet;
@@ -18,9 +18,12 @@ use crate::export::jsonl::JsonLines;
 use crate::flow::record::FlowRecord;
 use crate::outfile::OutError;
 use crate::pcap::record::Batch;
+use crate::stop::wall_clock_ns;
 
 /// How often batches that wait for a silent worker are looked at.
 const TICK: Duration = Duration::from_millis(5);
+/// How often a writer without work looks for orders.
+const LOOK: Duration = Duration::from_millis(100);
 
 /// What the capture writer leaves.
 pub struct CaptureEnd {
@@ -53,7 +56,7 @@ pub fn write_capture(
     empty: &[Sender<Batch>],
     failed: &AtomicBool,
     mut measures: Option<WriterMeasures>,
-    mut respondent: Respondent,
+    mut inbox: Inbox<Answer>,
 ) -> CaptureEnd {
     let start = Instant::now();
     let give_back = |worker: usize, mut batch: Batch| {
@@ -66,7 +69,7 @@ pub fn write_capture(
     };
     let mut open = true;
     while open {
-        match full.recv((!merge.is_empty()).then_some(TICK)) {
+        match full.recv(Some(if merge.is_empty() { LOOK } else { TICK })) {
             Ok((worker, batch)) => {
                 set.introduce(worker, &batch.new_sessions);
                 if let Some(batch) = merge.push(worker, batch, start.elapsed()) {
@@ -104,14 +107,16 @@ pub fn write_capture(
         if let Some(measures) = measures.as_mut().filter(|measures| !measures.is_settled()) {
             measures.settle(wall_clock_ns());
         }
-        respondent.answer_if_asked(|| {
-            let measured = measures.as_ref().map(WriterMeasures::arrival_to_written);
-            Answer::Writer(WriterAnswer {
-                arrival_to_written: measured.cloned(),
-                late: merge.late(),
-                lost: set.lost(),
-            })
-        });
+        while let Some(Order::Tell(tell)) = inbox.take() {
+            tell.answer(|| {
+                let measured = measures.as_ref().map(WriterMeasures::arrival_to_written);
+                Answer::Writer(WriterAnswer {
+                    arrival_to_written: measured.cloned(),
+                    late: merge.late(),
+                    lost: set.lost(),
+                })
+            });
+        }
         if set.error().is_some() {
             failed.store(true, Ordering::Relaxed);
         }

@@ -3,6 +3,7 @@
 use std::io::ErrorKind;
 use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::AsFd;
+use std::sync::Arc;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -14,6 +15,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use crate::failure::Failure;
 use crate::send::encapsulate::FIRST_SOURCE_PORT;
 use crate::send::options::{Generate, Options};
+use crate::stop::Stop;
 use crate::sys::send_batch::SendBatch;
 
 /// Datagrams one system call takes; more gained nothing.
@@ -35,6 +37,7 @@ pub struct Burst {
     /// Send again what the system has no room for.
     retry: bool,
     refusal_told: bool,
+    stop: Arc<Stop>,
 }
 
 /// What is known of a datagram in the batch.
@@ -50,8 +53,10 @@ impl Burst {
         plan: &Generate,
         target: SocketAddr,
         longest: usize,
+        stop: Arc<Stop>,
     ) -> Result<Self, Failure> {
         Ok(Self {
+            stop,
             target,
             sockets: open(options, plan.traffic.source_ports, target)?,
             batch: SendBatch::new(BATCH, longest),
@@ -74,7 +79,8 @@ impl Burst {
     }
 
     /// Sends the batch; counts each datagram as sent or too large, or as neither when the system has no room
-    /// for it, with retries until `end`. From one socket they leave in their order.
+    /// for it, with retries until `end` or the
+    /// end of the run. From one socket they leave in their order.
     pub fn flush(&mut self, end: Option<Instant>, counts: &mut Counts) -> Result<(), Failure> {
         let port_of = |slot: usize| self.slots.get(slot).map_or(0, |slot| slot.source_port);
         let mut order = std::mem::take(&mut self.order);
@@ -144,7 +150,7 @@ impl Burst {
             if trouble == Trouble::Fault || now.duration_since(refused_since) > LONGEST_TRY {
                 return Err(cannot_send(self.target, &error));
             }
-            if end.is_some_and(|end| now >= end) {
+            if end.is_some_and(|end| now >= end) || self.stop.is_set() {
                 return Ok(());
             }
             counts.retries += 1;

@@ -1,6 +1,7 @@
 //! `--generate`: synthetic traffic instead of files, onto the network or into a file.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use crate::failure::Failure;
 use crate::send::encapsulate::{Cut, FIRST_SOURCE_PORT, OuterHeaders};
@@ -76,6 +77,9 @@ impl Run<'_> {
             let Output::File(file) = &mut self.output else {
                 return Ok(());
             };
+            if self.stop.is_set() {
+                return Ok(());
+            }
             let fits = file.put_datagram(ts_ns, headers, payload, payload.len())?;
             self.counts.cut += u64::from(fits && was_cut);
             self.count(fits, payload.len());
@@ -89,13 +93,19 @@ impl Run<'_> {
         use crate::send::pace::{Steady, now};
 
         let mut generator = Generator::new(&plan.traffic);
-        let mut burst = Burst::new(self.options, plan, target, generator.longest_payload())?;
+        let mut burst = Burst::new(
+            self.options,
+            plan,
+            target,
+            generator.longest_payload(),
+            Arc::clone(self.stop),
+        )?;
         let packets = plan.packets(self.options.tempo.pps());
         self.started = now();
         let end = plan
             .duration
             .and_then(|time| self.started.checked_add(time));
-        let mut pace = Steady::new(self.options.tempo.pps());
+        let mut pace = Steady::new(self.options.tempo.pps(), Arc::clone(self.stop));
         let together = pace.together(BATCH) as u64;
         let mut made = 0;
         while made < packets && pace.wait(made, end) {

@@ -32,17 +32,18 @@ use crate::outfile::{Creation, OutError, write_whole};
 use crate::say::say;
 use crate::source::Record;
 use crate::source::file::CaptureFile;
+use crate::stop::Stop;
 use crate::wire::outer::{LinkType, OuterUdp};
 use crate::wire::{Vni, vxlan};
 
-/// Sends or writes what `options` say, and tells on standard error what came of it.
+/// Sends or writes what `options` say, until `stop` is set, and tells on standard error what came of it.
 ///
 /// # Errors
 ///
 /// When a file cannot be read or written, a name has no address, or the system refuses to send. What stood
-/// before a damaged place is sent, or kept.
-pub fn run(options: &Options) -> Result<(), Failure> {
-    let mut run = Run::new(options)?;
+/// before a damaged place is sent, or kept. Also when a signal ended the run before everything was sent.
+pub fn run(options: &Options, stop: &Arc<Stop>) -> Result<(), Failure> {
+    let mut run = Run::new(options, stop)?;
     let mut outcome = match &options.frames {
         Frames::Files {
             paths,
@@ -51,6 +52,13 @@ pub fn run(options: &Options) -> Result<(), Failure> {
         } => run.every_file(paths, *plain, *loops),
         Frames::Generated(plan) => run.generate(plan),
     };
+    if let Some(signal) = stop.signal()
+        && write_fault(&outcome).is_none()
+    {
+        // Also in the place of the fault of an input that was waited for.
+        let text = format!("stopped by {} before everything was sent", signal.name());
+        outcome = Err(Failure::running(text));
+    }
     let mut verb = "sent";
     if let Output::File(file) = run.output {
         outcome = file.close(outcome);
@@ -189,6 +197,7 @@ enum Output {
 
 struct Run<'a> {
     options: &'a Options,
+    stop: &'a Arc<Stop>,
     started: Instant,
     vni: Vni,
     cut: Cut,
@@ -199,7 +208,7 @@ struct Run<'a> {
 }
 
 impl<'a> Run<'a> {
-    fn new(options: &'a Options) -> Result<Self, Failure> {
+    fn new(options: &'a Options, stop: &'a Arc<Stop>) -> Result<Self, Failure> {
         let to = options.to.as_ref();
         let target = to.map(|to| resolve(to, options.source)).transpose()?;
         let ips = OuterIps::or_documentation(options.source, target.map(|target| target.ip()))
@@ -207,12 +216,14 @@ impl<'a> Run<'a> {
         let output = match (&options.write, target) {
             (Some(path), _) => Output::File(PcapOut::create(path, options.creation)?),
             (None, Some(target)) => {
-                Output::Network(Sockets::new(target, options), Pace::new(options.tempo))
+                let pace = Pace::new(options.tempo, Arc::clone(stop));
+                Output::Network(Sockets::new(target, options, Arc::clone(stop)), pace)
             }
             (None, None) => return Err(Failure::usage("--to or --write is needed")),
         };
         Ok(Self {
             options,
+            stop,
             started: now(),
             vni: options.vni,
             cut: options.cut,
@@ -226,6 +237,9 @@ impl<'a> Run<'a> {
     fn every_file(&mut self, paths: &[PathBuf], plain: bool, loops: u64) -> Result<(), Failure> {
         for _ in 0..loops {
             for path in paths {
+                if self.stop.is_set() {
+                    return Ok(());
+                }
                 self.file(path, plain)?;
             }
             if let Output::File(file) = &mut self.output {
@@ -236,7 +250,7 @@ impl<'a> Run<'a> {
     }
 
     fn file(&mut self, path: &Path, plain: bool) -> Result<(), Failure> {
-        let mut file = CaptureFile::open(path, Arc::default())?;
+        let mut file = CaptureFile::open(path, Arc::default(), self.stop)?;
         let name = file.path().to_owned();
         let ahead = if plain {
             Ahead::default()
@@ -250,12 +264,18 @@ impl<'a> Run<'a> {
             pace.last_ts_ns = None;
         }
         for held in ahead.records {
+            if self.stop.is_set() {
+                return Ok(());
+            }
             self.frame(&held.record(), ahead.has_vxlan, &name)?;
         }
         if let Some(fault) = ahead.fault {
             return Err(fault.into());
         }
         while let Some(record) = file.next_record()? {
+            if self.stop.is_set() {
+                return Ok(());
+            }
             self.frame(&record, ahead.has_vxlan, &name)?;
         }
         Ok(())

@@ -1,9 +1,10 @@
 //! When datagrams are sent: at once, at a rate, or as they were recorded.
 
-use std::thread::sleep;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::options::Tempo;
+use crate::stop::Stop;
 
 /// A sender further behind its pace than this does not catch up: no burst follows a stall.
 const MOST_BEHIND: Duration = Duration::from_millis(100);
@@ -15,18 +16,21 @@ pub struct Pace {
     due: Option<Instant>,
     /// Recorded time of the frame before it; none for the first of a file.
     pub last_ts_ns: Option<u64>,
+    /// Nobody sleeps longer than the run lasts.
+    stop: Arc<Stop>,
 }
 
 impl Pace {
-    pub const fn new(tempo: Tempo) -> Self {
+    pub const fn new(tempo: Tempo, stop: Arc<Stop>) -> Self {
         Self {
+            stop,
             tempo,
             due: None,
             last_ts_ns: None,
         }
     }
 
-    /// Sleeps until the frame recorded at `ts_ns` is due. Deadlines follow from one another: what a
+    /// Sleeps until the frame recorded at `ts_ns` is due, or the run was ended. Deadlines follow from one another: what a
     /// sleep takes too long is made up for.
     pub fn wait(&mut self, ts_ns: u64) {
         let last_ts_ns = self.last_ts_ns.replace(ts_ns).unwrap_or(ts_ns);
@@ -41,7 +45,7 @@ impl Pace {
         if now.saturating_duration_since(due) > MOST_BEHIND {
             due = now;
         }
-        sleep(due.saturating_duration_since(now));
+        self.stop.sleep(due.saturating_duration_since(now));
         self.due = Some(due);
     }
 }
@@ -53,6 +57,7 @@ pub struct Steady {
     started: Instant,
     /// Datagrams a second; none: at once.
     pps: Option<f64>,
+    stop: Arc<Stop>,
 }
 
 /// A steady sender further behind than this forgets the rest: receivers need not bear what a stall of the
@@ -68,10 +73,11 @@ const SLEEP_ONLY_PPS: f64 = 50_000.0;
 
 #[cfg(target_os = "linux")]
 impl Steady {
-    pub fn new(pps: Option<f64>) -> Self {
+    pub fn new(pps: Option<f64>, stop: Arc<Stop>) -> Self {
         Self {
             started: now(),
             pps,
+            stop,
         }
     }
 
@@ -82,11 +88,11 @@ impl Steady {
     }
 
     /// Waits until the datagram with this number, counted from 0, is due; `false` when that is at or behind
-    /// `end`.
+    /// `end`, or the run was ended meanwhile.
     pub fn wait(&mut self, number: u64, end: Option<Instant>) -> bool {
         let now_at = now();
         let Some(pps) = self.pps else {
-            return end.is_none_or(|end| now_at < end);
+            return end.is_none_or(|end| now_at < end) && !self.stop.is_set();
         };
         let mut due = self.started + seconds(number as f64 / pps);
         let behind = now_at.saturating_duration_since(due);
@@ -100,14 +106,14 @@ impl Steady {
         }
         let left = due.saturating_duration_since(now_at);
         if pps < SLEEP_ONLY_PPS {
-            sleep(left);
-            return true;
+            self.stop.sleep(left);
+            return !self.stop.is_set();
         }
-        sleep(left.saturating_sub(SLEEP_LATENESS));
-        while now() < due {
+        self.stop.sleep(left.saturating_sub(SLEEP_LATENESS));
+        while now() < due && !self.stop.is_set() {
             std::hint::spin_loop();
         }
-        true
+        !self.stop.is_set()
     }
 }
 

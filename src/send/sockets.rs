@@ -3,6 +3,7 @@
 use std::collections::btree_map::{BTreeMap, Entry};
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::sync::Arc;
 use std::thread::sleep;
 use std::time::Duration;
 
@@ -11,6 +12,7 @@ use libc::{EMSGSIZE, ENOBUFS};
 
 use super::options::Options;
 use crate::failure::Failure;
+use crate::stop::Stop;
 
 /// Ports that share a socket with --source-port-hash: 256 sockets for 16384 ports.
 const PORTS_PER_SOCKET: u16 = 64;
@@ -115,11 +117,13 @@ pub struct Sockets {
     no_checksum: bool,
     by_port: BTreeMap<u16, UdpSocket>,
     refusal_told: bool,
+    stop: Arc<Stop>,
 }
 
 impl Sockets {
-    pub fn new(target: SocketAddr, options: &Options) -> Self {
+    pub fn new(target: SocketAddr, options: &Options, stop: Arc<Stop>) -> Self {
         Self {
+            stop,
             target,
             source: source_or_any(options.source, target),
             port: options.source_port.unwrap_or(0),
@@ -152,7 +156,7 @@ impl Sockets {
                     }
                     self.refusal_told = true;
                 }
-                Trouble::Full if tries_left > 0 => sleep(BETWEEN_TRIES),
+                Trouble::Full if tries_left > 0 && !self.stop.is_set() => sleep(BETWEEN_TRIES),
                 Trouble::Interrupted if tries_left > 0 => {}
                 _ => return Err(cannot_send(target, &error)),
             }

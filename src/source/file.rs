@@ -4,17 +4,18 @@
 //! size work alike. Damage ends a file with an error that names the byte; packets before it are kept.
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use super::input::{self, Input};
 use super::window::Window;
 use super::{Arrival, Progress, Record, Source};
 use crate::pcap::blocks::Section;
 use crate::pcap::classic::{FILE_HEADER_LEN, FileHeader};
 use crate::pcap::link_type::LinkTypeName;
+use crate::stop::Stop;
 use crate::wire::outer::LinkType;
 
 /// Longest packet record believed; libpcap and Wireshark draw the same line.
@@ -108,16 +109,24 @@ impl<R: Read> Read for Counted<R> {
 }
 
 impl CaptureFile {
-    /// Opens `path`, or standard input for `-`. `bytes_read` counts what is taken off the disk.
+    /// Opens `path`, or standard input for `-`. `bytes_read` counts what is taken off the disk. Once `stop` is
+    /// set, nothing that has yet to come is waited for.
     ///
     /// # Errors
     ///
     /// When it cannot be opened, is no capture, or starts with a link type that cannot be read.
-    pub fn open(path: &Path, bytes_read: Arc<AtomicU64>) -> Result<Self, CaptureError> {
+    pub fn open(
+        path: &Path,
+        bytes_read: Arc<AtomicU64>,
+        stop: &Arc<Stop>,
+    ) -> Result<Self, CaptureError> {
         let name = path.display().to_string();
         if path == Path::new("-") {
             let input = Counted {
-                inner: io::stdin(),
+                inner: input::standard_input(stop).map_err(|source| CaptureError::Open {
+                    path: "standard input".to_owned(),
+                    source,
+                })?,
                 bytes: bytes_read,
             };
             let mut file = Self::from_reader("standard input".to_owned(), input)?;
@@ -128,17 +137,19 @@ impl CaptureFile {
             path: name.clone(),
             source,
         };
-        let file = File::open(path).map_err(open_error)?;
-        if file.metadata().map_err(open_error)?.is_dir() {
+        let file = input::open(path).map_err(open_error)?;
+        let kind = file.metadata().map_err(open_error)?.file_type();
+        if kind.is_dir() {
             return Err(CaptureError::Directory { path: name });
         }
-        Self::from_reader(
-            name,
-            Counted {
-                inner: file,
-                bytes: bytes_read,
-            },
-        )
+        let trickles = !kind.is_file();
+        let input = Counted {
+            inner: Input::new(file, stop),
+            bytes: bytes_read,
+        };
+        let mut file = Self::from_reader(name, input)?;
+        file.trickles = trickles;
+        Ok(file)
     }
 
     /// Reads a capture from anything; `path` is its name in messages.

@@ -4,6 +4,7 @@
 //! traffic and replay.
 
 pub mod file;
+mod input;
 #[cfg(target_os = "linux")]
 pub mod live;
 pub mod window;
@@ -103,7 +104,7 @@ pub enum Progress {
 /// A supplier of packets.
 pub trait Source {
     /// Its way to fail.
-    type Error;
+    type Error: std::fmt::Display;
 
     /// Hands the next packets to `each`, `most` at the most. Waits a few milliseconds when there are
     /// none yet.
@@ -121,6 +122,17 @@ pub trait Source {
     /// nanoseconds.
     fn lag_ns(&self) -> u64 {
         0
+    }
+
+    /// Whether nothing waits to be taken, as far as can be seen at this moment.
+    fn is_quiet(&mut self) -> bool {
+        true
+    }
+
+    /// The run ends with what arrived up to `at_ns`, nanoseconds since 1970. From now on the source leaves later
+    /// packets alone, says [`Progress::End`] once it came to them, and counts no more losses than there were.
+    fn end_at(&mut self, at_ns: u64) {
+        let _ = at_ns;
     }
 
     /// Packets that were lost so far before they could be handed over.

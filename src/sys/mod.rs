@@ -229,6 +229,19 @@ pub fn pin_to_core(core: usize) -> io::Result<()> {
     done(outcome)
 }
 
+/// Whether this process ignores a signal; whoever started it may have wanted that.
+pub fn is_ignored(signal: libc::c_int) -> bool {
+    // SAFETY: an all-zero value is valid; without a new action the kernel only writes to the old one.
+    let (outcome, action) = unsafe {
+        let mut action: libc::sigaction = zeroed();
+        (
+            libc::sigaction(signal, std::ptr::null(), &raw mut action),
+            action,
+        )
+    };
+    outcome == 0 && action.sa_sigaction == libc::SIG_IGN
+}
+
 /// The socket's count of drops so far; wraps. `None` on kernels before 4.12.
 pub fn drops(socket: BorrowedFd<'_>) -> Option<u32> {
     // linux/sock_diag.h: SK_MEMINFO_DROPS is the ninth number.

@@ -179,7 +179,8 @@ impl Reassembly {
         self.lost.drain(..)
     }
 
-    fn expire(&mut self, now_ns: u64) {
+    /// Gives up the datagrams whose first piece came too long before `now_ns`.
+    pub fn expire(&mut self, now_ns: u64) {
         while let Some((key, serial)) = self.order.front() {
             match self.open.get(key).filter(|open| open.serial == *serial) {
                 Some(open) if now_ns.saturating_sub(open.first_ns) <= TIMEOUT_NS => return,

@@ -280,6 +280,20 @@ impl Source for LiveSource {
         }
     }
 
+    fn is_quiet(&mut self) -> bool {
+        match self {
+            Self::Udp(source) => source.is_quiet(),
+            Self::Packet(source) => source.is_quiet(),
+        }
+    }
+
+    fn end_at(&mut self, at_ns: u64) {
+        match self {
+            Self::Udp(source) => source.end_at(at_ns),
+            Self::Packet(source) => source.end_at(at_ns),
+        }
+    }
+
     fn lost_so_far(&mut self) -> u64 {
         match self {
             Self::Udp(source) => source.lost_so_far(),

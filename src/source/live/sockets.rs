@@ -7,7 +7,7 @@
 //! counts a train it drops as one. Datagrams with a zero checksum are never put together.
 
 use std::io;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -26,6 +26,10 @@ const BATCH: usize = 64;
 const TRAINS: usize = 32;
 /// How long to wait for a datagram before the source is called idle.
 const WAIT_MS: i32 = 10;
+/// The same once the run ends.
+const WAIT_AT_END_MS: i32 = 1;
+/// Datagrams that several cores queue may be so far from the order of their times of arrival.
+const DISORDER_NS: u64 = 5_000_000;
 /// Receive buffer asked for, in bytes.
 pub const RECEIVE_BUFFER: usize = 64 << 20;
 
@@ -70,6 +74,10 @@ struct Bound {
     address: SocketAddr,
     last_drops: u32,
     dropped: u64,
+    /// A datagram came that arrived behind the end of the run: drops are those until then.
+    end_seen: bool,
+    /// One came so late that none from before the end can follow.
+    done: bool,
 }
 
 impl Bound {
@@ -99,6 +107,8 @@ pub struct UdpSource {
     next: usize,
     /// Where handing over goes on in what was received last.
     cursor: Option<Cursor>,
+    /// What arrived later than this, nanoseconds since 1970, belongs to the run no more.
+    end_ns: Option<u64>,
 }
 
 /// A place in a received batch.
@@ -205,6 +215,7 @@ impl UdpSource {
             batch: MessageBatch::new(slots, slot_len),
             next: 0,
             cursor: None,
+            end_ns: None,
         })
     }
 
@@ -271,6 +282,8 @@ fn bind(address: SocketAddr, shared: bool, filter: Option<&[Instruction]>) -> io
         address,
         last_drops: 0,
         dropped: 0,
+        end_seen: false,
+        done: false,
     })
 }
 
@@ -304,6 +317,9 @@ impl UdpSource {
         for at in 0..self.sockets.len() {
             if *left == 0 || self.cursor.is_some() {
                 break;
+            }
+            if self.sockets.get(at).is_some_and(|bound| bound.done) {
+                continue;
             }
             self.receive(at, *left, false)?;
             self.hand_over(left, each);
@@ -345,6 +361,7 @@ impl UdpSource {
             sockets,
             batch,
             cursor,
+            end_ns,
             ..
         } = self;
         let Some(at) = cursor else { return };
@@ -353,8 +370,16 @@ impl UdpSource {
             return;
         };
         while let Some(message) = batch.message(at.message) {
-            if let Some(drops) = message.drops {
+            if let Some(drops) = message.drops.filter(|_| !bound.end_seen) {
                 bound.note_drops(drops);
+            }
+            if let (Some(end_ns), Some(ts_ns)) = (*end_ns, message.ts_ns)
+                && ts_ns > end_ns
+            {
+                bound.end_seen = true;
+                bound.done |= ts_ns > end_ns.saturating_add(DISORDER_NS);
+                (at.message, at.segment) = (at.message + 1, 0);
+                continue;
             }
             let ip = message.dst.filter(|_| bound.address.ip().is_unspecified());
             let src = message.src.unwrap_or(bound.address);
@@ -393,6 +418,28 @@ impl UdpSource {
     }
 }
 
+impl UdpSource {
+    /// The next batch of a run that ends: what arrived before, socket by socket.
+    fn next_batch_at_end(
+        &mut self,
+        most: usize,
+        mut each: impl FnMut(Arrival<'_>),
+    ) -> Result<Progress, UdpError> {
+        let mut left = most;
+        self.take_waiting(&mut left, &mut each)?;
+        if left < most {
+            return Ok(Progress::Batch);
+        }
+        if self.sockets.iter().all(|bound| bound.done) {
+            return Ok(Progress::End);
+        }
+        let open = self.sockets.iter().filter(|bound| !bound.done);
+        let open = open.map(|bound| bound.socket.as_fd());
+        sys::wait_readable(open, WAIT_AT_END_MS).map_err(UdpError::Receive)?;
+        Ok(Progress::Idle)
+    }
+}
+
 impl Source for UdpSource {
     type Error = UdpError;
 
@@ -401,6 +448,9 @@ impl Source for UdpSource {
         most: usize,
         mut each: impl FnMut(Arrival<'_>),
     ) -> Result<Progress, UdpError> {
+        if self.end_ns.is_some() {
+            return self.next_batch_at_end(most, each);
+        }
         let mut left = most;
         let count = self.sockets.len();
         if self.cursor.is_none() && count == 1 {
@@ -434,8 +484,17 @@ impl Source for UdpSource {
         })
     }
 
+    fn is_quiet(&mut self) -> bool {
+        let waiting = sys::wait_readable(self.fds(), 0);
+        self.cursor.is_none() && waiting.is_ok_and(|waiting| waiting == 0)
+    }
+
+    fn end_at(&mut self, at_ns: u64) {
+        self.end_ns = Some(at_ns);
+    }
+
     fn lost_so_far(&mut self) -> u64 {
-        for bound in &mut self.sockets {
+        for bound in self.sockets.iter_mut().filter(|bound| !bound.end_seen) {
             if let Some(drops) = sys::drops(bound.socket.as_fd()) {
                 bound.note_drops(drops);
             }
@@ -519,12 +578,6 @@ fn vxlan_devices() -> Vec<String> {
     vxlan
         .map(|device| device.file_name().to_string_lossy().into_owned())
         .collect()
-}
-
-/// Whether IPv6 addresses can be bound here: the kernel may be built or started without.
-pub fn has_ipv6() -> bool {
-    let any = SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0));
-    std::net::UdpSocket::bind(any).is_ok()
 }
 
 /// Whether an address is one this machine would have to own.

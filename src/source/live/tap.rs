@@ -44,6 +44,8 @@ const MIN_BLOCKS: u32 = 16;
 const LEFT_TO_PROCESS: usize = 32 << 20;
 /// Blocks after which the kernel's counters, which wrap, are read.
 const COUNT_EVERY_BLOCKS: u32 = 1024;
+/// Packets that several cores put into a ring may be so far from the order of their times of arrival.
+const DISORDER_NS: u64 = 5_000_000;
 /// Batches after which a busy ring lets sockets have their turn.
 const ASIDE_EVERY: u32 = 16;
 /// This machine's addresses are read again for a stranger, but not more often than this.
@@ -107,6 +109,10 @@ pub struct PacketSource {
     /// For the first worker: what comes in elsewhere than on the interface.
     aside: Option<Aside>,
     batches: u32,
+    /// What arrived later than this, nanoseconds since 1970, belongs to the run no more.
+    end_ns: Option<u64>,
+    /// A packet came so late that none from before the end can follow.
+    done: bool,
 }
 
 /// Sockets for what does not come in on the ring's interface.
@@ -278,6 +284,8 @@ impl PacketSource {
                 waits_since_gone: 0,
                 aside: None,
                 batches: 0,
+                end_ns: None,
+                done: false,
             });
         }
         Ok(sources)
@@ -349,7 +357,6 @@ impl PacketSource {
                     interface: self.interface.clone(),
                 });
             }
-            return Ok((false, elsewhere));
         }
         if !ready {
             return Ok((false, elsewhere));
@@ -435,6 +442,12 @@ impl Source for PacketSource {
     ) -> Result<Progress, PacketError> {
         let most = most.min(BATCH);
         let mut left = most;
+        if self.done {
+            return match &mut self.aside {
+                Some(aside) => Ok(aside.sockets.next_batch(most, each)?),
+                None => Ok(Progress::End),
+            };
+        }
         self.batches = self.batches.wrapping_add(1);
         if self.batches.is_multiple_of(ASIDE_EVERY) {
             self.take_aside(&mut left, &mut each)?;
@@ -461,6 +474,8 @@ impl Source for PacketSource {
                 targets,
                 addresses,
                 segments,
+                end_ns,
+                done,
                 ..
             } = self;
             let Some(block) = ring.block(self.block) else {
@@ -472,6 +487,12 @@ impl Source for PacketSource {
                 let Some(frame) = walk.next(block) else {
                     break;
                 };
+                if let Some(end_ns) = *end_ns
+                    && frame.ts_ns > end_ns
+                {
+                    *done |= frame.ts_ns > end_ns.saturating_add(DISORDER_NS);
+                    continue;
+                }
                 let ours = targets.accept_frame(frame.bytes, frame.ethernet)
                     || addresses.is_ours(targets, &frame);
                 if !ours {
@@ -494,7 +515,7 @@ impl Source for PacketSource {
                 each(Arrival::Refused(0, Malformed::OuterLink.into()));
             }
             self.next_block();
-            if left == 0 {
+            if left == 0 || self.done {
                 return Ok(Progress::Batch);
             }
         }
@@ -504,8 +525,27 @@ impl Source for PacketSource {
         LAG_NS
     }
 
+    fn is_quiet(&mut self) -> bool {
+        let elsewhere = self
+            .aside
+            .as_mut()
+            .is_none_or(|aside| aside.sockets.is_quiet());
+        elsewhere && self.walk.is_none() && self.ring.block(self.block).is_none()
+    }
+
+    fn end_at(&mut self, at_ns: u64) {
+        // What finds no room from now on came later.
+        self.lost_so_far();
+        self.end_ns = Some(at_ns);
+        if let Some(aside) = &mut self.aside {
+            aside.sockets.end_at(at_ns);
+        }
+    }
+
     fn lost_so_far(&mut self) -> u64 {
-        if let Ok(counted) = self.ring.counted() {
+        if self.end_ns.is_none()
+            && let Ok(counted) = self.ring.counted()
+        {
             self.dropped += u64::from(counted.dropped);
         }
         self.dropped

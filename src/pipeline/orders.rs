@@ -1,0 +1,182 @@
+//! Orders to the threads of a run that goes on: one side gives them, every worker and the capture's writer
+//! take them between two batches.
+//!
+//! While there is none, that costs those who take them one relaxed load a batch. Nobody waits for the one who
+//! gives them.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+use tokio::sync::mpsc;
+
+/// Orders that may wait for a thread: more come in vain while it takes none.
+const MOST_WAITING: usize = 4;
+
+/// What a thread is to do between two batches.
+pub enum Order<A> {
+    /// Say what it has come to so far.
+    Tell(Tell<A>),
+}
+
+/// Asks for an answer.
+pub struct Tell<A> {
+    answers: mpsc::Sender<A>,
+}
+
+impl<A> Tell<A> {
+    /// Answers with what `answer` gathers, if whoever asked still waits for it.
+    pub fn answer(self, answer: impl FnOnce() -> A) {
+        if !self.answers.is_closed() {
+            // There is a place for the answer of each.
+            let _ = self.answers.try_send(answer());
+        }
+    }
+}
+
+/// The side that gives orders; clones give them to the same threads.
+pub struct Orders<A> {
+    posts: Arc<[Post<A>]>,
+}
+
+impl<A> Clone for Orders<A> {
+    fn clone(&self) -> Self {
+        let posts = Arc::clone(&self.posts);
+        Self { posts }
+    }
+}
+
+struct Post<A> {
+    given: Arc<AtomicU64>,
+    queue: Sender<Order<A>>,
+}
+
+/// The side that takes orders.
+pub struct Inbox<A> {
+    given: Arc<AtomicU64>,
+    taken: u64,
+    queue: Receiver<Order<A>>,
+}
+
+/// One who gives orders and `threads` who take them.
+pub fn orders<A>(threads: usize) -> (Orders<A>, Vec<Inbox<A>>) {
+    let pair = |_| {
+        let (sender, receiver) = bounded(MOST_WAITING);
+        let given = Arc::new(AtomicU64::new(0));
+        let post = Post {
+            given: Arc::clone(&given),
+            queue: sender,
+        };
+        let inbox = Inbox {
+            given,
+            taken: 0,
+            queue: receiver,
+        };
+        (post, inbox)
+    };
+    let (posts, inboxes): (Vec<_>, Vec<_>) = (0..threads).map(pair).unzip();
+    let orders = Orders {
+        posts: posts.into(),
+    };
+    (orders, inboxes)
+}
+
+impl<A> Orders<A> {
+    /// Asks all and returns the answers that came before `wait` was over, and how many did not.
+    pub async fn ask(&self, wait: Duration) -> (Vec<A>, usize) {
+        let asked = self.posts.len();
+        let (sender, mut receiver) = mpsc::channel(asked.max(1));
+        for post in self.posts.iter() {
+            post.give(Order::Tell(Tell {
+                answers: sender.clone(),
+            }));
+        }
+        drop(sender);
+        let mut answers = Vec::with_capacity(asked);
+        let all = async {
+            // Ends when each has answered, or is gone.
+            while let Some(answer) = receiver.recv().await {
+                answers.push(answer);
+            }
+        };
+        let _ = tokio::time::timeout(wait, all).await;
+        let silent = asked - answers.len();
+        (answers, silent)
+    }
+}
+
+impl<A> Post<A> {
+    fn give(&self, order: Order<A>) {
+        // Counted once it is there: whoever sees the count finds it, at the latest at the next look.
+        if self.queue.try_send(order).is_ok() {
+            self.given.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+impl<A> Inbox<A> {
+    /// The next order, if there is one.
+    #[inline]
+    pub fn take(&mut self) -> Option<Order<A>> {
+        if self.given.load(Ordering::Relaxed) == self.taken {
+            return None;
+        }
+        let order = self.queue.try_recv().ok()?;
+        self.taken += 1;
+        Some(order)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ask(orders: &Orders<u32>, wait: Duration) -> (Vec<u32>, usize) {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .build()
+            .unwrap();
+        runtime.block_on(orders.ask(wait))
+    }
+
+    #[test]
+    fn every_question_is_answered_once_by_each() {
+        let (orders, mut inboxes) = orders(2);
+        assert!(inboxes[0].take().is_none(), "nobody asked");
+        let (answers, silent) = ask(&orders, Duration::from_millis(1));
+        assert_eq!((answers.len(), silent), (0, 2));
+        // Both come too late: nobody waits for these answers, and they are no answers to the next question.
+        for inbox in &mut inboxes {
+            let Some(Order::Tell(tell)) = inbox.take() else {
+                panic!("no order");
+            };
+            tell.answer(|| panic!("nobody waits for it"));
+            assert!(inbox.take().is_none());
+        }
+        let asking = std::thread::spawn(move || {
+            let answers = ask(&orders, Duration::from_secs(60));
+            (orders, answers)
+        });
+        let mut calls = 0;
+        while calls < 2 {
+            for inbox in &mut inboxes {
+                if let Some(Order::Tell(tell)) = inbox.take() {
+                    calls += 1;
+                    tell.answer(|| 1 + calls);
+                }
+            }
+            std::thread::yield_now();
+        }
+        let (orders, (mut answers, silent)) = asking.join().unwrap();
+        answers.sort_unstable();
+        assert_eq!(answers, [2, 3]);
+        assert_eq!(silent, 0);
+        // Who takes no orders is not flooded with them, and who is gone is not waited for.
+        for _ in 0..2 * MOST_WAITING {
+            ask(&orders, Duration::ZERO);
+        }
+        drop(inboxes);
+        assert_eq!(ask(&orders, Duration::from_secs(60)).1, 2);
+    }
+}

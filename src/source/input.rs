@@ -1,0 +1,107 @@
+//! An input that may keep its reader waiting: a pipe, a FIFO, a terminal. The wait ends when the run does.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::stop::Stop;
+
+/// How late the end of the run may be noticed.
+#[cfg(target_os = "linux")]
+const LOOK_EVERY_MS: i32 = 20;
+
+/// Bytes of a file, as they come.
+pub struct Input {
+    file: File,
+    stop: Arc<Stop>,
+    waits: bool,
+}
+
+impl Input {
+    /// Reads `file` until `stop` is set.
+    pub fn new(file: File, stop: &Arc<Stop>) -> Self {
+        let waits = !file.metadata().is_ok_and(|meta| meta.is_file());
+        Self {
+            file,
+            stop: Arc::clone(stop),
+            waits,
+        }
+    }
+
+    /// Waits until something can be read.
+    #[cfg(target_os = "linux")]
+    fn wait(&self) -> io::Result<()> {
+        use std::os::fd::AsFd;
+
+        while crate::sys::wait_readable([self.file.as_fd()], LOOK_EVERY_MS)? == 0 {
+            self.check()?;
+        }
+        Ok(())
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    fn wait(&self) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn check(&self) -> io::Result<()> {
+        match self.stop.is_set() {
+            // Not `Interrupted`, which readers take for "try again".
+            true => Err(io::Error::other("the run was ended")),
+            false => Ok(()),
+        }
+    }
+}
+
+impl Read for Input {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        loop {
+            self.check()?;
+            if self.waits {
+                self.wait()?;
+            }
+            match self.file.read(buf) {
+                // Whoever gave us the descriptor made it non-blocking, and somebody else took what was there.
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock && self.waits => {}
+                outcome => return outcome,
+            }
+        }
+    }
+}
+
+/// Standard input, read without a buffer in between: what is in one cannot be waited for.
+pub fn standard_input(stop: &Arc<Stop>) -> io::Result<Input> {
+    #[cfg(unix)]
+    let file = {
+        use std::os::fd::AsFd;
+
+        File::from(io::stdin().as_fd().try_clone_to_owned()?)
+    };
+    #[cfg(not(unix))]
+    let file = {
+        use std::os::windows::io::AsHandle;
+
+        File::from(io::stdin().as_handle().try_clone_to_owned()?)
+    };
+    Ok(Input::new(file, stop))
+}
+
+/// Opens `path` for reading. A FIFO without a writer is open at once; [`Input`] waits for the writer.
+#[cfg(target_os = "linux")]
+pub fn open(path: &Path) -> io::Result<File> {
+    use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+
+    let mut options = File::options();
+    options.read(true);
+    if path.metadata()?.file_type().is_fifo() {
+        options.custom_flags(libc::O_NONBLOCK);
+    }
+    options.open(path)
+}
+
+/// Opens `path` for reading.
+#[cfg(not(target_os = "linux"))]
+pub fn open(path: &Path) -> io::Result<File> {
+    File::open(path)
+}
