@@ -6,8 +6,10 @@
 //! mirror sources, meet on one worker. It also computes the same hash itself, for replay and to test the
 //! program. Pure: what comes out is a list of instructions.
 //!
-//! Behind a header whose P flag is set (VXLAN-GPE) an IP packet may follow without a frame; it is hashed as
-//! the same packet in a frame is.
+//! An IP packet may follow without a frame: behind a header whose P flag is set (VXLAN-GPE), and from senders
+//! that leave the frame out. It is hashed as the same packet in a frame is. What the worker proves by checksum
+//! and lengths is told here by the first byte and the EtherType; where that is not enough (IPv6 whose source
+//! address has an EtherType in its middle) hardware addresses are taken that are none.
 //!
 //! The hash leaves out the outer address and the VNI. It is symmetric: addresses and ports enter by
 //! sums. A random odd multiplier, new at every start, keeps anyone from aiming at one worker.
@@ -64,6 +66,13 @@ const FLAG_P: u8 = 0x04;
 const NEXT_IPV4: u8 = 1;
 const NEXT_IPV6: u8 = 2;
 
+/// First byte of an IPv4 packet without options; no hardware address of one machine begins with it.
+const PLAIN_IPV4: u8 = 0x45;
+/// Largest length that stands in the place of an EtherType (IEEE 802.3), and what follows it mostly: two
+/// service access points of SNAP.
+const MAX_802_3_LEN: u16 = 1500;
+const SNAP: u16 = 0xaaaa;
+
 /// Scratch cells of the program.
 const M_HASH: u32 = 0;
 const M_SAVED: u32 = 1;
@@ -94,6 +103,8 @@ impl Steering {
         asm.jump_if(JEQ_K, NEXT_IPV4.into(), bare_ipv4);
         asm.jump_if(JEQ_K, NEXT_IPV6.into(), bare_ipv6);
         asm.place(framed);
+        asm.op(LD_B_X, at::INNER);
+        asm.jump_if(JEQ_K, PLAIN_IPV4.into(), bare_ipv4);
         // X points at the VXLAN header, less the tags skipped.
         for _ in 0..MAX_TAGS {
             let (tagged, untagged) = (asm.label(), asm.label());
@@ -109,6 +120,21 @@ impl Steering {
         asm.op(LD_H_X, at::ETHER_TYPE);
         asm.jump_if(JEQ_K, u32::from(ether_type::IPV4), framed_ipv4);
         asm.jump_if(JEQ_K, u32::from(ether_type::IPV6), framed_ipv6);
+
+        let unknown = asm.label();
+        asm.op(LDX_MEM, M_START);
+        asm.op(LD_H_X, at::ETHER_TYPE);
+        for known in ether_type::KNOWN {
+            asm.jump_if(JEQ_K, u32::from(*known), hardware);
+        }
+        asm.jump_if(JGT_K, MAX_802_3_LEN.into(), unknown);
+        asm.op(LD_H_X, at::IP);
+        asm.jump_if(JEQ_K, SNAP.into(), hardware);
+        asm.place(unknown);
+        asm.op(LD_B_X, at::INNER);
+        asm.op(RSH_K, 4);
+        asm.jump_if(JEQ_K, 4, bare_ipv4);
+        asm.jump_if(JEQ_K, 6, bare_ipv6);
         asm.jump(hardware);
 
         let ipv4 = asm.label();
@@ -280,11 +306,35 @@ fn hash_of_payload(udp_payload: &[u8]) -> Result<u32, ()> {
             _ => {}
         }
     }
-    hash_of_frame(inner)
+    let first = inner.first().copied().ok_or(())?;
+    if first == PLAIN_IPV4 {
+        return hash_of_packet(ether_type::IPV4, inner, || Err(()));
+    }
+    hash_of_frame_or(inner, || {
+        let half = |at: u32| be16(udp_payload, at as usize).ok_or(());
+        let ether_type = half(at::ETHER_TYPE)?;
+        let is_frame = ether_type::KNOWN.contains(&ether_type)
+            || ether_type <= MAX_802_3_LEN && half(at::IP)? == SNAP;
+        match first >> 4 {
+            4 if !is_frame => hash_of_packet(ether_type::IPV4, inner, || Err(())),
+            6 if !is_frame => hash_of_packet(ether_type::IPV6, inner, || Err(())),
+            _ => hash_of_hardware(inner),
+        }
+    })
 }
 
 /// The hash of a frame before the multiplier. `Err` where the program would read past the end.
 fn hash_of_frame(frame: &[u8]) -> Result<u32, ()> {
+    hash_of_frame_or(frame, || hash_of_hardware(frame))
+}
+
+/// Without IP the low words of both hardware addresses have to do.
+fn hash_of_hardware(frame: &[u8]) -> Result<u32, ()> {
+    Ok(word(frame, 2)?.wrapping_add(word(frame, 8)?))
+}
+
+/// The same; `otherwise` has it where there is no IP.
+fn hash_of_frame_or(frame: &[u8], otherwise: impl FnOnce() -> Result<u32, ()>) -> Result<u32, ()> {
     let type_at = |at: usize| be16(frame, at).ok_or(());
     let mut at = 12;
     for _ in 0..MAX_TAGS {
@@ -293,10 +343,7 @@ fn hash_of_frame(frame: &[u8]) -> Result<u32, ()> {
         }
     }
     let packet = frame.get(at + 2..).unwrap_or_default();
-    // Without IP the low words of both hardware addresses have to do.
-    hash_of_packet(type_at(at)?, packet, || {
-        Ok(word(frame, 2)?.wrapping_add(word(frame, 8)?))
-    })
+    hash_of_packet(type_at(at)?, packet, otherwise)
 }
 
 fn hash_of_packet(
@@ -471,7 +518,10 @@ mod tests {
                 let framed = datagram(v6, 0, protocol, ends, &[number as u8; 30]);
                 let mut bare = framed.clone();
                 bare.drain(8..22);
-                (bare[0], bare[3]) = (0x0c, if v6 { 2 } else { 1 });
+                // With the P flag, and from senders that leave out the frame and say nothing.
+                if flow % 2 == 0 {
+                    (bare[0], bare[3]) = (0x0c, if v6 { 2 } else { 1 });
+                }
                 // IPv4: length, identification, TTL and checksum; IPv6: length and hop limit.
                 let changing: &[usize] = if v6 {
                     &[4, 5, 7]
@@ -501,6 +551,50 @@ mod tests {
             counts[workers[0] as usize] += 1;
         }
         assert!(counts.iter().all(|count| *count > 800), "{counts:?}");
+    }
+
+    /// A frame is a frame, whatever its hardware addresses begin with: what is known by its EtherType or is
+    /// 802.3 with SNAP goes where its hardware addresses send it, and IP in it where its own addresses do.
+    #[test]
+    fn frames_of_any_hardware_address_are_frames() {
+        let program = TWO.program(Start::UdpPayload).unwrap();
+        for first in [0x02u8, 0x40, 0x46, 0x4e, 0x60, 0x62, 0x6a, 0x6e] {
+            for flow in 0..64u8 {
+                let mut ip = datagram(
+                    flow % 2 == 0,
+                    usize::from(flow % 3),
+                    6,
+                    [(flow, 1), (9, 2)],
+                    &[0; 9],
+                );
+                let expected = TWO.worker_of(&ip);
+                ip[8] = first;
+                assert_eq!(TWO.worker_of(&ip), expected, "{first:#x}");
+                assert_eq!(interpret(&program, &ip), expected, "{first:#x}");
+                for (ether_type, then) in [
+                    (0x8864u16, 0),
+                    (0x8847, 0),
+                    (0x0806, 1),
+                    (300, 0xaaaa),
+                    (0x8926, 7),
+                ] {
+                    let mut workers = Vec::new();
+                    for number in 0..8u8 {
+                        let mut packet = vec![
+                            8, 0, 0, 0, 0, 0, 7, 0, first, 1, 1, 1, 1, flow, 2, 0, 0, 0, 0, 1,
+                        ];
+                        packet.extend([ether_type, then].map(u16::to_be_bytes).concat());
+                        packet.extend([number.wrapping_mul(37); 50]);
+                        workers.push(interpret(&program, &packet));
+                        workers.push(TWO.worker_of(&packet));
+                    }
+                    assert!(
+                        workers.iter().all(|worker| *worker == workers[0]),
+                        "{first:#x} {ether_type:#x}"
+                    );
+                }
+            }
+        }
     }
 
     /// As many ports as are allowed fit, and far more are refused, not forgotten.
@@ -545,23 +639,27 @@ mod tests {
         #[test]
         fn program_and_function_agree(
             mut packet in proptest::collection::vec(any::<u8>(), 0..90),
-            kind in 0..5usize,
+            kind in 0..9usize,
             workers in 1u32..9,
             multiplier in any::<u32>(),
             protocol in prop_oneof![Just(6u8), Just(17), Just(132), any::<u8>()],
             next in 0u8..4,
+            first_byte in prop_oneof![Just(0x45u8), Just(0x46), Just(0x60), Just(0x6e), any::<u8>()],
         ) {
             let steering = Steering { workers, multiplier: multiplier | 1 };
             if packet.len() > 60 {
-                let ether_type = [0x0800u16, 0x86dd, 0x8100, 0x88a8, 0x0806][kind];
+                let ether_type = [0x0800u16, 0x86dd, 0x8100, 0x88a8, 0x0806, 0x1234, 0, 300, 1500][kind];
                 packet[20..22].copy_from_slice(&ether_type.to_be_bytes());
                 if kind >= 2 { packet[24..26].copy_from_slice(&[0x08, 0]); }
+                if protocol == 6 && kind >= 6 { packet[22..24].copy_from_slice(&[0xaa, 0xaa]); }
                 packet[31] = protocol;
                 packet[28] = protocol;
             }
             if let [flags, _, _, next_protocol, ..] = packet.as_mut_slice() && next > 0 {
                 (*flags, *next_protocol) = (*flags | FLAG_P, next);
             }
+            if next == 3 && let [flags, ..] = packet.as_mut_slice() { *flags &= !FLAG_P; }
+            if next == 3 && let Some(first) = packet.get_mut(8) { *first = first_byte; }
             if next == 1 && packet.len() > 60 { packet[17] = protocol; }
             if next == 2 && packet.len() > 60 { packet[14] = protocol; }
             let program = steering.program(Start::UdpPayload).unwrap();

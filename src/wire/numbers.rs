@@ -7,6 +7,9 @@ pub mod ether_type {
         ($($(#[doc = $doc:literal])* $constant:ident = $number:literal, $name:literal;)+) => {
             $($(#[doc = $doc])* pub const $constant: u16 = $number;)+
 
+            /// Every one that is known here.
+            pub const KNOWN: &[u16] = &[$($constant),+];
+
             /// What people call it; `None` for one that is not known here.
             pub const fn name(ether_type: u16) -> Option<&'static str> {
                 match ether_type {
