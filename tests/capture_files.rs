@@ -9,8 +9,11 @@
 mod common;
 
 use std::fs;
+use std::io::{Read, Write};
+use std::process::{Command, Stdio};
+use std::time::Duration;
 
-use common::{Replayed, assert_closes, replay, testdata};
+use common::{Replayed, assert_closes, replay, testdata, vxtap_command};
 
 // ---------------------------------------------------------------------------------------------
 // Files made here, little-endian
@@ -165,4 +168,57 @@ fn a_file_of_unreadable_link_types_names_them() {
     let replayed = replay_bytes("wifi.pcap", &pcap, &[]);
     assert_eq!(replayed.run.code, Some(1));
     assert_says(&replayed, "link type 105 (IEEE802_11) cannot be read");
+}
+
+// ---------------------------------------------------------------------------------------------
+// Pipes
+
+/// A packet that came down a pipe is written before the next one is there, however many workers share
+/// the work.
+#[test]
+fn a_slow_pipe_is_replayed_as_it_comes() {
+    let pcap = fs::read(testdata("session-96.pcap")).unwrap();
+    let packets = packets_of("session-96.pcap");
+    let (header, mut rest) = pcap.split_at(24);
+    let dir = tempfile::tempdir().unwrap();
+    let (fifo, output) = (dir.path().join("in"), dir.path().join("out"));
+    let made = Command::new("mkfifo").args([&fifo, &output]).status();
+    assert!(made.unwrap().success());
+    for (input, workers) in [("-", "1"), ("-", "3"), (fifo.to_str().unwrap(), "3")] {
+        let mut child = vxtap_command(["replay", input, "--workers", workers, "-w"])
+            .arg(&output)
+            .stdin(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let mut out = fs::File::open(&output).unwrap();
+        let mut feed: Box<dyn Write> = match input {
+            "-" => Box::new(child.stdin.take().unwrap()),
+            fifo => Box::new(fs::File::create(fifo).unwrap()),
+        };
+        let (told, written) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            let mut buf = [0; 4096];
+            while let Ok(len @ 1..) = out.read(&mut buf) {
+                told.send(buf[..len].to_vec()).unwrap_or_default();
+            }
+        });
+        feed.write_all(header).unwrap();
+        let mut seen = Vec::new();
+        for packet in &packets[..3] {
+            let (record, behind) = rest.split_at(16 + packet.len());
+            feed.write_all(record).unwrap();
+            feed.flush().unwrap();
+            rest = behind;
+            // The inner frame starts behind the outer headers of 50 bytes.
+            let frame = &packet[50..];
+            while !seen.windows(frame.len()).any(|window| window == frame) {
+                let more = written.recv_timeout(Duration::from_secs(10));
+                seen.extend(more.unwrap_or_else(|_| panic!("{input}, {workers} workers")));
+            }
+        }
+        rest = &pcap[24..];
+        drop(feed);
+        assert!(child.wait().unwrap().success());
+    }
 }

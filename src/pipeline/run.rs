@@ -346,7 +346,8 @@ impl Pipeline {
                     Err(error) => break Err(error),
                 };
                 chunk.add(guide.worker_for(&record), &record);
-                if chunk.is_full() {
+                // From a pipe, what is here is worked on before more is waited for.
+                if chunk.is_full() || file.may_wait() {
                     let mut next = empty_rx.try_recv().unwrap_or_default();
                     next.clear();
                     if !pass_on(std::mem::replace(&mut chunk, next)) {

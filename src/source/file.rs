@@ -78,7 +78,7 @@ pub struct CaptureFile {
     /// Records of files read before this one.
     before: u64,
     last_ts_ns: u64,
-    /// Input that trickles: what is here is handed on before more is waited for.
+    /// Input that may trickle, as a pipe: what is here is handed on before more is waited for.
     trickles: bool,
 }
 
@@ -242,6 +242,12 @@ impl CaptureFile {
             orig_len,
             order,
         }))
+    }
+
+    /// Whether the next record may have to be waited for: the input trickles, and not all of it is here.
+    /// What was read before is worth handing on first.
+    pub fn may_wait(&self) -> bool {
+        self.trickles && !self.has_record_ahead()
     }
 
     /// Whether the next record is here already.
@@ -455,7 +461,7 @@ impl Source for CaptureFile {
         mut each: impl FnMut(Arrival<'_>),
     ) -> Result<Progress, CaptureError> {
         for handed in 0..most.min(BATCH) {
-            if self.trickles && handed > 0 && !self.has_record_ahead() {
+            if handed > 0 && self.may_wait() {
                 return Ok(Progress::Idle);
             }
             match self.next_record()? {
