@@ -222,3 +222,74 @@ fn a_slow_pipe_is_replayed_as_it_comes() {
         assert!(child.wait().unwrap().success());
     }
 }
+
+// ---------------------------------------------------------------------------------------------
+// Packed files
+
+/// What the packers themselves make, with the padding they leave or take.
+#[test]
+fn packed_files_are_read() {
+    let packers = [
+        ("gzip", "gz"),
+        ("bzip2", "bz2"),
+        ("xz", "xz"),
+        ("zstd", "zst"),
+        ("lz4", "lz4"),
+    ];
+    let capture = fs::read(testdata("session-96.pcap")).unwrap();
+    for (packer, end) in packers {
+        let Some(packed) = through(packer, &capture) else {
+            eprintln!("skipped: no {packer}");
+            continue;
+        };
+        for zeros in [0, 1, 4096] {
+            let file = [&packed[..], &vec![0; zeros]].concat();
+            let replayed = replay_bytes(&format!("in.pcap.{end}"), &file, &[]);
+            assert_read(&replayed, 11, 11);
+        }
+        let cut = replay_bytes("cut.pcap", &packed[..packed.len() - 12], &[]);
+        assert_eq!(cut.run.code, Some(1), "{packer}");
+        assert_says(&cut, "cut.pcap: byte ");
+    }
+}
+
+/// `input` as `packer` packs it; `None` where it is not installed.
+fn through(packer: &str, input: &[u8]) -> Option<Vec<u8>> {
+    let mut child = Command::new(packer)
+        .args(["-c"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .ok()?;
+    // Shorter than a pipe holds.
+    child.stdin.take().unwrap().write_all(input).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success());
+    Some(output.stdout)
+}
+
+#[test]
+fn other_packers_and_formats_are_named() {
+    for (start, words) in [
+        (
+            &b"PK\x03\x04\x14\0"[..],
+            "in.bin is packed with zip: unpack it first with 'unzip FILE'",
+        ),
+        (
+            b"7z\xbc\xaf\x27\x1c\0",
+            "packed with 7z: unpack it first with '7z x FILE'",
+        ),
+        (
+            b"LZIP\x01",
+            "packed with lzip: unpack it first with 'lzip -d FILE'",
+        ),
+        (
+            b"snoop\0\0\0\0\0\0\x02",
+            "convert it first with 'editcap FILE FILE.pcapng'",
+        ),
+    ] {
+        let replayed = replay_bytes("in.bin", start, &[]);
+        assert_eq!(replayed.run.code, Some(1));
+        assert_says(&replayed, words);
+    }
+}

@@ -32,6 +32,8 @@ fuzz_target!(|data: &[u8]| {
             | [0x28, 0xb5, 0x2f, 0xfd, ..]
             | [0x04, 0x22, 0x4d, 0x18, ..]
             | [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..]
+            | [b'B', b'Z', b'h', b'1'..=b'9', 0x31 | 0x17, ..]
+            | [0xfd, b'7', b'z', b'X', b'Z', 0, ..]
     );
     let whole = read_all(Cursor::new(data.to_vec()));
     if packed {

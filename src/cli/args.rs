@@ -31,7 +31,7 @@ pub struct Cli {
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Decapsulate capture files: pcap or pcapng, plain or packed with gzip, zstd or lz4
+    /// Decapsulate capture files: pcap or pcapng, plain or packed with gzip, zstd, lz4, bzip2 or xz
     Replay(ReplayArgs),
     /// Receive mirrored traffic (Linux)
     Listen(ListenArgs),

@@ -1,4 +1,4 @@
-//! Capture files: pcap and pcapng in both byte orders, plain or packed with gzip, zstd or lz4.
+//! Capture files: pcap and pcapng in both byte orders, plain or packed with gzip, zstd, lz4, bzip2 or xz.
 //!
 //! A file is read in one pass through a window of bounded size, so standard input and files of any
 //! size work alike. Damage ends a file with an error that names the byte; packets before it are kept.
@@ -9,6 +9,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use super::foreign;
 use super::input::{self, Input};
 use super::window::Window;
 use super::{Arrival, Progress, Record, Source};
@@ -35,11 +36,8 @@ pub enum CaptureError {
     Directory { path: String },
     #[error("{path} is empty: there is no capture in it")]
     Empty { path: String },
-    #[error(
-        "{path} is not a capture file: it starts with {magic}, neither pcap nor pcapng \
-         (packed with gzip, zstd or lz4 would do too)"
-    )]
-    NotACapture { path: String, magic: String },
+    #[error("{path} is {what}")]
+    NotACapture { path: String, what: String },
     #[error(
         "{path}: byte {offset}: {link_types} cannot be read; these can: ETHERNET (1), NULL (0), LOOP (108), \
          RAW (101), IPV4 (228), IPV6 (229), LINUX_SLL (113), LINUX_SLL2 (276)"
@@ -161,13 +159,9 @@ impl CaptureFile {
         path: String,
         input: impl Read + Send + 'static,
     ) -> Result<Self, CaptureError> {
-        let window = Window::new(input).map_err(|source| CaptureError::Open {
-            path: path.clone(),
-            source,
-        })?;
         let mut file = Self {
             path,
-            window,
+            window: Window::new(input),
             format: Format::PcapNg(Section::default()),
             packets: 0,
             unreadable: BTreeMap::new(),
@@ -335,15 +329,11 @@ impl CaptureFile {
             ahead if ahead.len() < 4 && self.window.has_error() => {
                 Err(self.ended("its header", FILE_HEADER_LEN))
             }
-            ahead => {
-                let magic: Vec<String> = ahead
-                    .iter()
-                    .take(4)
-                    .map(|byte| format!("{byte:02x}"))
-                    .collect();
+            _ => {
+                self.window.fill(foreign::NEEDED_LEN);
                 Err(CaptureError::NotACapture {
                     path: self.path.clone(),
-                    magic: magic.join(" "),
+                    what: foreign::describe(self.window.ahead(), self.window.packed()),
                 })
             }
         }

@@ -4,9 +4,11 @@
 //! traffic and replay.
 
 pub mod file;
+mod foreign;
 mod input;
 #[cfg(target_os = "linux")]
 pub mod live;
+mod unpack;
 pub mod window;
 
 use std::net::SocketAddr;

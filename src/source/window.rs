@@ -1,15 +1,15 @@
 //! A window of bounded size over an input that is read once, unpacked on the way where it is packed.
 
-use std::io::{self, BufRead, BufReader, Read};
+use std::io::{self, Read};
 
-use lz4_flex::frame::FrameDecoder;
+use super::unpack::{MAGIC_LEN, Unpacked, is_packed};
 
 /// Bytes asked for at a time.
 const READ_LEN: usize = 256 << 10;
 
 /// The input, with the bytes that were read and not used yet.
 pub struct Window {
-    input: Box<dyn Read + Send>,
+    input: Input,
     /// Room for what was read; bytes from `start` to `end` are not used yet.
     bytes: Vec<u8>,
     start: usize,
@@ -18,60 +18,59 @@ pub struct Window {
     at: u64,
     at_end: bool,
     error: Option<io::Error>,
-    packed: Option<&'static str>,
+}
+
+enum Input {
+    Plain(Box<dyn Read + Send>),
+    Packed(Box<Unpacked>),
+}
+
+impl Read for Input {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Self::Plain(input) => input.read(buf),
+            Self::Packed(input) => input.read(buf),
+        }
+    }
 }
 
 impl Window {
-    /// A window over `input`. If its first bytes are those of gzip, zstd or lz4, a decoder is put in
-    /// between.
-    ///
-    /// # Errors
-    ///
-    /// When a decoder cannot be set up.
-    pub fn new(input: impl Read + Send + 'static) -> io::Result<Self> {
+    /// A window over `input`. If its first bytes are those of gzip, zstd, lz4, bzip2 or xz, it is unpacked
+    /// on the way.
+    pub fn new(input: impl Read + Send + 'static) -> Self {
         let mut window = Self {
-            input: Box::new(input),
+            input: Input::Plain(Box::new(input)),
             bytes: Vec::new(),
             start: 0,
             end: 0,
             at: 0,
             at_end: false,
             error: None,
-            packed: None,
         };
-        window.fill(4);
-        window.unpack()?;
-        Ok(window)
+        window.fill(MAGIC_LEN);
+        if is_packed(window.ahead()) {
+            window.unpack();
+        }
+        window
     }
 
-    fn unpack(&mut self) -> io::Result<()> {
-        let packed = match self.ahead() {
-            [0x1f, 0x8b, ..] => "gzip",
-            [0x28, 0xb5, 0x2f, 0xfd, ..] => "zstd",
-            [0x04, 0x22, 0x4d, 0x18, ..] => "lz4",
-            // A skippable frame in front, as some packers leave one.
-            [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => "zstd",
-            _ => return Ok(()),
-        };
-        let rest = std::mem::replace(&mut self.input, Box::new(io::empty()));
-        let whole = io::Cursor::new(self.ahead().to_vec()).chain(rest);
-        self.input = match packed {
-            "gzip" => Box::new(flate2::read::MultiGzDecoder::new(whole)),
-            "zstd" => Box::new(zstd::Decoder::new(whole)?),
-            _ => Box::new(Lz4Frames(FrameDecoder::new(Tail {
-                inner: BufReader::new(whole),
-                last: [0xff; 8],
-            }))),
-        };
-        self.packed = Some(packed);
+    /// Puts a decoder between this and the input, and begins anew.
+    fn unpack(&mut self) {
+        let ahead = self.ahead().to_vec();
+        let empty = Input::Plain(Box::new(io::empty()));
+        if let Input::Plain(input) = std::mem::replace(&mut self.input, empty) {
+            self.input = Input::Packed(Box::new(Unpacked::new(ahead, input)));
+        }
         (self.start, self.end, self.at_end) = (0, 0, false);
-        self.fill(4);
-        Ok(())
+        self.fill(MAGIC_LEN);
     }
 
     /// How the input is packed, if it is.
-    pub const fn packed(&self) -> Option<&'static str> {
-        self.packed
+    pub fn packed(&self) -> Option<&'static str> {
+        match &self.input {
+            Input::Plain(_) => None,
+            Input::Packed(unpacked) => Some(unpacked.packing()),
+        }
     }
 
     /// The bytes read and not used yet.
@@ -142,53 +141,6 @@ impl Window {
     }
 }
 
-/// Several lz4 frames, one behind the other, as one input.
-struct Lz4Frames<R: BufRead>(FrameDecoder<Tail<R>>);
-
-impl<R: BufRead> Read for Lz4Frames<R> {
-    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        loop {
-            let read = self.0.read(buf)?;
-            if read > 0 || buf.is_empty() {
-                return Ok(read);
-            }
-            // The decoder pauses behind each frame; asked again, it begins the next if there is one.
-            let input = self.0.get_mut();
-            if input.inner.fill_buf()?.is_empty() {
-                // It also takes an input that ends between two blocks for a good end. A frame ends with
-                // four zeros, and perhaps a checksum of four bytes.
-                let [a, b, c, d, rest @ ..] = input.last;
-                return if rest == [0; 4] || [a, b, c, d] == [0; 4] {
-                    Ok(0)
-                } else {
-                    Err(io::Error::new(
-                        io::ErrorKind::UnexpectedEof,
-                        "the lz4 frame has no end mark",
-                    ))
-                };
-            }
-        }
-    }
-}
-
-/// Remembers the last eight bytes that were read.
-struct Tail<R> {
-    inner: R,
-    last: [u8; 8],
-}
-
-impl<R: Read> Read for Tail<R> {
-    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        let read = self.inner.read(buf)?;
-        for byte in buf.get(read.saturating_sub(8)..read).unwrap_or_default() {
-            self.last.rotate_left(1);
-            let [.., newest] = &mut self.last;
-            *newest = *byte;
-        }
-        Ok(read)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::io::Write;
@@ -210,7 +162,7 @@ mod tests {
 
     #[test]
     fn offsets_and_errors() {
-        let mut window = Window::new(Trickle(b"abcdefgh".to_vec())).unwrap();
+        let mut window = Window::new(Trickle(b"abcdefgh".to_vec()));
         assert!(window.fill(5));
         assert_eq!(window.take(3), b"abc");
         assert_eq!(window.offset(), 3);
@@ -219,28 +171,6 @@ mod tests {
         assert_eq!(window.take(9), b"defgh");
         assert!(!window.is_done(), "it ended with an error");
         assert_eq!(window.take_error().unwrap().to_string(), "cable pulled");
-    }
-
-    /// An input that ends between two blocks is not whole, whatever the decoder says.
-    #[test]
-    fn an_lz4_frame_without_its_end_is_told() {
-        let mut frame = lz4_flex::frame::FrameEncoder::new(Vec::new());
-        frame.write_all(b"one block").unwrap();
-        frame.flush().unwrap();
-        frame.write_all(b"another").unwrap();
-        let packed = frame.finish().unwrap();
-        let mut cleanly_ended = Vec::new();
-        for len in 4..=packed.len() {
-            let mut window = Window::new(io::Cursor::new(packed[..len].to_vec())).unwrap();
-            while window.fill(1) {
-                let len = window.ahead().len();
-                window.take(len);
-            }
-            if window.is_done() {
-                cleanly_ended.push(len);
-            }
-        }
-        assert_eq!(cleanly_ended, [packed.len()]);
     }
 
     #[test]
@@ -257,7 +187,7 @@ mod tests {
             (None, text.clone()),
         ];
         for (how, bytes) in packed {
-            let mut window = Window::new(io::Cursor::new(bytes)).unwrap();
+            let mut window = Window::new(io::Cursor::new(bytes));
             assert_eq!(window.packed(), how);
             let mut unpacked = Vec::new();
             while window.fill(1) {
