@@ -24,6 +24,7 @@ use libfuzzer_sys::fuzz_target;
 use vxtap::export::jsonl::write_line;
 use vxtap::flow::ended::EndReason;
 use vxtap::flow::record::FlowRecord;
+use vxtap::mirror::truncation::Route;
 use vxtap::pcap::record::{Batch, Format, SNAPLEN, room_for};
 use vxtap::pipeline::ledger::Ledger;
 use vxtap::pipeline::total::Total;
@@ -242,7 +243,12 @@ fn run(chosen: u8, format: Format, packets: &[Packet]) -> Outcome {
         cut += session.truncation.truncated;
         assert!(session.packets > 0 && session.first_ns <= session.last_ns);
         assert!(session.inbound + session.outbound <= session.packets);
-        _ = session.truncation.advice(session.packets, mtu, overhead);
+        let route = Route {
+            mtu,
+            recommended_overhead: overhead,
+            largest_outer: 0,
+        };
+        _ = session.truncation.advice(session.packets, &route);
         if format == Format::PcapNg {
             assert_eq!(session.packets - session.capture_dropped, *in_capture);
         }

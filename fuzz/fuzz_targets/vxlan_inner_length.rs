@@ -29,7 +29,7 @@ use vxtap::wire::outer::{OuterUdp, Pieces};
 use vxtap::wire::{Vni, geneve, vxlan};
 use vxtap_fuzz::lies_within;
 
-const MAX_INNER_IP: u32 = 1436;
+const MTU: u32 = 1500;
 const SOURCES: [IpAddr; 2] = [
     IpAddr::V4(Ipv4Addr::new(10, 0, 1, 11)),
     IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, 0x11)),
@@ -204,8 +204,10 @@ fn verdict(inner: &Inner, captured_len: usize, carried_len: usize) -> (FrameLen,
         ip_offset: inner.ip_offset,
         ip_len: inner.ip_len,
         frame_len: inner.frame_len,
+        outer_ip_len: u32::try_from(captured_len).unwrap() + 36,
+        ..Evidence::default()
     };
-    let (lengths, verdict) = judge(evidence, MAX_INNER_IP);
+    let (lengths, verdict) = judge(&evidence, MTU);
     assert_eq!(lengths.captured, evidence.captured_len);
     assert!(lengths.orig >= lengths.captured);
     assert_eq!(lengths.missing(), lengths.orig - lengths.captured);
@@ -223,7 +225,11 @@ fn verdict(inner: &Inner, captured_len: usize, carried_len: usize) -> (FrameLen,
     let declared = end != 0 || carried_len > captured_len;
     assert_eq!(verdict == Verdict::Unknown, !declared);
     if verdict == Verdict::Oversize {
-        assert!(inner.ip_len > MAX_INNER_IP);
+        assert!(
+            evidence
+                .needed_outer_len()
+                .is_some_and(|needed| needed > MTU)
+        );
     }
     (lengths, verdict)
 }

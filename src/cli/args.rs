@@ -83,7 +83,7 @@ pub struct PipelineArgs {
     /// MTU of the path from mirror source to target, in bytes
     #[arg(long, value_name = "BYTES", default_value_t = 1500, value_parser = clap::value_parser!(u32).range(68..=65535), help_heading = "Truncation")]
     pub mtu: u32,
-    /// Bytes below the MTU that the cloud wants kept free: larger inner packets are called oversize
+    /// Bytes of the MTU that the cloud recommends to keep free for the mirror's headers; told as its advice
     #[arg(long, value_name = "BYTES", default_value_t = 64, value_parser = clap::value_parser!(u32).range(0..=1000), help_heading = "Truncation")]
     pub mtu_overhead: u32,
     /// Threads that work on packets, or `auto`: one core is left to the writer, the rest work

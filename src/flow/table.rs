@@ -147,9 +147,16 @@ pub struct FlowPacket {
 }
 
 impl FlowPacket {
-    /// What counts of a packet whose headers are `inner`; `None` when it is not IP.
+    /// What counts of a packet whose headers are `inner`; `None` when it is not IP. `lengths` are those of
+    /// the frame as it was on the wire, `ip_len` the bytes of its IP packet.
     #[inline]
-    pub fn of(ts_ns: u64, lengths: FrameLen, verdict: Verdict, inner: &Inner) -> Option<Self> {
+    pub fn of(
+        ts_ns: u64,
+        lengths: FrameLen,
+        verdict: Verdict,
+        ip_len: u32,
+        inner: &Inner,
+    ) -> Option<Self> {
         let ip = inner.ip.as_ref()?;
         let (tcp, icmp) = match ip.transport {
             Transport::Ports { tcp, .. } => (tcp, None),
@@ -160,10 +167,7 @@ impl FlowPacket {
             ts_ns,
             lengths,
             verdict,
-            ip_len: match ip.header.declared_len {
-                0 => lengths.orig.saturating_sub(ip.offset),
-                len => len,
-            },
+            ip_len,
             tos: ip.header.tos,
             ttl: ip.header.ttl,
             is_fragment: ip.header.fragment.is_some(),
@@ -688,7 +692,8 @@ mod tests {
             captured: 54,
             orig: 60,
         };
-        let packet = FlowPacket::of(ts_ns, lengths, Verdict::Truncated, &inner).unwrap();
+        let packet =
+            FlowPacket::of(ts_ns, lengths, Verdict::Truncated, inner.ip_len, &inner).unwrap();
         table.update(table.hash(&key), u32::MAX, &key, way, &packet)
     }
 
@@ -845,7 +850,7 @@ mod tests {
             captured: 1,
             orig: u32::MAX,
         };
-        let packet = FlowPacket::of(1, lengths, Verdict::Truncated, &inner).unwrap();
+        let packet = FlowPacket::of(1, lengths, Verdict::Truncated, inner.ip_len, &inner).unwrap();
         for _ in 0..5 {
             table.update(table.hash(&key), u32::MAX, &key, way, &packet);
         }

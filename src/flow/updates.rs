@@ -149,7 +149,9 @@ mod tests {
                 captured: 54,
                 orig: 54 + at,
             };
-            let packet = FlowPacket::of(at.into(), lengths, Verdict::Truncated, &inner).unwrap();
+            let packet =
+                FlowPacket::of(at.into(), lengths, Verdict::Truncated, inner.ip_len, &inner)
+                    .unwrap();
             updates.add(&key, way, &packet, at.into(), |order, flow| {
                 evicted.push((order, flow))
             });

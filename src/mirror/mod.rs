@@ -5,4 +5,6 @@
 pub mod allowed;
 pub mod direction;
 pub mod session;
+pub mod sizes;
 pub mod truncation;
+pub mod words;

@@ -91,9 +91,9 @@ pub struct Session {
     pub target: Option<IpAddr>,
     /// Encapsulation of its first packet.
     pub tunnel: Option<Tunnel>,
-    /// Frames delivered.
+    /// Frames that came, those included that then found no room in the capture queue or were not written.
     pub packets: u64,
-    /// Bytes of inner frame that arrived.
+    /// Bytes of inner frame that arrived; an Ethernet header that was put in front is not among them.
     pub bytes: u64,
     /// Frames received by the mirror source.
     pub inbound: u64,
@@ -126,7 +126,7 @@ impl Session {
         }
     }
 
-    /// Counts one frame: what was known of it and what came of that.
+    /// Counts one frame: what was known of it and what came of that. `lengths` are those it had on the wire.
     pub fn add(
         &mut self,
         ts_ns: u64,
@@ -144,11 +144,7 @@ impl Session {
             Direction::Outbound => self.outbound += 1,
             Direction::Unknown => {}
         }
-        let outer_ipv6 = self
-            .key
-            .mirror()
-            .is_some_and(|(source, _)| source.is_ipv6());
-        self.truncation.add(evidence, lengths, verdict, outer_ipv6);
+        self.truncation.add(evidence, lengths, verdict);
     }
 }
 

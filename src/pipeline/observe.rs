@@ -5,7 +5,8 @@ use crate::pcap::record::CutBy;
 use crate::pipeline::worker::WorkerSettings;
 use crate::wire::decapsulate::Mirrored;
 use crate::wire::inner::Inner;
-use crate::wire::length::{Evidence, FrameLen, Verdict, judge};
+use crate::wire::length::{Evidence, FrameLen, Verdict, believed, judge};
+use crate::wire::outer::Pieces;
 
 /// An inner frame with what the outside of it told.
 pub(super) struct Frame<'a> {
@@ -15,10 +16,12 @@ pub(super) struct Frame<'a> {
     pub mirrored: Option<&'a Mirrored<'a>>,
     /// The frame from its destination MAC on.
     pub bytes: &'a [u8],
-    /// Bytes of it that the tunnel carried.
+    /// Bytes of it that the headers around it declare.
     pub carried_len: u32,
-    /// Length of the outer IP packet in bytes; 0 when there was none.
-    pub outer_ip_len: u32,
+    /// Bytes at its start that we put there.
+    pub added_len: u32,
+    /// Bytes that the record of a capture lacks of what arrived.
+    pub not_recorded: u32,
 }
 
 /// A frame with what the inside of it tells, and the verdict on its length.
@@ -26,7 +29,10 @@ pub(super) struct Observed<'a> {
     pub frame: &'a Frame<'a>,
     pub inner: Inner,
     pub evidence: Evidence,
+    /// As it is stored, with an Ethernet header that was put in front.
     pub lengths: FrameLen,
+    /// As it was on the wire.
+    pub wire_lengths: FrameLen,
     pub verdict: Verdict,
     /// Which way it went at the mirror source.
     pub direction: Direction,
@@ -40,20 +46,27 @@ impl<'a> Observed<'a> {
     pub fn of(frame: &'a Frame<'a>, settings: &WorkerSettings) -> Self {
         let mut inner = Inner::default();
         inner.fill_in(frame.bytes);
+        let captured_len = u32::try_from(frame.bytes.len()).unwrap_or(u32::MAX);
         let evidence = Evidence {
-            captured_len: u32::try_from(frame.bytes.len()).unwrap_or(u32::MAX),
+            captured_len,
             carried_len: frame.carried_len,
+            added_len: frame.added_len,
+            not_recorded: frame.not_recorded,
             ip_offset: inner.ip_offset,
-            ip_len: inner.ip_len,
+            ip_len: believed(inner.ip_len, captured_len.saturating_sub(inner.ip_offset)),
+            outer_ip_len: frame.mirrored.map_or(0, |mirrored| mirrored.outer_ip_len),
+            pieces: frame
+                .mirrored
+                .map_or(Pieces::One, |mirrored| mirrored.pieces),
             frame_len: inner.frame_len,
         };
-        let (lengths, verdict) = judge(evidence, settings.max_inner_ip());
+        let (lengths, verdict) = judge(&evidence, settings.mtu);
         let direction = frame.mirrored.map_or(Direction::Unknown, |mirrored| {
             Direction::of(mirrored.source, &inner)
         });
-        let cut_by = if frame.carried_len > evidence.captured_len {
+        let cut_by = if frame.not_recorded > 0 {
             CutBy::SnapLength
-        } else if frame.outer_ip_len == settings.mtu {
+        } else if evidence.outer_ip_len == settings.mtu {
             CutBy::Mtu
         } else {
             CutBy::Unclear
@@ -63,6 +76,7 @@ impl<'a> Observed<'a> {
             inner,
             evidence,
             lengths,
+            wire_lengths: lengths.without(frame.added_len),
             verdict,
             direction,
             cut_by,

@@ -32,7 +32,7 @@ pub struct WorkerSettings {
     pub plain: bool,
     /// MTU of the path from mirror source to target, in bytes.
     pub mtu: u32,
-    /// Bytes of the MTU the cloud wants kept free for the mirror's headers.
+    /// Bytes of the MTU that the cloud recommends to keep free for the mirror's headers.
     pub mtu_overhead: u32,
     /// Most flows kept at a time.
     pub max_flows: u32,
@@ -56,13 +56,6 @@ impl Default for WorkerSettings {
             flows: false,
             allowed: Allowed::default(),
         }
-    }
-}
-
-impl WorkerSettings {
-    /// Largest inner IP packet the mirror's rule allows.
-    pub const fn max_inner_ip(&self) -> u32 {
-        self.mtu.saturating_sub(self.mtu_overhead)
     }
 }
 
@@ -333,7 +326,8 @@ impl Worker {
             mirrored: Some(&mirrored),
             bytes: mirrored.bytes,
             carried_len: saturate(mirrored.carried_len),
-            outer_ip_len: mirrored.outer_ip_len,
+            added_len: 0,
+            not_recorded: saturate(mirrored.not_recorded),
         };
         match mirrored.payload {
             Payload::Ethernet => self.deliver(&frame, outlet),
@@ -354,7 +348,8 @@ impl Worker {
             mirrored: None,
             bytes: record.bytes,
             carried_len: record.orig_len,
-            outer_ip_len: 0,
+            added_len: 0,
+            not_recorded: record.orig_len.saturating_sub(saturate(record.bytes.len())),
         };
         if record.link == LinkType::Ethernet {
             return self.deliver(&frame, outlet);
@@ -397,6 +392,7 @@ impl Worker {
         let framed = Frame {
             bytes: &scratch,
             carried_len: frame.carried_len.saturating_add(14),
+            added_len: 14,
             ..*frame
         };
         self.deliver(&framed, outlet);
@@ -430,7 +426,7 @@ impl Worker {
     #[inline]
     fn account(&mut self, observed: &Observed<'_>) -> SessionId {
         self.ledger.delivered += 1;
-        self.frames.record(observed.frame.bytes.len() as u64);
+        self.frames.record(observed.wire_lengths.captured.into());
         if observed.inner.vlan.is_some() {
             self.ledger.note(Noted::InnerVlan);
         }
@@ -450,7 +446,7 @@ impl Worker {
             session.add(
                 observed.frame.ts_ns,
                 &observed.evidence,
-                observed.lengths,
+                observed.wire_lengths,
                 observed.verdict,
                 observed.direction,
             );
@@ -469,8 +465,9 @@ impl Worker {
         let Some((key, way)) = FlowKey::of(session, vni, inner) else {
             return;
         };
-        let (ts_ns, lengths) = (observed.frame.ts_ns, observed.lengths);
-        let Some(packet) = FlowPacket::of(ts_ns, lengths, observed.verdict, inner) else {
+        let (ts_ns, lengths) = (observed.frame.ts_ns, observed.wire_lengths);
+        let ip_len = observed.evidence.ip_bytes(lengths);
+        let Some(packet) = FlowPacket::of(ts_ns, lengths, observed.verdict, ip_len, inner) else {
             return;
         };
         let Self {

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 
 use super::summary::{SessionSummary, Summary};
 use crate::host::counters;
-use crate::mirror::truncation::percent;
+use crate::mirror::words::{counted, ending, percent};
 use crate::pipeline::outcome::Outcome;
 
 /// Sessions shown to people; the JSON object has all.
@@ -25,10 +25,15 @@ impl Summary {
         } = self;
         let (malformed, filtered) = (total(&self.malformed), total(&self.filtered));
         let dropped = total(&self.dropped);
+        // Nothing looks for duplicates yet: a zero would say that there were none.
+        let duplicate = match duplicate {
+            0 => String::new(),
+            copies => format!(" + {copies} duplicate"),
+        };
         let _ = writeln!(
             page,
-            "Packets\n  {received} received = {delivered} delivered + {malformed} malformed + {filtered} filtered \
-             + {duplicate} duplicate + {dropped} dropped"
+            "Packets\n  {received} received = {delivered} delivered + {malformed} malformed + {filtered} filtered\
+             {duplicate} + {dropped} dropped"
         );
         let waiting = outcome.ledger.waiting();
         if waiting > 0 {
@@ -57,8 +62,9 @@ impl Summary {
         if self.flows_dropped > 0 {
             let _ = writeln!(
                 page,
-                "  {:>9} flow records lost: their file could not be written, or not fast enough",
-                self.flows_dropped
+                "  {:>9} flow record{} lost: the flow file could not be written, or not fast enough",
+                self.flows_dropped,
+                ending(self.flows_dropped)
             );
         }
         self.clock_line(&mut page);
@@ -71,8 +77,8 @@ impl Summary {
         }
         for file in &self.files {
             let content = match (file.packets, file.records) {
-                (Some(packets), _) => format!("{packets} packets"),
-                (_, Some(records)) => format!("{records} flow records"),
+                (Some(packets), _) => counted(packets, "packet"),
+                (_, Some(records)) => counted(records, "flow record"),
                 _ => String::new(),
             };
             let _ = writeln!(page, "  {}: {content}, {}", file.path, bytes(file.bytes));
@@ -110,7 +116,7 @@ impl Summary {
     fn clock_line(&self, page: &mut String) {
         let steps = self.clock_steps.iter().flatten();
         let steps: Vec<String> = steps
-            .map(|(whither, times)| format!("{whither} {times} times"))
+            .map(|(whither, times)| format!("{whither} {}", counted(*times, "time")))
             .collect();
         if !steps.is_empty() {
             let _ = writeln!(
@@ -187,7 +193,7 @@ impl Summary {
             "bytes",
             "in / out",
             "largest IP",
-            "cut on the way",
+            "truncated",
         ];
         let mut rows: Vec<[String; 7]> = vec![header.map(str::to_owned)];
         rows.extend(shown.iter().map(|session| session.row()));
@@ -322,7 +328,7 @@ mod tests {
         assert!(page.contains("        7 UdpRcvbufErrors: "), "{page}");
         assert!(page.contains("net.core.rmem_max"), "{page}");
         assert!(
-            page.contains("set back 2 times and forward 1 times"),
+            page.contains("set back 2 times and forward 1 time"),
             "{page}"
         );
         let json = serde_json::to_value(&summary).unwrap();

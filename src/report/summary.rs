@@ -1,6 +1,6 @@
 //! What a run tells when it ends, as a value: the JSON object of `--summary`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::path::Path;
 
@@ -11,7 +11,7 @@ use crate::flow::text::rfc3339;
 use crate::host::counters::Counts;
 use crate::mirror::allowed::Stranger;
 use crate::mirror::session::{Session, SessionKey};
-use crate::mirror::truncation::Cause;
+use crate::mirror::truncation::{Cause, Route};
 use crate::outfile::{Creation, write_whole};
 use crate::patience::PATIENCE;
 use crate::pipeline::clock::ClockSteps;
@@ -136,7 +136,7 @@ pub struct SessionSummary {
     pub target: Option<IpAddr>,
     /// `vxlan`, `vxlan-gpe` or `geneve`.
     pub tunnel: Option<&'static str>,
-    /// Frames delivered.
+    /// Frames that came, those included that then found no room in the capture queue or were not written.
     pub packets: u64,
     /// Bytes of inner frame that arrived.
     pub bytes: u64,
@@ -150,12 +150,18 @@ pub struct SessionSummary {
     pub suspect: u64,
     /// Packets without a declared length.
     pub unknown_length: u64,
-    /// Whole packets above MTU minus overhead.
+    /// Whole packets larger than one outer packet of the path's MTU carries.
     pub oversize: u64,
+    /// Packets whose outer packets arrived in fragments.
+    pub fragmented: u64,
     /// Bytes cut off.
     pub missing_bytes: u64,
     /// Largest inner IP packet, as it declares itself, in bytes.
     pub largest_inner_ip: u32,
+    /// Largest outer IP packet, in bytes; null where there is none.
+    pub largest_outer_ip: Option<u32>,
+    /// Most bytes of outer packet around an inner IP packet; null where nothing is around one.
+    pub overhead: Option<u32>,
     /// Bytes of frame that cut packets keep, when it is one size.
     pub cut_size: Option<u32>,
     /// `session_packet_length`, `mtu`, `snap_length` or `unclear`.
@@ -202,6 +208,7 @@ impl Summary {
             flow_records_dropped,
             ..
         } = outcome;
+        let routes = Routes::new(sessions, settings);
         let capture = capture.iter().map(|file| FileSummary {
             path: file.path.clone(),
             kind: "capture",
@@ -239,7 +246,7 @@ impl Summary {
             histograms: outcome.measured.facts().collect(),
             sessions: sessions
                 .iter()
-                .map(|session| SessionSummary::new(session, settings))
+                .map(|session| SessionSummary::new(session, &routes.of(session)))
                 .collect(),
             flows: *flow_records,
             flows_dropped: *flow_records_dropped,
@@ -262,8 +269,52 @@ impl Summary {
     }
 }
 
+/// The ways from mirror sources to targets.
+struct Routes {
+    usual: Route,
+    /// Largest outer IP packet by outer source and destination.
+    largest_outer: HashMap<Ends, u32>,
+}
+
+/// Outer source and destination of a session; those without have a way of their own each.
+type Ends = (IpAddr, Option<IpAddr>);
+
+fn ends(session: &Session) -> Option<Ends> {
+    let (source, _) = session.key.mirror()?;
+    Some((source, session.target))
+}
+
+impl Routes {
+    fn new(sessions: &[Session], settings: &WorkerSettings) -> Self {
+        let mut largest_outer = HashMap::new();
+        for session in sessions {
+            if let Some(ends) = ends(session) {
+                let largest: &mut u32 = largest_outer.entry(ends).or_default();
+                *largest = (*largest).max(session.truncation.largest_outer());
+            }
+        }
+        let usual = Route {
+            mtu: settings.mtu,
+            recommended_overhead: settings.mtu_overhead,
+            largest_outer: 0,
+        };
+        Self {
+            usual,
+            largest_outer,
+        }
+    }
+
+    fn of(&self, session: &Session) -> Route {
+        let largest = ends(session).and_then(|ends| self.largest_outer.get(&ends));
+        Route {
+            largest_outer: largest.copied().unwrap_or_default(),
+            ..self.usual
+        }
+    }
+}
+
 impl SessionSummary {
-    fn new(session: &Session, settings: &WorkerSettings) -> Self {
+    fn new(session: &Session, route: &Route) -> Self {
         let truncation = &session.truncation;
         let (source, vni) = session.key.mirror().unzip();
         Self {
@@ -276,22 +327,25 @@ impl SessionSummary {
             inbound: session.inbound,
             outbound: session.outbound,
             truncated: truncation.truncated,
-            suspect: truncation.suspect(settings.mtu),
+            suspect: truncation.suspect(route),
             unknown_length: truncation.unknown(),
             oversize: truncation.oversize,
+            fragmented: truncation.fragmented,
             missing_bytes: truncation.missing_bytes,
-            largest_inner_ip: truncation.largest_inner_ip,
+            largest_inner_ip: truncation.largest_inner_ip(route),
+            largest_outer_ip: Some(truncation.largest_outer()).filter(|len| *len > 0),
+            overhead: truncation.overhead(),
             cut_size: truncation.cut_size(),
-            cut_by: truncation.cause(settings.mtu).map(|cause| match cause {
+            cut_by: truncation.cause(route).map(|cause| match cause {
                 Cause::SessionPacketLength(_) => "session_packet_length",
                 Cause::Mtu(_) => "mtu",
                 Cause::SnapLength => "snap_length",
-                Cause::Unclear => "unclear",
+                Cause::Contradicted(_) | Cause::Unclear => "unclear",
             }),
             // Nobody mirrors a capture that was not encapsulated: there is no session to mend.
             advice: match session.key {
                 SessionKey::Plain => None,
-                _ => truncation.advice(session.packets, settings.mtu, settings.mtu_overhead),
+                _ => truncation.advice(session.packets, route),
             },
             first_seen: rfc3339(session.first_ns).to_owned(),
             last_seen: rfc3339(session.last_ns).to_owned(),
