@@ -1,5 +1,9 @@
 //! recvmmsg(2) with its control messages (cmsg(3)): many datagrams a call, each with its time of arrival, the
 //! socket's count of drops, where it was sent to, and the length of its segments.
+//!
+//! nix has recvmmsg(2) too. It prepares the room for control messages once: the kernel writes the length it
+//! used into `msg_controllen`, and a later datagram in that slot has no more room than the one before it, so
+//! that a time or a drop count would be missing. Here every header is written anew before each call.
 
 use std::io;
 use std::mem::{size_of, zeroed};

@@ -1,5 +1,6 @@
-//! The system calls that have no safe face elsewhere: here socket options that socket2 does not know, cores
-//! and waiting; messages, rings and programs in modules of their own. Nowhere else is `unsafe`.
+//! System calls. Where nix has a safe face it is used: waiting, cores, most socket options. What has none is
+//! here and in the modules below, which are the only ones with `unsafe`: options that nix does not know, messages
+//! in batches, rings and programs.
 
 #![allow(
     unsafe_code,
@@ -17,6 +18,15 @@ pub mod tcx;
 use std::io;
 use std::mem::{size_of, zeroed};
 use std::os::fd::{AsRawFd, BorrowedFd};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
+use nix::sys::socket::setsockopt;
+use nix::sys::socket::sockopt::{
+    Ipv4PacketInfo, Ipv4RecvErr, Ipv6RecvErr, Ipv6RecvPacketInfo, RcvBufForce, ReceiveTimestampns,
+    RxqOvfl,
+};
+use nix::unistd::Pid;
 
 use crate::bpf::assembler::Instruction;
 
@@ -58,19 +68,19 @@ pub fn enable(socket: BorrowedFd<'_>, flag: Flag) -> io::Result<()> {
     const UDP_NO_CHECK6_RX: libc::c_int = 102;
     /// `UDP_NO_CHECK6_TX` of the same.
     const UDP_NO_CHECK6_TX: libc::c_int = 101;
-    let (level, name) = match flag {
-        Flag::Timestamps => (libc::SOL_SOCKET, libc::SO_TIMESTAMPNS),
-        Flag::DropCounter => (libc::SOL_SOCKET, libc::SO_RXQ_OVFL),
-        Flag::DestinationV4 => (libc::IPPROTO_IP, libc::IP_PKTINFO),
-        Flag::DestinationV6 => (libc::IPPROTO_IPV6, libc::IPV6_RECVPKTINFO),
-        Flag::NoChecksumV6 => (libc::IPPROTO_UDP, UDP_NO_CHECK6_RX),
-        Flag::Trains => (libc::SOL_UDP, UDP_GRO),
-        Flag::SendNoChecksumV4 => (libc::SOL_SOCKET, libc::SO_NO_CHECK),
-        Flag::SendNoChecksumV6 => (libc::IPPROTO_UDP, UDP_NO_CHECK6_TX),
-        Flag::TellErrorsV4 => (libc::IPPROTO_IP, libc::IP_RECVERR),
-        Flag::TellErrorsV6 => (libc::IPPROTO_IPV6, libc::IPV6_RECVERR),
-    };
-    set_number(socket, level, name, 1)
+    match flag {
+        Flag::Timestamps => setsockopt(&socket, ReceiveTimestampns, &true)?,
+        Flag::DropCounter => setsockopt(&socket, RxqOvfl, &1)?,
+        Flag::DestinationV4 => setsockopt(&socket, Ipv4PacketInfo, &true)?,
+        Flag::DestinationV6 => setsockopt(&socket, Ipv6RecvPacketInfo, &true)?,
+        Flag::TellErrorsV4 => setsockopt(&socket, Ipv4RecvErr, &true)?,
+        Flag::TellErrorsV6 => setsockopt(&socket, Ipv6RecvErr, &true)?,
+        Flag::NoChecksumV6 => set_number(socket, libc::IPPROTO_UDP, UDP_NO_CHECK6_RX, 1)?,
+        Flag::SendNoChecksumV6 => set_number(socket, libc::IPPROTO_UDP, UDP_NO_CHECK6_TX, 1)?,
+        Flag::SendNoChecksumV4 => set_number(socket, libc::SOL_SOCKET, libc::SO_NO_CHECK, 1)?,
+        Flag::Trains => set_number(socket, libc::SOL_UDP, UDP_GRO, 1)?,
+    }
+    Ok(())
 }
 
 /// Sets the receive buffer beyond the system's limit; needs CAP_NET_ADMIN.
@@ -79,8 +89,7 @@ pub fn enable(socket: BorrowedFd<'_>, flag: Flag) -> io::Result<()> {
 ///
 /// As setsockopt(2).
 pub fn force_receive_buffer(socket: BorrowedFd<'_>, bytes: usize) -> io::Result<()> {
-    let bytes = libc::c_int::try_from(bytes).unwrap_or(libc::c_int::MAX);
-    set_number(socket, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, bytes)
+    Ok(setsockopt(&socket, RcvBufForce, &bytes)?)
 }
 
 fn set_number(
@@ -193,22 +202,9 @@ fn attach_program(
 
 /// The cores this process may use.
 pub fn allowed_cores() -> Vec<usize> {
-    // SAFETY: an all-zero set is valid, and the kernel writes at most the size that is passed along.
-    let (outcome, set) = unsafe {
-        let mut set: libc::cpu_set_t = zeroed();
-        (
-            libc::sched_getaffinity(0, size_of::<libc::cpu_set_t>(), &raw mut set),
-            set,
-        )
-    };
-    if outcome != 0 {
-        return Vec::new();
-    }
-    let most = libc::CPU_SETSIZE as usize;
-    // SAFETY: only numbers below the set's size are asked for.
-    (0..most)
-        .filter(|core| unsafe { libc::CPU_ISSET(*core, &set) })
-        .collect()
+    let set = sched_getaffinity(Pid::from_raw(0)).unwrap_or_default();
+    let is_allowed = |core: &usize| set.is_set(*core).unwrap_or_default();
+    (0..CpuSet::count()).filter(is_allowed).collect()
 }
 
 /// Keeps the calling thread on one core.
@@ -217,16 +213,9 @@ pub fn allowed_cores() -> Vec<usize> {
 ///
 /// As sched_setaffinity(2); `InvalidInput` for a core number that no machine has.
 pub fn pin_to_core(core: usize) -> io::Result<()> {
-    if core >= libc::CPU_SETSIZE as usize {
-        return Err(io::ErrorKind::InvalidInput.into());
-    }
-    // SAFETY: an all-zero set is valid, the number is below the set's size, and the size is passed along.
-    let outcome = unsafe {
-        let mut set: libc::cpu_set_t = zeroed();
-        libc::CPU_SET(core, &mut set);
-        libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &raw const set)
-    };
-    done(outcome)
+    let mut set = CpuSet::new();
+    set.set(core)?;
+    Ok(sched_setaffinity(Pid::from_raw(0), &set)?)
 }
 
 /// Whether this process ignores a signal; whoever started it may have wanted that.
@@ -278,33 +267,83 @@ pub fn wait_readable<'a>(
     sockets: impl IntoIterator<Item = BorrowedFd<'a>>,
     timeout_ms: i32,
 ) -> io::Result<u128> {
-    let none = libc::pollfd {
-        fd: -1,
-        events: libc::POLLIN,
-        revents: 0,
+    let timeout = PollTimeout::try_from(timeout_ms).unwrap_or(PollTimeout::MAX);
+    let mut sockets = sockets
+        .into_iter()
+        .map(|fd| PollFd::new(fd, PollFlags::POLLIN));
+    let Some(first) = sockets.next() else {
+        poll(&mut [], timeout)?;
+        return Ok(0);
     };
-    let mut polls = [none; MAX_WAITED_AT];
-    let mut used = 0;
+    let mut polls: [PollFd<'_>; MAX_WAITED_AT] = std::array::from_fn(|_| first.clone());
+    let mut used = 1;
     let mut more = 0;
     for socket in sockets {
         match polls.get_mut(used) {
             Some(poll) => {
-                poll.fd = socket.as_raw_fd();
+                *poll = socket;
                 used += 1;
             }
             None => more = u128::MAX << MAX_WAITED_AT,
         }
     }
-    // SAFETY: the array is live for the call and has at least as many entries as are passed along.
-    let outcome = unsafe { libc::poll(polls.as_mut_ptr(), used as libc::nfds_t, timeout_ms) };
-    if outcome < 0 {
-        let error = io::Error::last_os_error();
-        return match error.kind() {
-            io::ErrorKind::Interrupted => Ok(more),
-            _ => Err(error),
-        };
+    let polls = polls.get_mut(..used).unwrap_or_default();
+    match poll(polls, timeout) {
+        Ok(_) => {}
+        Err(nix::errno::Errno::EINTR) => return Ok(more),
+        Err(error) => return Err(error.into()),
     }
     let ready = polls.iter().enumerate();
-    let ready = ready.filter(|(_, poll)| poll.revents != 0);
+    // Events that nix does not know are events too.
+    let ready = ready.filter(|(_, poll)| poll.any().unwrap_or(true));
     Ok(ready.fold(more, |ready, (at, _)| ready | 1 << at))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::UdpSocket;
+    use std::os::fd::AsFd;
+
+    use super::*;
+
+    #[test]
+    fn sockets_that_can_be_read_are_told() {
+        let sockets: Vec<UdpSocket> = (0..70)
+            .map(|_| UdpSocket::bind("127.0.0.1:0").unwrap())
+            .collect();
+        let wait = |count: usize| {
+            let sockets = sockets.iter().take(count).map(UdpSocket::as_fd);
+            wait_readable(sockets, 0).unwrap()
+        };
+        assert_eq!((wait(0), wait(1), wait(64)), (0, 0, 0));
+        for at in [0, 3, 63] {
+            sockets[5]
+                .send_to(b"x", sockets[at].local_addr().unwrap())
+                .unwrap();
+        }
+        assert_eq!(wait(3), 1);
+        let all = 1 | 1 << 3 | 1 << 63;
+        assert_eq!(wait(64), all);
+        assert_eq!(
+            wait(65),
+            all | u128::MAX << 64,
+            "those beyond are taken for ready"
+        );
+        assert_eq!(wait(70), all | u128::MAX << 64);
+    }
+
+    #[test]
+    fn cores_are_those_of_this_process() {
+        let cores = allowed_cores();
+        assert!(!cores.is_empty());
+        let pinned = std::thread::spawn(move || {
+            pin_to_core(cores[0]).unwrap();
+            allowed_cores() == [cores[0]]
+        });
+        assert!(pinned.join().unwrap());
+        let kind = |core| pin_to_core(core).unwrap_err().kind();
+        assert_eq!(kind(1023), io::ErrorKind::InvalidInput, "no such core here");
+        assert_eq!(kind(1024), io::ErrorKind::InvalidInput, "no machine has it");
+        assert_eq!(kind(usize::MAX), io::ErrorKind::InvalidInput);
+    }
 }
