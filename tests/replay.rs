@@ -1462,6 +1462,32 @@ fn tshark_agrees_with_captures_and_flow_records_2() {
     check_share(1);
 }
 
+/// What frames without IP hold is told by name, the same with any number of workers.
+#[test]
+fn frames_without_ip_are_told_by_ether_type() {
+    for workers in ["1", "2", "3"] {
+        let replayed = replay_testdata("inner-non-ip.pcap", &["--workers", workers]);
+        let held = |ethertype: &str, name: &str, packets: u64| serde_json::json!({"ethertype": ethertype, "name": name, "packets": packets});
+        let expected = [
+            held("0x0806", "ARP", 2),
+            held("802.3", "LLC", 1),
+            held("0x88b5", "Local experimental 1", 1),
+            held("0x88cc", "LLDP", 1),
+        ];
+        let told = replayed.summary["inner_not_ip_ethertypes"]
+            .as_array()
+            .unwrap();
+        assert_eq!(told[..], expected);
+        let page = &replayed.run.stderr;
+        assert!(page.contains("2 ARP (0x0806), 1 LLC (802.3)"), "{page}");
+    }
+    let all_ip = replay_testdata("inner-layers.pcap", &[]);
+    assert_eq!(
+        all_ip.summary["inner_not_ip_ethertypes"],
+        serde_json::json!([])
+    );
+}
+
 /// What stands between Ethernet and IP: tshark finds the same packets, and no length that it calls wrong.
 #[test]
 fn tshark_agrees_on_layers_in_front_of_ip() {

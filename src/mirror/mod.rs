@@ -4,6 +4,7 @@
 
 pub mod allowed;
 pub mod direction;
+pub mod ether_types;
 pub mod session;
 pub mod sizes;
 pub mod truncation;

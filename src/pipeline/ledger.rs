@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::mirror::ether_types::EtherTypes;
 use crate::wire::refusal::{Filtered, Malformed, Refusal, reasons};
 
 reasons! {
@@ -54,6 +55,8 @@ pub struct Ledger {
     filtered: [u64; Filtered::ALL.len()],
     dropped: [u64; Dropped::ALL.len()],
     noted: [u64; Noted::ALL.len()],
+    /// What frames without an inner IP header hold.
+    not_ip: EtherTypes,
 }
 
 fn add_at(counts: &mut [u64], at: usize, n: u64) {
@@ -122,6 +125,18 @@ impl Ledger {
     /// Notes something about a packet.
     pub fn note(&mut self, note: Noted) {
         add_at(&mut self.noted, note as usize, 1);
+    }
+
+    /// Notes a frame without an inner IP header, by the last EtherType that was reached in it.
+    #[cold]
+    pub fn note_not_ip(&mut self, ether_type: u16) {
+        self.note(Noted::InnerNotIp);
+        self.not_ip.count(ether_type);
+    }
+
+    /// What frames without an inner IP header hold.
+    pub const fn not_ip(&self) -> &EtherTypes {
+        &self.not_ip
     }
 
     /// Notes `n` packets written out of order.
@@ -223,6 +238,7 @@ impl Ledger {
         add(&mut self.filtered, &other.filtered);
         add(&mut self.dropped, &other.dropped);
         add(&mut self.noted, &other.noted);
+        self.not_ip.merge(&other.not_ip);
     }
 }
 

@@ -431,7 +431,7 @@ impl Worker {
             self.ledger.note(Noted::InnerVlan);
         }
         if observed.inner.ip.is_none() {
-            self.ledger.note(Noted::InnerNotIp);
+            self.ledger.note_not_ip(observed.inner.ether_type);
         }
         let id = match observed.frame.mirrored {
             Some(mirrored) => self.sessions.find_mirror(

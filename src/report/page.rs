@@ -52,6 +52,7 @@ impl Summary {
                 );
             }
         }
+        self.not_ip_lines(&mut page);
         self.not_allowed_lines(&mut page);
         for (reason, packets) in &self.kernel_dropped {
             let _ = writeln!(
@@ -144,6 +145,21 @@ impl Summary {
             for line in lines {
                 let _ = writeln!(page, "            {line}");
             }
+        }
+    }
+
+    /// What the frames noted as `inner_not_ip` hold, four to a line.
+    fn not_ip_lines(&self, page: &mut String) {
+        let told: Vec<String> = self
+            .inner_not_ip_ethertypes
+            .iter()
+            .map(|held| match held.name {
+                Some(name) => format!("{} {name} ({})", held.packets, held.ethertype),
+                None => format!("{} {}", held.packets, held.ethertype),
+            })
+            .collect();
+        for line in told.chunks(4) {
+            let _ = writeln!(page, "            {}", line.join(", "));
         }
     }
 

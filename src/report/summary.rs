@@ -98,6 +98,8 @@ pub struct Summary {
     pub clock_steps: Option<BTreeMap<&'static str, u64>>,
     /// Worth knowing of packets that were delivered.
     pub noted: BTreeMap<&'static str, u64>,
+    /// What the frames noted as `inner_not_ip` hold, most first; eight at the most.
+    pub inner_not_ip_ethertypes: Vec<EtherTypeSummary>,
     /// Latencies, batches and frame sizes.
     pub histograms: BTreeMap<&'static str, Facts>,
     /// Mirror sessions.
@@ -122,6 +124,17 @@ pub struct NotAllowedSource {
     /// Outer source address.
     pub source: IpAddr,
     /// Packets of it that were filtered.
+    pub packets: u64,
+}
+
+/// An EtherType of frames without IP in the JSON summary.
+#[derive(Debug, Serialize)]
+pub struct EtherTypeSummary {
+    /// `0x88cc`; `802.3` for frames with a length in its place, `none` where it is cut.
+    pub ethertype: String,
+    /// What people call it; null for one that is not known.
+    pub name: Option<&'static str>,
+    /// Frames.
     pub packets: u64,
 }
 
@@ -243,6 +256,16 @@ impl Summary {
             kernel_counters: outcome.kernel_counters.clone(),
             clock_steps: outcome.measured.clock_steps.map(clock_steps),
             noted: ledger.noted(),
+            inner_not_ip_ethertypes: ledger
+                .not_ip()
+                .most()
+                .into_iter()
+                .map(|(content, packets)| EtherTypeSummary {
+                    ethertype: content.to_string(),
+                    name: content.name(),
+                    packets,
+                })
+                .collect(),
             histograms: outcome.measured.facts().collect(),
             sessions: sessions
                 .iter()
