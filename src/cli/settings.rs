@@ -137,7 +137,7 @@ impl Settings {
             0
         };
         let flows = if self.worker.flows {
-            table::memory_bytes(self.worker.max_flows)
+            table::memory_bytes(std::iter::once(self.worker.max_flows))
         } else {
             0
         };

@@ -22,6 +22,15 @@ pub const fn entries_for(len: u64) -> u64 {
 }
 
 impl Index {
+    /// An index with room for `len` places.
+    pub fn with_room(len: usize) -> Self {
+        let entries = usize::try_from(entries_for(len as u64)).unwrap_or(usize::MAX);
+        Self {
+            entries: vec![EMPTY; entries.max(16)],
+            used: 0,
+        }
+    }
+
     /// The place of the entry with this `hash` that `is_it` says yes to.
     #[inline]
     pub fn find(&self, hash: u32, mut is_it: impl FnMut(u32) -> bool) -> Option<u32> {

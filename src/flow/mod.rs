@@ -8,6 +8,7 @@ mod index;
 pub mod key;
 mod recent;
 pub mod record;
+pub mod remaining;
 pub mod table;
 mod tcp;
 pub mod text;

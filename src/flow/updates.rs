@@ -6,7 +6,8 @@
 
 use super::ended::Ended;
 use super::key::{FlowKey, Way};
-use super::table::{Flow, FlowPacket, FlowTable};
+use super::remaining::Remaining;
+use super::table::{FlowPacket, FlowTable};
 
 /// Tables of fewer flows are updated at once: they stay in the cache, even beside the kernel's receive path on
 /// the same core.
@@ -97,10 +98,10 @@ impl Updates {
         apply(&mut self.table, &mut self.filling, ended);
     }
 
-    /// Counts the packets that wait and empties the table.
-    pub fn drain(&mut self, ended: impl FnMut(u64, Ended)) -> Vec<Flow> {
+    /// Counts the packets that wait and leaves the flows.
+    pub fn end(mut self, ended: impl FnMut(u64, Ended)) -> Remaining {
         self.settle(ended);
-        self.table.drain()
+        self.table.end()
     }
 }
 
@@ -161,9 +162,13 @@ mod tests {
                 updates.settle(|order, flow| evicted.push((order, flow)));
             }
         }
-        let left = updates.drain(|order, flow| evicted.push((order, flow)));
+        let left: Vec<_> = updates
+            .end(|order, flow| evicted.push((order, flow)))
+            .iter()
+            .collect();
+        let table: Vec<_> = table.end().iter().collect();
         assert!(expected.len() > 10_000);
         assert_eq!(format!("{evicted:?}"), format!("{expected:?}"));
-        assert_eq!(format!("{left:?}"), format!("{:?}", table.drain()));
+        assert_eq!(format!("{left:?}"), format!("{table:?}"));
     }
 }

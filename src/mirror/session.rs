@@ -234,6 +234,11 @@ impl Sessions {
     pub fn list(&self) -> &[Session] {
         &self.list
     }
+
+    /// The same, once no more are looked for.
+    pub fn into_list(self) -> Vec<Session> {
+        self.list
+    }
 }
 
 #[cfg(test)]

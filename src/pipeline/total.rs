@@ -10,11 +10,10 @@ use super::ledger::Ledger;
 use super::measure::Measured;
 use super::worker::{OtherPort, Snapshot, Worker};
 use crate::flow::ended::EndReason;
-use crate::flow::key::FlowKey;
 use crate::flow::record::FlowRecord;
-use crate::flow::table::Flow;
+use crate::flow::remaining::Remaining;
 use crate::mirror::allowed::Strangers;
-use crate::mirror::session::{Session, SessionId, SessionKey, Sessions};
+use crate::mirror::session::{Session, SessionId, SessionKey};
 
 /// What workers counted, added up.
 #[derive(Default)]
@@ -90,8 +89,8 @@ pub struct Total {
     pub measured: Measured,
     /// Flows that several workers had a part of, and that were put together here.
     pub flows_joined: u64,
-    /// Flows that live to the end, by their first packets; their sessions are places in `sessions`.
-    flows: Vec<Flow>,
+    /// Flows that live to the end; their sessions are places in `sessions`.
+    flows: Remaining,
     /// Records of flows that had to make room for the last packets.
     evicted: Vec<FlowRecord>,
 }
@@ -105,14 +104,16 @@ impl Total {
         for worker in workers {
             let part = worker.end();
             evicted.extend(part.evicted);
+            let list = part.sessions.into_list();
+            let keys: Vec<SessionKey> = list.iter().map(|session| session.key).collect();
             sum.add(Snapshot {
                 ledger: part.ledger,
-                sessions: part.sessions.list().to_vec(),
+                sessions: list,
                 other_ports: part.other_ports,
                 strangers: part.strangers,
                 frames: part.frames,
             });
-            parts.push((part.sessions, part.flows));
+            parts.push((keys, part.flows));
         }
         sum.sort();
         let Sum {
@@ -124,12 +125,20 @@ impl Total {
             measured,
             ..
         } = sum;
-        let places = sessions
-            .iter()
-            .enumerate()
-            .map(|(place, session)| (session.key, place));
-        let places: HashMap<SessionKey, usize, foldhash::fast::RandomState> = places.collect();
-        let (flows, flows_joined) = gather(parts, &places);
+        // Each worker numbers sessions for itself; now they have the place in the list of all.
+        let place_of = |key| {
+            let place = sessions.binary_search_by_key(&key, |session| session.key);
+            SessionId(u32::try_from(place.unwrap_or(usize::MAX)).unwrap_or(u32::MAX))
+        };
+        let parts = parts.into_iter().map(|(keys, mut flows)| {
+            let places: Vec<SessionId> = keys.into_iter().map(place_of).collect();
+            flows.renumber(|id| {
+                let place = places.get(id.0 as usize);
+                place.copied().unwrap_or(SessionId(u32::MAX))
+            });
+            flows
+        });
+        let (flows, flows_joined) = Remaining::join(parts);
         Self {
             ledger,
             sessions,
@@ -146,51 +155,11 @@ impl Total {
     /// The records that are still to be handed out: of flows that had to make room, and of those that
     /// lived to the end, in the order of their first packets.
     pub fn records(&self) -> impl Iterator<Item = FlowRecord> {
-        let living = self.flows.iter().filter_map(|flow| {
+        let living = self.flows.by_first_packet().filter_map(|flow| {
             let session = self.sessions.get(flow.key.session().0 as usize)?;
-            Some(FlowRecord::new(flow, session, EndReason::Forced, u64::MAX))
+            let reason = EndReason::Forced;
+            Some(FlowRecord::new(&flow, session, reason, u64::MAX))
         });
         self.evicted.iter().copied().chain(living)
     }
-}
-
-/// Puts the flows of all workers into one list, those of one key together, and counts the latter.
-fn gather(
-    parts: Vec<(Sessions, Vec<Flow>)>,
-    places: &HashMap<SessionKey, usize, foldhash::fast::RandomState>,
-) -> (Vec<Flow>, u64) {
-    let mut joined = 0;
-    let several = parts.len() > 1;
-    let mut flows: Vec<Flow> = Vec::new();
-    let mut known: HashMap<FlowKey, usize, foldhash::fast::RandomState> = HashMap::default();
-    for (sessions, mut part) in parts {
-        for flow in &mut part {
-            let session = sessions
-                .session(flow.key.session())
-                .map(|session| session.key);
-            let place = session
-                .and_then(|key| places.get(&key))
-                .copied()
-                .unwrap_or_default();
-            flow.key = flow
-                .key
-                .in_session(SessionId(u32::try_from(place).unwrap_or(u32::MAX)));
-        }
-        if !several {
-            flows = part;
-            continue;
-        }
-        for flow in part {
-            let at = *known.entry(flow.key).or_insert(flows.len());
-            match flows.get_mut(at) {
-                Some(first) => {
-                    first.absorb(flow);
-                    joined += 1;
-                }
-                None => flows.push(flow),
-            }
-        }
-    }
-    flows.sort_unstable_by_key(|flow| (flow.first_ns, flow.key));
-    (flows, joined)
 }

@@ -6,7 +6,8 @@
 use crate::flow::ended::Ended;
 use crate::flow::key::FlowKey;
 use crate::flow::record::FlowRecord;
-use crate::flow::table::{Flow, FlowPacket};
+use crate::flow::remaining::Remaining;
+use crate::flow::table::FlowPacket;
 use crate::flow::updates::Updates;
 use crate::mirror::allowed::{Allowed, Strangers};
 use crate::mirror::session::{Session, SessionId, SessionKey, Sessions};
@@ -89,7 +90,7 @@ pub struct Part {
     /// Mirror sessions.
     pub sessions: Sessions,
     /// Flows that live.
-    pub flows: Vec<Flow>,
+    pub flows: Remaining,
     /// Records of flows that had to make room for the last packets.
     pub evicted: Vec<FlowRecord>,
     /// UDP traffic that went to other ports.
@@ -194,7 +195,7 @@ impl Worker {
         let mut evicted = Evicted(Vec::new());
         let flows = self
             .flows
-            .drain(|order, ended| hand_out(&ended, order, &self.sessions, &mut evicted));
+            .end(|order, ended| hand_out(&ended, order, &self.sessions, &mut evicted));
         Part {
             ledger: self.ledger,
             flows,

@@ -1,0 +1,252 @@
+//! The flows that live to the end of the run, left where their tables put them: those of several workers put
+//! together, and read in the order of their first packets.
+//!
+//! No flow is copied. What a table needed to find flows is gone by then; the index that joins them, and after
+//! it the list that orders them, take no more room than that did. So the end of a run needs no more memory
+//! than the run.
+
+use std::hash::BuildHasher;
+
+use hashbrown::HashMap;
+
+use super::index::Index;
+use super::table::{CHUNK, Chunk, Flow, Hot, Large};
+use crate::mirror::session::SessionId;
+
+/// Flows by place.
+#[derive(Default)]
+pub struct Remaining {
+    chunks: Vec<Chunk>,
+    /// What flows counted beyond the width of their tallies, by place.
+    large: HashMap<u32, Large, foldhash::fast::RandomState>,
+}
+
+impl Remaining {
+    /// What a table held.
+    pub(super) const fn new(
+        chunks: Vec<Chunk>,
+        large: HashMap<u32, Large, foldhash::fast::RandomState>,
+    ) -> Self {
+        Self { chunks, large }
+    }
+
+    /// How many flows there are.
+    pub fn len(&self) -> usize {
+        self.places().count()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.places().next().is_none()
+    }
+
+    /// Gives every flow's session another number.
+    pub fn renumber(&mut self, new: impl Fn(SessionId) -> SessionId) {
+        for hot in self.chunks.iter_mut().flat_map(|chunk| &mut chunk.hot) {
+            hot.key = hot.key.in_session(new(hot.key.session()));
+        }
+    }
+
+    /// Puts the flows of several tables together, those of one key into one flow, and counts the latter.
+    pub fn join(parts: impl IntoIterator<Item = Self>) -> (Self, u64) {
+        let mut all = Self::default();
+        let mut tables = 0;
+        for part in parts {
+            let base = place(all.chunks.len(), 0);
+            all.chunks.extend(part.chunks);
+            let large = part.large.into_iter();
+            all.large
+                .extend(large.map(|(at, large)| (base + at, large)));
+            tables += 1;
+        }
+        // Flows of one table have different keys.
+        let joined = if tables > 1 { all.join_equal() } else { 0 };
+        (all, joined)
+    }
+
+    fn join_equal(&mut self) -> u64 {
+        let hasher = foldhash::fast::RandomState::default();
+        let mut index = Index::with_room(self.chunks.iter().map(|chunk| chunk.hot.len()).sum());
+        let mut joined = 0;
+        for number in 0..self.chunks.len() {
+            let len = self.chunks.get(number).map_or(0, |chunk| chunk.hot.len());
+            for at in (0..len).map(|within| place(number, within)) {
+                let Some(key) = self.hot(at).map(|hot| hot.key) else {
+                    continue;
+                };
+                let hash = hasher.hash_one(key);
+                let hash = (hash ^ (hash >> 32)) as u32;
+                let same = |other| self.hot(other).is_some_and(|hot| hot.key == key);
+                match index.find(hash, same) {
+                    Some(first) => {
+                        self.absorb(first, at);
+                        joined += 1;
+                    }
+                    None => index.insert(hash, at),
+                }
+            }
+        }
+        joined
+    }
+
+    /// Adds the flow at `other` to the one at `first`; nothing is left of it.
+    fn absorb(&mut self, first: u32, other: u32) {
+        if let (Some(mut flow), Some(more)) = (self.flow(first), self.flow(other)) {
+            flow.absorb(more);
+            self.large.remove(&other);
+            self.large.remove(&first);
+            let Some(chunk) = self.chunks.get_mut(first as usize / CHUNK) else {
+                return;
+            };
+            if let Some(large) = chunk.put(first as usize % CHUNK, &flow) {
+                self.large.insert(first, large);
+            }
+            if let Some(chunk) = self.chunks.get_mut(other as usize / CHUNK) {
+                chunk.forget(other as usize % CHUNK);
+            }
+        }
+    }
+
+    /// The flows in the order of their first packets.
+    pub fn by_first_packet(&self) -> impl Iterator<Item = Flow> {
+        let mut order = Vec::with_capacity(self.chunks.len() * CHUNK);
+        let timed = |at| self.hot(at).map(|hot| (hot.first_ns, at));
+        order.extend(self.places().filter_map(timed));
+        order.sort_unstable_by(|(a_ns, a), (b_ns, b)| {
+            let key = |at| self.hot(at).map(|hot| hot.key);
+            a_ns.cmp(b_ns).then_with(|| key(*a).cmp(&key(*b)))
+        });
+        order.into_iter().filter_map(|(_, at)| self.flow(at))
+    }
+
+    /// The flows in the order they stand in.
+    pub fn iter(&self) -> impl Iterator<Item = Flow> {
+        self.places().filter_map(|at| self.flow(at))
+    }
+
+    fn places(&self) -> impl Iterator<Item = u32> {
+        self.chunks.iter().enumerate().flat_map(|(number, chunk)| {
+            let hot = chunk.hot.iter().enumerate();
+            hot.filter(|(_, hot)| hot.is_used())
+                .map(move |(within, _)| place(number, within))
+        })
+    }
+
+    fn hot(&self, at: u32) -> Option<&Hot> {
+        let chunk = self.chunks.get(at as usize / CHUNK)?;
+        chunk.hot.get(at as usize % CHUNK)
+    }
+
+    fn flow(&self, at: u32) -> Option<Flow> {
+        let chunk = self.chunks.get(at as usize / CHUNK)?;
+        chunk.flow(at as usize % CHUNK, self.large.get(&at))
+    }
+}
+
+/// The place of a flow that is so far into a chunk.
+fn place(chunk: usize, within: usize) -> u32 {
+    u32::try_from(chunk * CHUNK + within).unwrap_or(u32::MAX)
+}
+
+/// Most bytes that joining and ordering `flows` flows takes beside them.
+pub const fn memory_bytes(flows: u64) -> u64 {
+    let index = super::index::entries_for(flows) * size_of::<u64>() as u64;
+    let order = flows * size_of::<(u64, u32)>() as u64;
+    if index > order { index } else { order }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::flow::key::{FlowKey, Way};
+    use crate::flow::table::{FlowPacket, FlowTable};
+    use crate::wire::inner::Inner;
+    use crate::wire::length::{FrameLen, Verdict};
+
+    /// Packets of few flows: client, way, time, length, fragment, TCP flags.
+    type Step = (u8, bool, u64, u32, bool, u8);
+
+    fn feed(table: &mut FlowTable, step: &Step, frame_number: usize) {
+        let (client, back, ts_ns, len, is_fragment, flags) = *step;
+        let mut frame = vec![2; 54];
+        frame[12..24].copy_from_slice(&[8, 0, 0x45, 0, 0, 40, 0, 0, 0, 0, 64, 6]);
+        frame[22] = frame_number as u8;
+        frame[26..34].copy_from_slice(&[10, 0, 0, 1, 10, 0, 0, 1]);
+        frame[if back { 33 } else { 29 }] = 100 + client;
+        frame[34..38].copy_from_slice(&if back { [0, 80, 9, 9] } else { [9, 9, 0, 80] });
+        frame[46..48].copy_from_slice(&[0x50, flags]);
+        let inner = Inner::read(&frame);
+        let (key, way) = FlowKey::of(SessionId(0), None, &inner).unwrap();
+        let lengths = FrameLen {
+            captured: 54,
+            orig: len,
+        };
+        let mut packet = FlowPacket::of(ts_ns, lengths, Verdict::Truncated, 40, &inner).unwrap();
+        packet.is_fragment = is_fragment;
+        table.update(table.hash(&key), u32::MAX, &key, way, &packet);
+    }
+
+    fn described(flows: impl Iterator<Item = Flow>) -> Vec<String> {
+        flows.map(|flow| format!("{flow:?}")).collect()
+    }
+
+    proptest! {
+        /// Packets of a flow on several tables come to what one table makes of all of them, in the order of
+        /// their first packets. No SYN among them: one table would begin records, several could not know.
+        #[test]
+        fn shared_out_or_not_flows_are_the_same(
+            steps in proptest::collection::vec(
+                (
+                    (
+                        0u8..5, any::<bool>(), 0u64..40,
+                        prop_oneof![Just(60), Just(u32::MAX), any::<u32>()],
+                        any::<bool>(), prop_oneof![Just(0x10u8), Just(0x18), Just(0x11)],
+                    ),
+                    0usize..3,
+                ),
+                0..60,
+            ),
+        ) {
+            let mut one = FlowTable::new(100);
+            let mut several = [const { None }; 3].map(|_: Option<()>| FlowTable::new(100));
+            // Who came first of two at the same time is known to one table only: no two are.
+            for (at, (step, table)) in steps.iter().enumerate() {
+                let mut step = *step;
+                step.2 = step.2 * 1000 + at as u64;
+                feed(&mut one, &step, at);
+                feed(&mut several[*table], &step, at);
+            }
+            let parts: usize = several.iter().map(FlowTable::len).sum();
+            let flows = one.len() as u64;
+            let (joined, count) = Remaining::join(several.into_iter().map(FlowTable::end));
+            prop_assert_eq!(parts as u64 - count, flows);
+            prop_assert_eq!(joined.len() as u64, flows);
+            let (one, none) = Remaining::join([one.end()]);
+            prop_assert_eq!(none, 0);
+            // Where the first packet in time was not the first to come, one table keeps what came first.
+            let firsts = |mut flow: Flow| {
+                (flow.macs, flow.originator) = (None, Way::AToB);
+                flow
+            };
+            let mut by_time = joined.by_first_packet().map(|flow| flow.first_ns);
+            prop_assert!(by_time.by_ref().is_sorted());
+            prop_assert_eq!(
+                described(joined.by_first_packet().map(firsts)),
+                described(one.by_first_packet().map(firsts))
+            );
+        }
+    }
+
+    #[test]
+    fn sessions_get_other_numbers() {
+        let mut table = FlowTable::new(9);
+        feed(&mut table, &(1, false, 5, 60, false, 0x10), 0);
+        let mut left = table.end();
+        left.renumber(|SessionId(number)| SessionId(number + 7));
+        let flow = left.iter().next().unwrap();
+        assert_eq!(flow.key.session(), SessionId(7));
+        assert!(!left.is_empty() && Remaining::default().is_empty());
+    }
+}
