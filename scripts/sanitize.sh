@@ -28,13 +28,14 @@ miri() {
     local toolchain=${MIRI_TOOLCHAIN:-nightly}
     cargo "+$toolchain" miri --version >/dev/null 2>&1 ||
         fail "no Miri; install it with: rustup +$toolchain component add miri rust-src"
-    # proptest looks for its file of regressions, which isolation would forbid. The steering test left out
-    # reads 30,000 packets without any unsafe code.
+    # proptest looks for its file of regressions, which isolation would forbid. The steering tests left out
+    # read some 10,000 packets each without any unsafe code.
     PROPTEST_CASES=${PROPTEST_CASES:-8} MIRIFLAGS="-Zmiri-disable-isolation ${MIRIFLAGS-}" \
         cargo "+$toolchain" miri test --locked --target-dir target/miri --lib -- \
         sys::message_batch sys::blocks sys::ring bpf::assembler bpf::filter bpf::steer \
         source::live::targets pipeline::shares pipeline::outlet pipeline::doorbell source::live::ingress_drop \
-        --skip both_directions_meet_and_load_is_spread
+        --skip both_directions_meet_and_load_is_spread --skip packets_without_a_frame_meet \
+        --skip frames_of_any_hardware_address_are_frames --skip many_ports_are_left_to_one_worker
 }
 
 loom() {

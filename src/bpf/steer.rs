@@ -3,8 +3,8 @@
 //! The kernel's own hash sees only the outer header: it puts the two directions of a conversation on
 //! different workers, or everything on one when the outer port is constant. This module builds a
 //! classic BPF program that hashes the *inner* packet so that both directions, and copies from two
-//! mirror sources, meet on one worker. It also computes the same hash itself, for replay and to test the
-//! program. Pure: what comes out is a list of instructions.
+//! mirror sources, meet on one worker. It also computes the same hash itself, to test the program and for
+//! what replay finds no flow in. Pure: what comes out is a list of instructions.
 //!
 //! An IP packet may follow without a frame: behind a header whose P flag is set (VXLAN-GPE), and from senders
 //! that leave the frame out. It is hashed as the same packet in a frame is. What the worker proves by checksum

@@ -52,8 +52,9 @@ mod linux {
     pub fn run(args: &ListenArgs) -> Result<(), Failure> {
         let mut settings = Settings::of_listen(args)?;
         let control = Control::start()?;
-        let mut counters_before = Counters::read();
         let mut live = Live::open(&plan(args, &settings)).map_err(explain)?;
+        // What came while the sockets were opened is no part of the run.
+        let mut counters_before = Counters::read();
         // Ports the system chose are VXLAN.
         let chosen = args
             .bind
