@@ -20,6 +20,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use vxtap::export::jsonl::write_line;
 use vxtap::flow::record::FlowRecord;
+use vxtap::mirror::allowed::Allowed;
 use vxtap::pcap::record::{Batch, EPB, Format, SNAPLEN};
 use vxtap::pipeline::total::Total;
 use vxtap::pipeline::worker::{Outlet, Worker, WorkerSettings};
@@ -347,9 +348,10 @@ fn settings() -> impl Strategy<Value = WorkerSettings> {
         max_flows,
         capture,
         68..9001u32,
+        allowed(),
     )
         .prop_map(
-            |(depth, vxlan_ports, plain, max_flows, capture, mtu)| WorkerSettings {
+            |(depth, vxlan_ports, plain, max_flows, capture, mtu, allowed)| WorkerSettings {
                 tunnels: Tunnels {
                     vxlan_ports,
                     depth,
@@ -360,9 +362,22 @@ fn settings() -> impl Strategy<Value = WorkerSettings> {
                 max_flows,
                 capture,
                 flows: true,
+                allowed,
                 ..WorkerSettings::default()
             },
         )
+}
+
+/// Mostly everything, else a part of the sources and VNIs in `testdata/`.
+fn allowed() -> impl Strategy<Value = Allowed> {
+    prop_oneof![
+        4 => Just(Allowed::default()),
+        1 => (1..4usize, 1..4usize).prop_map(|(networks, vnis)| {
+            let all = ["10.0.0.0/9", "192.0.2.0/24", "2000::/4"].map(|one| one.parse().unwrap());
+            let lists = ["0-99", "100-5000", "70000"].map(|one| one.parse().unwrap());
+            Allowed::new(&all[..networks], &lists[..vnis])
+        }),
+    ]
 }
 
 /// Takes what a worker produces; the capture queue has room where `room` says so, over and over.
