@@ -199,7 +199,7 @@ fn a_sender_that_is_stopped_tells_what_it_sent() {
         let sent = summary["sent"].as_u64().unwrap();
         match frames {
             Some(frames) => assert!(sent <= frames, "{summary}"),
-            None => assert!(sent > 20, "{summary}"),
+            None => assert!(sent > 0, "{summary}"),
         }
     }
 }

@@ -18,9 +18,11 @@ use crate::stop::{Stop, Why, wall_clock_ns};
 /// How long a stopped run goes on working on what arrived before. What is left then is counted only.
 const MAX_DRAIN: Duration = Duration::from_secs(5);
 /// How long counting may take. Nothing but a clock set back makes it take as long.
-const MAX_READ_OUT: Duration = Duration::from_secs(5);
+const MAX_READ_OUT: Duration = Duration::from_secs(30);
 /// From its time stamp to its socket a packet may have to wait for the kernel, longest where that is busy.
 const STAMP_TO_SEEN: Duration = Duration::from_millis(20);
+/// So often the source is looked at in vain before it is believed to be empty.
+const LOOKS_IN_VAIN: u32 = 10;
 /// After so long without a packet live time is the wall clock's.
 const SILENCE: Duration = Duration::from_secs(1);
 /// How often a worker asks again when others have taken on the last frames wanted.
@@ -78,6 +80,8 @@ struct Clock {
 /// A run that was told to end, as one worker sees it.
 struct Ending {
     since: Instant,
+    /// Looks at the source in vain, one after the other.
+    in_vain: u32,
     /// What is still there is counted, and no longer worked on.
     reads_out: bool,
 }
@@ -255,13 +259,19 @@ impl Lane {
             source.end_at(order.at_ns);
             Ending {
                 since: now,
+                in_vain: 0,
                 reads_out: false,
             }
         });
         let since = now - ending.since;
-        // A source may be quiet while packets that have come cannot be seen yet.
+        // A source may be quiet while packets that have come cannot be seen yet. Where cores are scarce the
+        // kernel needs longer, and so do the looks: their number counts as well.
+        ending.in_vain = match progress {
+            Progress::Idle => ending.in_vain + 1,
+            _ => 0,
+        };
         let unseen = Duration::from_nanos(source.lag_ns()) + STAMP_TO_SEEN;
-        if progress == Progress::Idle && since >= unseen {
+        if ending.in_vain >= LOOKS_IN_VAIN && since >= unseen {
             return true;
         }
         if since >= MAX_DRAIN && !ending.reads_out {

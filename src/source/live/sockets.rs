@@ -27,9 +27,10 @@ const TRAINS: usize = 32;
 /// How long to wait for a datagram before the source is called idle.
 const WAIT_MS: i32 = 10;
 /// The same once the run ends.
-const WAIT_AT_END_MS: i32 = 1;
-/// Datagrams that several cores queue may be so far from the order of their times of arrival.
-const DISORDER_NS: u64 = 5_000_000;
+const WAIT_AT_END_MS: i32 = 5;
+/// Packets that several cores take in may be so far from the order of their times of arrival, where the
+/// kernel has to wait for a core.
+pub const DISORDER_NS: u64 = 20_000_000;
 /// Receive buffer asked for, in bytes.
 pub const RECEIVE_BUFFER: usize = 64 << 20;
 

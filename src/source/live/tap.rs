@@ -14,7 +14,7 @@ use crate::bpf::filter;
 use crate::host::interfaces;
 use crate::host::netlink::{LinkWatch, Routes};
 use crate::mirror::allowed::Network;
-use crate::source::live::sockets::{UdpError, UdpSource};
+use crate::source::live::sockets::{DISORDER_NS, UdpError, UdpSource};
 use crate::source::live::targets::Targets;
 use crate::source::{Arrival, Datagram, Progress, Record, Source};
 use crate::sys;
@@ -44,8 +44,6 @@ const MIN_BLOCKS: u32 = 16;
 const LEFT_TO_PROCESS: usize = 32 << 20;
 /// Blocks after which the kernel's counters, which wrap, are read.
 const COUNT_EVERY_BLOCKS: u32 = 1024;
-/// Packets that several cores put into a ring may be so far from the order of their times of arrival.
-const DISORDER_NS: u64 = 5_000_000;
 /// Batches after which a busy ring lets sockets have their turn.
 const ASIDE_EVERY: u32 = 16;
 /// This machine's addresses are read again for a stranger, but not more often than this.
