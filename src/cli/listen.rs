@@ -99,12 +99,15 @@ mod linux {
             .min()
             .unwrap_or_default();
         let held = live.sources.iter().map(LiveSource::memory_bytes).sum();
+        let kernel: usize = live.sources.iter().map(LiveSource::kernel_bytes).sum();
         say(format!(
-            "vxtap {}: listening on {addresses}; {}; receive buffer {} a worker, at most {} of memory. Ctrl-C ends.\n",
+            "vxtap {}: listening on {addresses}; {}; receive buffer {} a worker, at most {} of memory \
+             and {} of receive buffers in the kernel. Ctrl-C ends.\n",
             env!("CARGO_PKG_VERSION"),
             live.about,
             bytes(granted as u64),
-            bytes(settings.memory_bytes(held))
+            bytes(settings.memory_bytes(held)),
+            bytes(kernel as u64)
         ));
         if granted < wanted && matches!(live.sources.first(), Some(LiveSource::Udp(_))) {
             tracing::warn!(

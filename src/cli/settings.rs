@@ -8,12 +8,11 @@ use crate::bpf::steer::Steering;
 use crate::capture::set::CaptureSet;
 use crate::export::jsonl::JsonLines;
 use crate::failure::Failure;
-use crate::flow::table;
 use crate::mirror::allowed::Allowed;
 use crate::outfile::{Creation, Existing, OutFile, is_input, same_output};
 use crate::pcap::record::Format;
-use crate::pipeline::measure;
-use crate::pipeline::run::{Sharing, Sinks, WhenFull, capture_queue_bytes};
+use crate::pipeline::memory;
+use crate::pipeline::run::{Sharing, Sinks, WhenFull};
 use crate::pipeline::worker::WorkerSettings;
 use crate::wire::decapsulate::Tunnels;
 use crate::wire::{geneve, vxlan};
@@ -128,21 +127,10 @@ impl Settings {
         })
     }
 
-    /// Most bytes the run may hold in buffers and tables; `source` is what its inputs need.
+    /// Most bytes of memory the run may take, its end included; `source` is what its inputs need.
     pub fn memory_bytes(&self, source: usize) -> u64 {
-        let when_full = self.sharing.when_full;
-        let queue = if self.worker.capture.is_some() {
-            capture_queue_bytes(when_full)
-        } else {
-            0
-        };
-        let flows = if self.worker.flows {
-            table::memory_bytes(std::iter::once(self.worker.max_flows))
-        } else {
-            0
-        };
-        let measures = measure::memory_bytes(self.sharing.steering.workers as usize);
-        flows + (queue + source + measures) as u64
+        let flow_files = self.outputs.flows.len();
+        memory::most_bytes(&self.worker, &self.sharing, flow_files) + source as u64
     }
 }
 

@@ -14,6 +14,9 @@ use crate::wire::inner::Mac;
 /// Bytes gathered before they are written.
 const BUFFER_LEN: usize = 64 << 10;
 
+/// Most bytes of memory for what is gathered: the line that fills it makes it twice as large.
+pub const MEMORY_BYTES: usize = 2 * BUFFER_LEN;
+
 /// A file of flow records that was written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FlowFile {

@@ -15,6 +15,9 @@ const LARGE: usize = 1024;
 /// Updates of a group: enough time for memory to answer, few enough to stay in the first-level cache.
 const GROUP: usize = 16;
 
+/// Bytes of the updates that wait.
+pub const MEMORY_BYTES: usize = 2 * GROUP * size_of::<Update>();
+
 /// A flow table with the updates that wait for it.
 pub struct Updates {
     table: FlowTable,

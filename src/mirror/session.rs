@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use hashbrown::HashMap;
 
 use super::direction::Direction;
-use super::truncation::Truncation;
+use super::truncation::{self, Truncation};
 use crate::wire::Vni;
 use crate::wire::decapsulate::Tunnel;
 use crate::wire::ip::Address;
@@ -17,6 +17,12 @@ use crate::wire::length::{Evidence, FrameLen, Verdict};
 
 /// Most sessions kept apart; each is an interface in the capture file.
 pub const MAX_SESSIONS: usize = 4096;
+
+/// Most bytes of memory a worker's sessions take: the list, which doubles as it grows, their cut sizes, and
+/// places by key in a table that is at least an eighth empty.
+pub const MEMORY_BYTES: usize =
+    2 * MAX_SESSIONS * (size_of::<Session>() + size_of::<(SessionKey, SessionId)>() + 1)
+        + (MAX_SESSIONS + 1) * truncation::MEMORY_BYTES;
 
 /// Sessions that are found without hashing.
 const LATELY: usize = 16;

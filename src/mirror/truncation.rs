@@ -8,10 +8,13 @@
 //! A cause is told only where no packet contradicts it, and a remedy names the number that lets the largest
 //! packet seen through, with the headers that really stood around it.
 
-use super::sizes::{Size, SizeCounts};
+use super::sizes::{SIZES_KEPT, Size, SizeCounts};
 use super::words::{counted, percent};
 use crate::wire::length::{Evidence, FrameLen, Verdict};
 use crate::wire::outer::Pieces;
+
+/// Most bytes of memory that a session's sizes take, in two lists.
+pub const MEMORY_BYTES: usize = 2 * SIZES_KEPT * size_of::<(Size, u64)>();
 
 /// Interface MTUs of clouds and tunnels, to tell an MTU cut from a session's packet length.
 const COMMON_MTUS: [u32; 12] = [

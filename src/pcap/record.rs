@@ -15,6 +15,10 @@ use crate::wire::length::{FrameLen, Verdict};
 pub const SNAPLEN: u32 = 262_144;
 /// Bytes of a batch when it is handed on; a set of these stays in a core's second-level cache.
 pub const BATCH_LEN: usize = 256 << 10;
+/// Records of a batch when it is handed on, however short they are.
+pub const BATCH_RECORDS: usize = 4096;
+/// Most bytes of memory that a batch takes.
+pub const BATCH_BYTES: usize = BATCH_LEN + BATCH_RECORDS * size_of::<(u64, u32)>();
 
 /// The kind of capture file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -9,6 +9,7 @@ pub mod inquiry;
 mod lane;
 pub mod ledger;
 pub mod measure;
+pub mod memory;
 mod observe;
 pub mod orders;
 pub mod outcome;

@@ -7,10 +7,10 @@ use crossbeam_channel::{Receiver, Sender};
 use super::doorbell::Callers;
 use super::worker::Outlet;
 use crate::flow::record::FlowRecord;
-use crate::pcap::record::{BATCH_LEN, Batch};
+use crate::pcap::record::{BATCH_LEN, BATCH_RECORDS, Batch};
 
 /// Flow records handed over at a time.
-const FLOW_CHUNK: usize = 128;
+pub const FLOW_CHUNK: usize = 128;
 /// A batch is handed over when it is this old, so that a quiet link reaches the file.
 const MAX_BATCH_AGE: Duration = Duration::from_millis(20);
 
@@ -227,7 +227,8 @@ impl Outlet for QueueOutlet {
     fn room(&mut self, len: usize) -> Option<&mut Batch> {
         let used = self.current.bytes.len();
         let first = self.allocated == 0;
-        if (first || (used > 0 && used + len > BATCH_LEN)) && !self.hand_over() {
+        let full = used + len > BATCH_LEN || self.current.orders.len() >= BATCH_RECORDS;
+        if (first || (used > 0 && full)) && !self.hand_over() {
             return None;
         }
         Some(&mut self.current)

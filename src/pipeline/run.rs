@@ -18,7 +18,6 @@ use crate::capture::merge::Merge;
 use crate::capture::set::{CaptureOutError, CaptureSet, InterfaceStatistics, Settled, Written};
 use crate::export::jsonl::JsonLines;
 use crate::mirror::session::{Session, SessionKey};
-use crate::pcap::record::BATCH_LEN;
 use crate::pipeline::doorbell::doorbell;
 use crate::pipeline::ending::{PATIENCE, Task};
 use crate::pipeline::in_order::InOrder;
@@ -40,21 +39,28 @@ use crate::source::file::{CaptureError, CaptureFile};
 use crate::stop::{Stop, Why};
 
 /// Chunks of flow records that may wait.
-const FLOW_QUEUE: usize = 64;
+pub const FLOW_QUEUE: usize = 64;
 /// Chunks of a file on their way to the workers.
 const CHUNKS: usize = 4;
 
-/// Buffers between the workers and the capture writer.
-pub const fn capture_queue_batches(when_full: WhenFull) -> usize {
-    match when_full {
+/// Buffers that each of so many workers has on the way to the capture writer.
+pub fn capture_queue_batches(when_full: WhenFull, workers: usize) -> usize {
+    let all = match when_full {
         WhenFull::Wait => 8,
         WhenFull::Drop => 256,
-    }
+    };
+    (all / workers.max(1)).max(4)
 }
 
-/// Bytes the capture queue may take, for the memory line printed at start.
-pub const fn capture_queue_bytes(when_full: WhenFull) -> usize {
-    capture_queue_batches(when_full) * BATCH_LEN
+/// The share of the flow table of worker `number`. The shares add up to `max_flows` as long as each worker gets
+/// at least one flow.
+pub const fn max_flows_of(number: u32, steering: Steering, max_flows: u32) -> u32 {
+    let workers = if steering.workers == 0 {
+        1
+    } else {
+        steering.workers
+    };
+    max_flows / workers + (number < max_flows % workers) as u32
 }
 
 /// Where the results go.
@@ -126,7 +132,7 @@ impl Pipeline {
             failed: AtomicBool::new(false),
             shares: Shares::new(),
         });
-        let most = (capture_queue_batches(when_full) / workers).max(4);
+        let most = capture_queue_batches(when_full, workers);
         let (full_tx, full_rx) = doorbell(queue_places(workers, most));
         let (flow_tx, flow_rx) = bounded(FLOW_QUEUE);
         let (empty_txs, empty_rxs): (Vec<_>, Vec<_>) = (0..workers).map(|_| bounded(most)).unzip();
@@ -175,14 +181,9 @@ impl Pipeline {
             })
         });
         let flows = flows.transpose()?;
-        // The shares add up to what was asked for, as long as each worker gets at least one flow.
-        let share = |number: usize| {
-            let workers = steering.workers.max(1);
-            let extra = u32::from((number as u32) < settings.max_flows % workers);
-            WorkerSettings {
-                max_flows: settings.max_flows / workers + extra,
-                ..settings.clone()
-            }
+        let share = |number: usize| WorkerSettings {
+            max_flows: max_flows_of(number as u32, steering, settings.max_flows),
+            ..settings.clone()
         };
         let lane = |(number, (empty, inbox))| Lane {
             worker: Worker::new(share(number)),

@@ -91,7 +91,11 @@ impl MessageBatch {
 
     /// Bytes of memory it may take.
     pub const fn memory_bytes(&self) -> usize {
-        self.slots * (self.stride + self.rest_len)
+        let headers = size_of::<libc::sockaddr_storage>()
+            + size_of::<Control>()
+            + 2 * size_of::<libc::iovec>()
+            + size_of::<libc::mmsghdr>();
+        self.slots * (self.stride + self.rest_len + headers) + MAX_PAYLOAD
     }
 
     /// Takes up to `most` messages that are waiting. Without any it waits for the first one, if it is to

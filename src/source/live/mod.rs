@@ -250,11 +250,19 @@ impl LiveSource {
         }
     }
 
-    /// Bytes of memory it may take here.
+    /// Bytes of memory it may take here; a ring is shared with the kernel.
     pub fn memory_bytes(&self) -> usize {
         match self {
             Self::Udp(source) => source.memory_bytes(),
-            Self::Packet(source) => source.ring_bytes(),
+            Self::Packet(source) => source.memory_bytes(),
+        }
+    }
+
+    /// Most bytes that the kernel holds for it beside that, in receive buffers of sockets.
+    pub fn kernel_bytes(&self) -> usize {
+        match self {
+            Self::Udp(source) => source.kernel_bytes(),
+            Self::Packet(source) => source.kernel_bytes(),
         }
     }
 }

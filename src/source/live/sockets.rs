@@ -234,6 +234,13 @@ impl UdpSource {
         sizes.min().unwrap_or_default()
     }
 
+    /// Most bytes that the kernel holds for all its sockets.
+    pub fn kernel_bytes(&self) -> usize {
+        let sizes = self.sockets.iter();
+        let sizes = sizes.filter_map(|bound| bound.socket.recv_buffer_size().ok());
+        sizes.sum()
+    }
+
     /// Bytes of memory its slots may take.
     pub const fn memory_bytes(&self) -> usize {
         self.batch.memory_bytes()

@@ -294,6 +294,18 @@ impl PacketSource {
         self.ring.geometry().bytes()
     }
 
+    /// Bytes of memory its ring and the slots of the sockets beside it may take.
+    pub fn memory_bytes(&self) -> usize {
+        let aside = self.aside.as_ref();
+        self.ring_bytes() + aside.map_or(0, |aside| aside.sockets.memory_bytes())
+    }
+
+    /// Most bytes that the kernel holds for the sockets beside the ring.
+    pub fn kernel_bytes(&self) -> usize {
+        let aside = self.aside.as_ref();
+        aside.map_or(0, |aside| aside.sockets.kernel_bytes())
+    }
+
     /// Takes along what waits at `sockets`: traffic for the same addresses that does not come in on the
     /// interface, from this machine itself say. Their filter leaves out what comes in on the `stacked`
     /// interfaces, and is renewed when there are others.

@@ -1,0 +1,92 @@
+//! The most memory a run may take, for the line printed at start: every table, queue and buffer at its bound,
+//! the end of the run included. What a source needs (slots, a ring) and what the kernel holds for it is the
+//! source's to tell.
+
+use super::measure;
+use super::outlet::FLOW_CHUNK;
+use super::run::{FLOW_QUEUE, Sharing, capture_queue_batches, max_flows_of};
+use super::worker::WorkerSettings;
+use crate::export::jsonl;
+use crate::flow::record::FlowRecord;
+use crate::flow::{table, updates};
+use crate::mirror::session;
+use crate::pcap::record::{BATCH_BYTES, BATCH_LEN};
+use crate::wire::reassembly;
+
+/// The program itself: its code, the stacks of its threads, what the libraries hold. An idle run takes 6 MB.
+const PROGRAM: u64 = 12 << 20;
+/// Copies of the list of sessions: the worker's own, one for who asks a run that goes on, and their texts in the
+/// summary.
+const SESSION_COPIES: u64 = 3;
+/// Batches beside those in the queue to the capture's writer: what it gathers before it writes.
+const GATHERED: u64 = 2 * BATCH_LEN as u64;
+
+/// Most bytes that workers and writers take, with so many files of flow records.
+pub fn most_bytes(worker: &WorkerSettings, sharing: &Sharing, flow_files: usize) -> u64 {
+    let workers = u64::from(sharing.steering.workers.max(1));
+    let mut bytes = PROGRAM + measure::memory_bytes(workers as usize) as u64;
+    bytes += workers * SESSION_COPIES * session::MEMORY_BYTES as u64;
+    if !worker.plain {
+        bytes += workers * reassembly::MAX_BYTES as u64;
+    }
+    if worker.capture.is_some() {
+        let a_worker = capture_queue_batches(sharing.when_full, workers as usize) as u64;
+        bytes += workers * a_worker * BATCH_BYTES as u64 + GATHERED;
+    }
+    if worker.flows {
+        let shares = (0..sharing.steering.workers.max(1))
+            .map(|number| max_flows_of(number, sharing.steering, worker.max_flows));
+        // Chunks in the queue, one with each worker and one with the writer.
+        let chunks = FLOW_QUEUE as u64 + workers + 1;
+        let records = chunks * (FLOW_CHUNK * size_of::<FlowRecord>()) as u64;
+        bytes += table::memory_bytes(shares)
+            + workers * updates::MEMORY_BYTES as u64
+            + flow_files as u64 * (records + jsonl::MEMORY_BYTES as u64);
+    }
+    bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::bpf::steer::Steering;
+    use crate::pcap::record::Format;
+    use crate::pipeline::run::WhenFull;
+
+    fn most(workers: u32, max_flows: u32, capture: Option<Format>) -> u64 {
+        let settings = WorkerSettings {
+            max_flows,
+            capture,
+            flows: max_flows > 0,
+            ..WorkerSettings::default()
+        };
+        let steering = Steering {
+            workers,
+            multiplier: 1,
+        };
+        let sharing = Sharing {
+            steering,
+            max_reorder: Duration::ZERO,
+            when_full: WhenFull::Drop,
+        };
+        most_bytes(&settings, &sharing, 1)
+    }
+
+    #[test]
+    fn every_part_is_in_the_sum() {
+        let nothing = most(1, 0, None);
+        assert!((12..80).contains(&(nothing >> 20)), "{nothing}");
+        let capture = most(1, 0, Some(Format::PcapNg)) - nothing;
+        assert!((64..96).contains(&(capture >> 20)), "{capture}");
+        let flows = most(1, 1 << 20, None) - nothing;
+        assert!((180..200).contains(&(flows >> 20)), "{flows}");
+        // Above 64 workers each has its four batches all the same.
+        let many = most(256, 0, Some(Format::PcapNg)) - most(256, 0, None);
+        assert!((256..400).contains(&(many >> 20)), "{many}");
+        // The flow table is shared out, what is a worker's own is not.
+        let flows_of_many = most(64, 1 << 20, None) - most(64, 0, None);
+        assert!(flows_of_many < flows + (16 << 20), "{flows_of_many}");
+    }
+}
