@@ -293,3 +293,80 @@ fn other_packers_and_formats_are_named() {
         assert_says(&replayed, words);
     }
 }
+
+// ---------------------------------------------------------------------------------------------
+// Our own captures
+
+/// What of a session a second run can tell as the first did.
+fn sessions_of(replayed: &Replayed) -> Vec<Vec<serde_json::Value>> {
+    let fields = [
+        "vni",
+        "source",
+        "target",
+        "tunnel",
+        "packets",
+        "bytes",
+        "inbound",
+        "outbound",
+        "truncated",
+        "suspect",
+        "unknown_length",
+        "missing_bytes",
+        "largest_inner_ip",
+        "cut_size",
+        "cut_by",
+        "advice",
+        "oversize",
+        "first_seen",
+        "last_seen",
+    ];
+    let sessions = replayed.sessions().iter();
+    sessions
+        .map(|session| fields.map(|field| session[field].clone()).to_vec())
+        .collect()
+}
+
+/// A capture of ours gives the flows, sessions and comments it came from, on any number of workers.
+#[test]
+fn a_capture_of_ours_gives_the_same_again() {
+    for name in [
+        "demo.pcap",
+        "session-96.pcap",
+        "session-mtu.pcap",
+        "both-ends.pcap",
+        "outer-ipv6.pcap",
+        "nested.pcap",
+        "geneve.pcap",
+        "gpe.pcap",
+        "vxlan-header-cut.pcap",
+        "inner-cuts.pcap",
+    ] {
+        let first = replay([testdata(name)]);
+        assert_eq!(first.run.code, Some(0), "{name}");
+        let capture = first.dir.path().join("out.pcapng");
+        for workers in ["1", "3"] {
+            let again = replay([capture.to_str().unwrap(), "--plain", "--workers", workers]);
+            assert_eq!(again.run.code, Some(0), "{name}: {}", again.run.stderr);
+            assert_eq!(first.flows, again.flows, "{name}, {workers} workers");
+            assert_eq!(sessions_of(&first), sessions_of(&again), "{name}");
+            let (was, is) = (first.frames(), again.frames());
+            assert_eq!(was, is, "{name}: frames, lengths, comments, direction");
+        }
+    }
+}
+
+/// Only what we wrote ourselves is believed.
+#[test]
+fn interfaces_of_other_programs_stay_plain() {
+    let frame = &packets_of("plain.pcap")[1];
+    let name = option(2, b"vni7@192.0.2.1");
+    let file = [
+        section(&[]),
+        interface(1, &[&name[..], &option(3, b"vni 7")].concat()),
+        packet(0, 1, frame, &[]),
+    ]
+    .concat();
+    let replayed = replay_bytes("other.pcapng", &file, &["--plain"]);
+    assert_read(&replayed, 1, 1);
+    assert!(replayed.sessions()[0]["vni"].is_null());
+}

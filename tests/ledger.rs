@@ -172,6 +172,7 @@ impl Packet {
                 bytes: &kept.bytes,
                 orig_len: kept.orig_len.max(kept.bytes.len() as u32),
                 order: 0,
+                told: None,
             }),
             Self::Datagram {
                 ts_ns,

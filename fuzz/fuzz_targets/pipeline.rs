@@ -88,6 +88,7 @@ impl Packet {
                 bytes: &self.bytes,
                 orig_len: u32::try_from(self.orig_len).unwrap(),
                 order: 0,
+                told: None,
             }),
             From::Socket { src, dst } => Arrival::Datagram(Datagram {
                 ts_ns: self.ts_ns,

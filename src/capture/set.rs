@@ -4,6 +4,7 @@
 //! Only this half of the room touches the disk. Every file is complete in itself: an interface is
 //! described before its first packet.
 
+use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -24,7 +25,9 @@ use pcap_file::pcapng::{PcapNgBlock, PcapNgWriteError, PcapNgWriter};
 
 use crate::mirror::session::SessionKey;
 use crate::outfile::{Creation, OutError, OutFile};
+use crate::pcap::origin::Origin;
 use crate::pcap::record::{BATCH_LEN, EPB_INTERFACE_AT, Format, NewSession, SNAPLEN, pcap_header};
+use crate::wire::decapsulate::Tunnel;
 
 /// Pieces from this size on are written at once, smaller ones are put together first.
 const WRITE_AT_ONCE: usize = 32 << 10;
@@ -71,6 +74,7 @@ pub struct Written {
 #[derive(Clone, Copy)]
 struct Known {
     key: SessionKey,
+    to: Option<(IpAddr, Tunnel)>,
     /// The file's number for it, once it is described there.
     number: Option<u32>,
 }
@@ -214,11 +218,15 @@ impl CaptureSet {
         }
         if let Some(known) = self.workers.get_mut(worker) {
             for new in new_sessions {
-                let session = |key| Known { key, number: None };
+                let session = |key, to| Known {
+                    key,
+                    to,
+                    number: None,
+                };
                 let len = known.len().max(new.id.0 as usize + 1);
-                known.resize(len, session(SessionKey::Other));
+                known.resize(len, session(SessionKey::Other, None));
                 if let Some(known) = known.get_mut(new.id.0 as usize) {
-                    *known = session(new.key);
+                    *known = session(new.key, new.to);
                 }
             }
         }
@@ -358,11 +366,10 @@ impl CaptureSet {
         session: u32,
         before: &[u8],
     ) -> Result<u32, CaptureOutError> {
-        let key = self
-            .known(worker, session)
-            .map_or(SessionKey::Other, |known| known.key);
+        let known = self.known(worker, session).copied();
+        let (key, to) = known.map_or((SessionKey::Other, None), |known| (known.key, known.to));
         self.gather(before)?;
-        let number = self.interface(key)?;
+        let number = self.interface(key, to)?;
         if let Some(known) = self.known(worker, session) {
             known.number = Some(number);
         }
@@ -392,14 +399,22 @@ impl CaptureSet {
     }
 
     /// The file's number for a session, described in the file if it is new.
-    fn interface(&mut self, key: SessionKey) -> Result<u32, CaptureOutError> {
+    fn interface(
+        &mut self,
+        key: SessionKey,
+        to: Option<(IpAddr, Tunnel)>,
+    ) -> Result<u32, CaptureOutError> {
         if let Some(number) = self.by_key.get(&key) {
             return Ok(*number);
         }
         let description = match key {
-            SessionKey::Mirror { source, vni } => {
-                format!("mirror vni={vni} src={source} mtu={}", self.mtu)
+            SessionKey::Mirror { source, vni } => Origin {
+                source,
+                vni,
+                mtu: self.mtu,
+                to,
             }
+            .description(),
             SessionKey::Plain => "packets that were not encapsulated".to_owned(),
             SessionKey::Other => "mirror sessions beyond the number kept apart".to_owned(),
         };

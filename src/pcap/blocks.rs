@@ -3,6 +3,7 @@
 //! Read by hand rather than with a library, because every resolution of time has to be read, options
 //! that do not matter must not stop the reading, and damage has to name its byte.
 
+use crate::pcap::origin::{CutComment, Origin};
 use crate::wire::outer::LinkType;
 
 /// Type of a section header block; the same in both byte orders.
@@ -20,6 +21,9 @@ pub const ENHANCED_PACKET: u32 = 6;
 const MAX_BLOCK_LEN: usize = 16 << 20;
 /// Interfaces remembered in one section.
 const MAX_INTERFACES: usize = 1 << 20;
+const OPTION_COMMENT: u16 = 1;
+const OPTION_IF_NAME: u16 = 2;
+const OPTION_IF_DESCRIPTION: u16 = 3;
 const OPTION_TSRESOL: u16 = 9;
 const OPTION_TSOFFSET: u16 = 14;
 
@@ -61,6 +65,10 @@ pub struct Section {
 pub struct PacketBlock {
     /// Nanoseconds since 1970; `None` in a simple packet block.
     pub ts_ns: Option<u64>,
+    /// Its time is outside of what nanoseconds since 1970 can tell: `ts_ns` is the nearest.
+    pub time_clamped: bool,
+    /// Number of its interface in the section.
+    pub interface: u32,
     /// What its bytes start with.
     pub link: LinkType,
     /// Offset of its bytes in the block.
@@ -69,9 +77,11 @@ pub struct PacketBlock {
     pub captured_len: usize,
     /// Bytes on the wire.
     pub orig_len: u32,
+    /// Offset of its options in the block.
+    pub options_at: usize,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Interface {
     link: LinkType,
     snaplen: u32,
@@ -79,6 +89,8 @@ struct Interface {
     resolution: u8,
     /// `if_tsoffset`, seconds.
     offset_s: i64,
+    /// The mirror session it stands for, where we wrote the file.
+    origin: Option<Box<Origin>>,
 }
 
 impl Section {
@@ -157,13 +169,17 @@ impl Section {
             snaplen: self.number(fields, 4),
             resolution: 6,
             offset_s: 0,
+            origin: None,
         };
+        let (mut name, mut description) = (&[][..], &[][..]);
         while options.len() >= 4 {
             let code = self.short(options, 0);
             let len = usize::from(self.short(options, 2));
             let value = options.get(4..4 + len).ok_or(BlockError::Option(code))?;
             match (code, value) {
                 (0, _) => break,
+                (OPTION_IF_NAME, value) => name = value,
+                (OPTION_IF_DESCRIPTION, value) => description = value,
                 (OPTION_TSRESOL, [resolution]) => interface.resolution = *resolution,
                 (OPTION_TSOFFSET, offset) if len == 8 => {
                     let (first, second) = (self.number(offset, 0), self.number(offset, 4));
@@ -183,6 +199,7 @@ impl Section {
         if self.interfaces.len() >= MAX_INTERFACES {
             return Err(BlockError::TooManyInterfaces);
         }
+        interface.origin = Origin::read(name, description).map(Box::new);
         self.interfaces.push(interface);
         Ok(())
     }
@@ -228,12 +245,47 @@ impl Section {
                 room,
             });
         }
+        let (ts_ns, time_clamped) = described.time_ns(ticks);
+        let has_time = kind != SIMPLE_PACKET;
+        let options_at = 8 + fixed_len + captured_len.next_multiple_of(4);
         Ok(PacketBlock {
-            ts_ns: (kind != SIMPLE_PACKET).then(|| described.time_ns(ticks)),
+            ts_ns: has_time.then_some(ts_ns),
+            time_clamped: has_time && time_clamped,
+            interface,
             link: described.link,
             at: 8 + fixed_len,
             captured_len,
             orig_len,
+            options_at,
+        })
+    }
+
+    /// The mirror session that an interface stands for, where we wrote the file.
+    #[inline]
+    pub fn origin(&self, interface: u32) -> Option<&Origin> {
+        self.interfaces.get(interface as usize)?.origin.as_deref()
+    }
+
+    /// What a packet of ours that was cut says of it, in the options that begin at `options_at`.
+    pub fn cut_comment(&self, block: &[u8], options_at: usize) -> Option<CutComment> {
+        let comments = self.options(block, options_at);
+        let mut comments = comments.filter(|(code, _)| *code == OPTION_COMMENT);
+        comments.find_map(|(_, comment)| CutComment::read(comment))
+    }
+
+    /// The options of `block` that begin at `at`, up to the first that does not fit.
+    fn options<'b>(&self, block: &'b [u8], at: usize) -> impl Iterator<Item = (u16, &'b [u8])> {
+        let mut options = block
+            .get(at..block.len().saturating_sub(4))
+            .unwrap_or_default();
+        std::iter::from_fn(move || {
+            let code = self.short(options, 0);
+            let len = usize::from(self.short(options, 2));
+            let value = options.get(4..4 + len).filter(|_| code != 0)?;
+            options = options
+                .get(4 + len.next_multiple_of(4)..)
+                .unwrap_or_default();
+            Some((code, value))
         })
     }
 
@@ -272,8 +324,16 @@ pub fn number32(bytes: &[u8], at: usize, big_endian: bool) -> u32 {
 }
 
 impl Interface {
-    /// Nanoseconds since 1970; times outside 1970 to 2554 move to those ends.
-    fn time_ns(&self, ticks: u64) -> u64 {
+    /// Nanoseconds since 1970. Times outside 1970 to 2554 move to those ends, which is told.
+    #[inline]
+    fn time_ns(&self, ticks: u64) -> (u64, bool) {
+        match (self.resolution, self.offset_s) {
+            (9, 0) => (ticks, false),
+            _ => self.any_time_ns(ticks),
+        }
+    }
+
+    fn any_time_ns(&self, ticks: u64) -> (u64, bool) {
         let exponent = u32::from(self.resolution & 0x7f);
         let ticks = u128::from(ticks);
         let ns = if self.resolution & 0x80 != 0 {
@@ -287,7 +347,11 @@ impl Interface {
         };
         let ns = i128::try_from(ns).unwrap_or(i128::MAX);
         let ns = ns.saturating_add(i128::from(self.offset_s) * 1_000_000_000);
-        u64::try_from(ns.max(0)).unwrap_or(u64::MAX)
+        match u64::try_from(ns) {
+            Ok(ns) => (ns, false),
+            Err(_) if ns < 0 => (0, true),
+            Err(_) => (u64::MAX, true),
+        }
     }
 }
 
@@ -296,11 +360,18 @@ mod tests {
     use super::*;
 
     fn time(resolution: u8, offset_s: i64, ticks: u64) -> u64 {
+        let (ns, clamped) = told_time(resolution, offset_s, ticks);
+        assert!(!clamped, "{ns}");
+        ns
+    }
+
+    fn told_time(resolution: u8, offset_s: i64, ticks: u64) -> (u64, bool) {
         let interface = Interface {
             link: LinkType::Ethernet,
             snaplen: 0,
             resolution,
             offset_s,
+            origin: None,
         };
         interface.time_ns(ticks)
     }
@@ -320,8 +391,18 @@ mod tests {
         assert_eq!(time(0xff, 0, u64::MAX), 0);
         assert_eq!(time(0x7f, 0, u64::MAX), 0);
         assert_eq!(time(9, 3, 1), 3_000_000_001);
-        assert_eq!(time(9, -3, 1), 0, "before 1970");
-        assert_eq!(time(0, i64::MAX, u64::MAX), u64::MAX);
+        assert_eq!(time(9, -3, 3_000_000_001), 1);
+        assert_eq!(told_time(9, -3, 1), (0, true), "before 1970");
+        let beyond = (u64::MAX, true);
+        assert_eq!(told_time(0, i64::MAX, u64::MAX), beyond);
+        assert_eq!(
+            told_time(6, 0, u64::MAX),
+            beyond,
+            "microseconds beyond 2554"
+        );
+        assert_eq!(told_time(9, 1, u64::MAX), beyond);
+        assert_eq!(told_time(0x80 | 10, 0, u64::MAX), beyond, "2^54 s");
+        assert_eq!(told_time(9, i64::MIN, 0), (0, true));
     }
 
     /// A block around `body`, typed as the specification draws it.
@@ -366,10 +447,13 @@ mod tests {
             );
             let expected = PacketBlock {
                 ts_ns: Some(5_000),
+                time_clamped: false,
+                interface: 0,
                 link: LinkType::Ethernet,
                 at: 28,
                 captured_len: 4,
                 orig_len: 60,
+                options_at: 32,
             };
             let rest = [number(0), number(5), number(4), number(60), [1, 2, 3, 4]].concat();
             let enhanced = [&number(0)[..], &rest].concat();

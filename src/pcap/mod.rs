@@ -4,4 +4,5 @@
 pub mod blocks;
 pub mod classic;
 pub mod link_type;
+pub mod origin;
 pub mod record;

@@ -4,11 +4,15 @@
 //! The interface number of a block is the worker's own session number until the writer, which knows
 //! what the file holds, puts the file's number in its place.
 
+use std::net::IpAddr;
+
 use pcap_file::pcap::{PcapHeader, PcapTsResolution, PcapWriteError};
 use pcap_file::{DataLink, Endianness};
 
 use crate::mirror::direction::Direction;
 use crate::mirror::session::{SessionId, SessionKey};
+use crate::pcap::origin::cause_text;
+use crate::wire::decapsulate::Tunnel;
 use crate::wire::length::{FrameLen, Verdict};
 
 /// Most bytes of a frame that are stored; what libpcap-based readers accept at most.
@@ -68,6 +72,8 @@ pub struct NewSession {
     pub id: SessionId,
     /// Its name.
     pub key: SessionKey,
+    /// Outer destination and encapsulation of its first packet, where they are known.
+    pub to: Option<(IpAddr, Tunnel)>,
 }
 
 /// Records on their way from a worker to the writer.
@@ -246,11 +252,7 @@ fn comment(record: &CaptureRecord<'_>, out: &mut Vec<u8>) {
     out.extend_from_slice(b" of ");
     decimal(out, record.lengths.orig);
     out.extend_from_slice(b" bytes missing");
-    out.extend_from_slice(match record.cut_by {
-        CutBy::Mtu => b" (mirror MTU)".as_slice(),
-        CutBy::SnapLength => b" (snap length of the replayed capture)",
-        CutBy::Unclear => b"",
-    });
+    out.extend_from_slice(cause_text(record.cut_by).as_bytes());
     let len = out.len() - text_at;
     if let Some(header) = out.get_mut(header_at + 2..header_at + 4) {
         header.copy_from_slice(&(len as u16).to_le_bytes());

@@ -14,7 +14,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use crate::bpf::steer::Steering;
 use crate::flow::key::FlowKey;
 use crate::mirror::session::SessionId;
-use crate::source::{Arrival, Progress, Record, Source};
+use crate::source::{Arrival, Progress, Record, Source, Told};
 use crate::wire::decapsulate::{Tunnels, decapsulate};
 use crate::wire::inner::Inner;
 use crate::wire::numbers::ether_type;
@@ -31,6 +31,7 @@ const CHUNK_RECORDS: usize = 4096;
 pub struct Chunk {
     bytes: Vec<u8>,
     pieces: Vec<Piece>,
+    told: Vec<Told>,
 }
 
 struct Piece {
@@ -41,6 +42,8 @@ struct Piece {
     len: usize,
     orig_len: u32,
     order: u64,
+    /// What its file says of it: a place in `told`.
+    told: Option<u32>,
 }
 
 impl Chunk {
@@ -58,12 +61,18 @@ impl Chunk {
     pub fn clear(&mut self) {
         self.bytes.clear();
         self.pieces.clear();
+        self.told.clear();
     }
 
     /// Adds a record for `worker`.
     pub fn add(&mut self, worker: u32, record: &Record<'_>) {
         let at = self.bytes.len();
         self.bytes.extend_from_slice(record.bytes);
+        let told = record.told.map(|told| {
+            self.told.push(*told);
+            // At most CHUNK_RECORDS.
+            self.told.len() as u32 - 1
+        });
         self.pieces.push(Piece {
             worker,
             ts_ns: record.ts_ns,
@@ -72,6 +81,7 @@ impl Chunk {
             len: record.bytes.len(),
             orig_len: record.orig_len,
             order: record.order,
+            told,
         });
     }
 }
@@ -198,6 +208,7 @@ impl Source for ChunkSource {
                     .unwrap_or_default(),
                 orig_len: piece.orig_len,
                 order: piece.order,
+                told: piece.told.and_then(|at| chunk.told.get(at as usize)),
             }));
         }
         let last = chunk.pieces.last().map_or(0, |piece| piece.order);

@@ -3,6 +3,8 @@
 //! A worker shares nothing that changes. It is handed packets with their time and an [`Outlet`] for
 //! what it produces, so the same code runs behind a socket, behind a file and in tests.
 
+use std::net::IpAddr;
+
 use crate::flow::ended::Ended;
 use crate::flow::key::FlowKey;
 use crate::flow::record::FlowRecord;
@@ -11,12 +13,13 @@ use crate::flow::table::FlowPacket;
 use crate::flow::updates::Updates;
 use crate::mirror::allowed::{Allowed, Strangers};
 use crate::mirror::session::{Session, SessionId, SessionKey, Sessions};
-use crate::pcap::record::{Batch, CaptureRecord, Format, NewSession, SNAPLEN, room_for};
+use crate::pcap::origin::Origin;
+use crate::pcap::record::{Batch, CaptureRecord, CutBy, Format, NewSession, SNAPLEN, room_for};
 use crate::pipeline::ledger::{Dropped, Ledger, Noted};
 use crate::pipeline::measure::Distribution;
 use crate::pipeline::observe::{Frame, Observed};
-use crate::source::{Arrival, Datagram, Record};
-use crate::wire::decapsulate::{Tunnels, decapsulate};
+use crate::source::{Arrival, Datagram, Record, Told};
+use crate::wire::decapsulate::{Mirrored, Tunnel, Tunnels, decapsulate};
 use crate::wire::ip::Address;
 use crate::wire::numbers::{ether_type, protocol};
 use crate::wire::outer::{self, LinkType, Outer, OuterFragment, OuterUdp, Pieces};
@@ -343,7 +346,77 @@ impl Worker {
         self.ledger.refuse(Filtered::NotAllowed.into(), 1);
     }
 
+    /// A frame of a capture of ours goes back into the mirror session it came from.
+    fn plain_of_session(
+        &mut self,
+        record: &Record<'_>,
+        origin: &Origin,
+        told: &Told,
+        outlet: &mut impl Outlet,
+    ) {
+        let captured_len = saturate(record.bytes.len());
+        // What arrived in the first run, where less than that was on the wire at the mirror source. What this
+        // record lacks of it was cut by a snap length.
+        let arrived_len = match told.cut {
+            Some(cut) if cut.cut_by != CutBy::SnapLength => cut.orig.saturating_sub(cut.missing),
+            _ => record.orig_len,
+        }
+        .max(captured_len);
+        // A header without addresses is the one that stands in front of a packet which came without a frame.
+        let added = record.bytes.starts_with(&[0; 12])
+            && matches!(record.bytes.get(12..14), Some([0x08, 0x00] | [0x86, 0xdd]));
+        let added_len = if added { 14 } else { 0 };
+        if added {
+            self.ledger.note(Noted::EthernetAdded);
+        }
+        let outer_headers_len = match (origin.to, origin.source) {
+            (Some((_, Tunnel::Geneve)), _) => None,
+            (_, IpAddr::V4(_)) => Some(20 + 8 + 8),
+            (_, IpAddr::V6(_)) => Some(40 + 8 + 8),
+        };
+        let outer_ip_len = match told.cut {
+            Some(cut) if cut.cut_by == CutBy::Mtu => origin.mtu,
+            _ => outer_headers_len.map_or(0, |len| (arrived_len - added_len).saturating_add(len)),
+        };
+        let (target, tunnel) = origin.to.unwrap_or((origin.source, Tunnel::Vxlan));
+        if origin.to.is_none() {
+            // Known before anything is said of its target, which nobody knows.
+            let (source, vni) = (origin.source, origin.vni);
+            self.sessions
+                .find(SessionKey::Mirror { source, vni }, None, None);
+        }
+        let mirrored = Mirrored {
+            source: origin.source.into(),
+            target: target.into(),
+            vni: origin.vni,
+            tunnel,
+            payload: Payload::Ethernet,
+            bytes: record.bytes,
+            carried_len: arrived_len as usize,
+            outer_ip_len,
+            not_recorded: (arrived_len - captured_len) as usize,
+            pieces: Pieces::Unseen,
+            reserved_set: false,
+            length_mismatch: false,
+        };
+        let frame = Frame {
+            ts_ns: record.ts_ns,
+            mirrored: Some(&mirrored),
+            bytes: record.bytes,
+            carried_len: arrived_len,
+            added_len,
+            not_recorded: arrived_len - captured_len,
+        };
+        self.deliver(&frame, outlet);
+    }
+
     fn plain(&mut self, record: &Record<'_>, outlet: &mut impl Outlet) {
+        if let Some(told) = record.told
+            && let Some(origin) = &told.origin
+            && record.link == LinkType::Ethernet
+        {
+            return self.plain_of_session(record, origin, told, outlet);
+        }
         let frame = Frame {
             ts_ns: record.ts_ns,
             mirrored: None,
@@ -519,6 +592,7 @@ impl Worker {
             batch.new_sessions.push(NewSession {
                 id: SessionId(saturate(at)),
                 key: session.key,
+                to: session.target.zip(session.tunnel),
             });
         }
         self.announced = sessions.len();

@@ -57,6 +57,7 @@ impl Held {
             bytes: &self.bytes,
             orig_len: self.orig_len,
             order: 0,
+            told: None,
         }
     }
 }

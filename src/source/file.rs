@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use super::foreign;
 use super::input::{self, Input};
 use super::window::Window;
-use super::{Arrival, Progress, Record, Source};
+use super::{Arrival, Progress, Record, Source, Told};
 use crate::pcap::blocks::Section;
 use crate::pcap::classic::{FILE_HEADER_LEN, FileHeader};
 use crate::pcap::link_type::LinkTypeName;
@@ -76,6 +76,8 @@ pub struct CaptureFile {
     /// Records of files read before this one.
     before: u64,
     last_ts_ns: u64,
+    /// What is told of the packet handed out last.
+    told: Told,
     /// Input that may trickle, as a pipe: what is here is handed on before more is waited for.
     trickles: bool,
 }
@@ -90,6 +92,8 @@ struct Found {
     orig_len: u32,
     /// Bytes of its record or block.
     len: usize,
+    /// There is something in [`CaptureFile::told`].
+    is_told: bool,
 }
 
 /// Counts the bytes that leave the disk, for a progress display.
@@ -168,6 +172,7 @@ impl CaptureFile {
             unreadable_at: 0,
             before: 0,
             last_ts_ns: 0,
+            told: Told::default(),
             trickles: false,
         };
         file.read_header()?;
@@ -213,6 +218,7 @@ impl CaptureFile {
             captured_len,
             orig_len,
             len,
+            is_told,
         }) = found
         else {
             return Ok(None);
@@ -235,6 +241,7 @@ impl CaptureFile {
             bytes,
             orig_len,
             order,
+            told: is_told.then_some(&self.told),
         }))
     }
 
@@ -389,6 +396,7 @@ impl CaptureFile {
             captured_len,
             orig_len: record.orig_len,
             len,
+            is_told: false,
         }))
     }
 
@@ -427,10 +435,21 @@ impl CaptureFile {
         let Format::PcapNg(section) = &mut self.format else {
             return Ok(None);
         };
-        let packet = section
-            .read(block)
-            .map_err(|error| self.damaged(error.to_string()))?;
-        Ok(packet.map(|packet| Found {
+        let packet = match section.read(block) {
+            Ok(Some(packet)) => packet,
+            Ok(None) => return Ok(None),
+            Err(error) => return Err(self.damaged(error.to_string())),
+        };
+        let origin = section.origin(packet.interface);
+        let is_told = packet.time_clamped || origin.is_some();
+        if is_told {
+            self.told = Told {
+                origin: origin.copied(),
+                cut: origin.and_then(|_| section.cut_comment(block, packet.options_at)),
+                time_clamped: packet.time_clamped,
+            };
+        }
+        Ok(Some(Found {
             // A simple packet block has no time of its own; the packet before it is the best witness.
             ts_ns: packet.ts_ns.unwrap_or(self.last_ts_ns),
             link: packet.link,
@@ -438,6 +457,7 @@ impl CaptureFile {
             captured_len: packet.captured_len,
             orig_len: packet.orig_len,
             len,
+            is_told,
         }))
     }
 }

@@ -13,6 +13,7 @@ pub mod window;
 
 use std::net::SocketAddr;
 
+use crate::pcap::origin::{CutComment, Origin};
 use crate::wire::outer::{LinkType, Pieces};
 use crate::wire::refusal::Refusal;
 
@@ -61,6 +62,19 @@ pub struct Record<'a> {
     pub orig_len: u32,
     /// Its place among all records that are read.
     pub order: u64,
+    /// What its file says of it beside this, where it says something.
+    pub told: Option<&'a Told>,
+}
+
+/// What a capture file says of a packet.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Told {
+    /// The mirror session, in a capture of ours.
+    pub origin: Option<Origin>,
+    /// What the comment of a packet that was cut says, in a capture of ours.
+    pub cut: Option<CutComment>,
+    /// Its time is outside of what nanoseconds since 1970 can tell: `ts_ns` is the nearest.
+    pub time_clamped: bool,
 }
 
 /// A UDP datagram.

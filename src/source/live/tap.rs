@@ -574,6 +574,7 @@ fn record<'a>(frame: &Frame<'a>) -> Record<'a> {
         bytes: frame.bytes,
         orig_len: frame.wire_len,
         order: frame.ts_ns,
+        told: None,
     }
 }
 
