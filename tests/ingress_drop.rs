@@ -14,6 +14,7 @@ mod common;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -95,6 +96,13 @@ fn what_the_ring_has_goes_no_further() {
     }
 }
 
+/// Copies a program to be run. Written by this process, it might be busy: a child that another test starts at
+/// that moment has it open for writing.
+fn copy(from: &Path, to: &Path) {
+    let copied = run(Command::new("cp").args([from, to]));
+    assert_eq!(copied.code, Some(0), "{}", copied.stderr);
+}
+
 /// A program that has its rights from its file, started by nobody in particular: nft, which is another
 /// program, needs them too.
 #[test]
@@ -103,12 +111,12 @@ fn rights_of_the_file_reach_nft() {
         return;
     }
     let programs = tempfile::tempdir().unwrap();
-    let open = |path: &std::path::Path| {
+    let open = |path: &Path| {
         fs::set_permissions(path, fs::Permissions::from_mode(0o777)).unwrap();
     };
     open(programs.path());
     let capped = programs.path().join("vxtap");
-    fs::copy(common::VXTAP, &capped).unwrap();
+    copy(common::VXTAP.as_ref(), &capped);
     let rights = "cap_net_raw,cap_net_admin+ep";
     let set = run(Command::new("setcap").arg(rights).arg(&capped));
     if set.code != Some(0) {
@@ -157,7 +165,9 @@ fn an_nft_that_does_not_work_does_not_keep_the_start() {
         ),
     ] {
         let Some(lab) = Lab::new() else { return };
-        fs::write(&nft, format!("#!/bin/sh\n{does}\n")).unwrap();
+        let draft = programs.path().join("draft");
+        fs::write(&draft, format!("#!/bin/sh\n{does}\n")).unwrap();
+        copy(&draft, &nft);
         fs::set_permissions(&nft, fs::Permissions::from_mode(0o755)).unwrap();
         let path = format!(
             "PATH={}:{}",
