@@ -590,19 +590,21 @@ mod full_disk {
     fn of_the_capture() {
         let dir = tempfile::tempdir().unwrap();
         let run = limited(dir.path(), 1200, "-w out.pcapng --flows out.jsonl");
-        assert_says(
-            &run,
-            1,
-            &["capture: cannot write out.pcapng: File too large"],
-        );
+        assert_says(&run, 1, &["cannot write out.pcapng: File too large"]);
         let summary = summary(dir.path());
         assert_closes(&summary);
-        let lost = summary["dropped"]["capture_write"].as_u64().unwrap();
-        let delivered = summary["delivered"].as_u64().unwrap();
-        assert!(lost > 0 && delivered > 0, "{summary}");
+        let capture = &summary["sinks"][0];
+        let lost = capture["dropped"]["write"].as_u64().unwrap();
+        let kept = capture["written"].as_u64().unwrap();
+        assert!(lost > 0 && kept > 0, "{summary}");
+        // The disk is full for the capture only: reading goes on.
+        assert_eq!(summary["delivered"], 20 * 198);
         let written = frames(&fs::read(dir.path().join("out.pcapng")).unwrap());
-        assert_eq!(written.len() as u64, delivered);
-        assert_eq!(summary["files"][0]["packets"], delivered);
+        assert_eq!(written.len() as u64, kept);
+        let size = fs::metadata(dir.path().join("out.pcapng")).unwrap().len();
+        assert_eq!(capture["bytes"], size);
+        // What fits stays: not a record more would have found room.
+        assert!(size + 1600 > 1200 * 512, "{size}");
         assert!(!dir.path().join(".out.pcapng.part").exists());
         // Flows of packets that reached us are told, written or not.
         let flows = fs::read_to_string(dir.path().join("out.jsonl")).unwrap();
@@ -611,7 +613,7 @@ mod full_disk {
             .map(common::flow_packets)
             .sum();
         let not_ip = summary["noted"]["inner_not_ip"].as_u64().unwrap();
-        assert_eq!(flows + not_ip, delivered + lost);
+        assert_eq!(flows + not_ip, kept + lost);
     }
 
     /// The input that was not read any more is not called empty.
@@ -619,11 +621,7 @@ mod full_disk {
     fn says_nothing_of_files_it_did_not_read() {
         let dir = tempfile::tempdir().unwrap();
         let run = limited(dir.path(), 10, "-w out.pcapng");
-        assert_says(
-            &run,
-            1,
-            &["capture: cannot write out.pcapng: File too large"],
-        );
+        assert_says(&run, 1, &["cannot write out.pcapng: File too large"]);
         assert!(
             !run.stderr.contains("without a single packet"),
             "{}",
@@ -635,17 +633,18 @@ mod full_disk {
     fn of_the_flow_records() {
         let dir = tempfile::tempdir().unwrap();
         let run = limited(dir.path(), 10, "--flows out.jsonl");
-        assert_says(
-            &run,
-            1,
-            &["flow records: cannot write out.jsonl: File too large"],
-        );
+        assert_says(&run, 1, &["cannot write out.jsonl: File too large"]);
         let summary = summary(dir.path());
         assert_closes(&summary);
-        // Records are counted as written only when they are in a file.
-        let in_file = fs::read_to_string(dir.path().join("out.jsonl"))
-            .map_or(0, |text| common::json_lines(&text).len() as u64);
-        assert_eq!(summary["flows"], in_file, "{summary}");
+        // A file in which records are missing does not pass for a whole one.
+        assert!(!dir.path().join("out.jsonl").exists());
+        let text = fs::read_to_string(dir.path().join(".out.jsonl.part")).unwrap();
+        let kept = common::json_lines(&text).len();
+        assert!(kept > 0, "{summary}");
+        let sink = &summary["sinks"][0];
+        assert_eq!(sink["written"], kept, "{summary}");
+        assert_eq!(sink["bytes"], text.len());
+        assert_eq!(sink["path"], ".out.jsonl.part");
     }
 }
 

@@ -20,14 +20,16 @@ use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use vxtap::bpf::steer::Steering;
-use vxtap::capture::set::CaptureSet;
+use vxtap::capture::writer::CaptureWriter;
 use vxtap::export::jsonl::JsonLines;
 use vxtap::outfile::Creation;
 use vxtap::pcap::record::Format;
+use vxtap::pcap::section::About;
 use vxtap::pipeline::inquiry::{Answer, Interim};
 use vxtap::pipeline::orders::Orders;
 use vxtap::pipeline::outcome::Outcome;
 use vxtap::pipeline::run::{Pipeline, Sharing, Sinks, WhenFull};
+use vxtap::pipeline::sink::{Account, Missing, SinkError, Watch};
 use vxtap::pipeline::worker::WorkerSettings;
 use vxtap::send::encapsulate::{OuterHeaders, OuterIps, encapsulate};
 use vxtap::source::file::CaptureFile;
@@ -120,13 +122,28 @@ fn bursts<'a>(counts: &[u64], frame_len: usize, handed: &'a AtomicU64) -> Vec<Bu
     bursts.collect()
 }
 
+fn sharing(workers: u32, when_full: WhenFull) -> Sharing {
+    Sharing {
+        steering: Steering {
+            workers,
+            multiplier: 0x9e37_79b1,
+        },
+        max_reorder: Duration::from_millis(20),
+        when_full,
+    }
+}
+
 /// A pipeline that writes flow records to `flows` and its capture to a pipe.
 fn pipeline(workers: u32, when_full: WhenFull, flows: &Path) -> (Pipeline, PipeReader) {
     let (reader, writer) = std::io::pipe().unwrap();
     let path = PathBuf::from(format!("/dev/fd/{}", writer.as_raw_fd()));
+    let about = About {
+        comment: String::new(),
+        mtu: 1500,
+    };
     let sinks = Sinks {
         capture: Some(
-            CaptureSet::create(&path, Creation::default(), Format::Pcap, "", 1500).unwrap(),
+            CaptureWriter::create(&path, Creation::default(), Format::Pcap, &about).unwrap(),
         ),
         flows: vec![JsonLines::create(flows, Creation::default()).unwrap()],
     };
@@ -137,23 +154,16 @@ fn pipeline(workers: u32, when_full: WhenFull, flows: &Path) -> (Pipeline, PipeR
         max_flows: 1000,
         ..WorkerSettings::default()
     };
-    let sharing = Sharing {
-        steering: Steering {
-            workers,
-            multiplier: 0x9e37_79b1,
-        },
-        max_reorder: Duration::from_millis(20),
-        when_full,
-    };
+    let sharing = sharing(workers, when_full);
     (Pipeline::start(settings, sinks, sharing).unwrap(), reader)
 }
 
-fn ask(orders: &Orders<Answer>) -> Interim {
+fn ask(orders: &Orders<Answer>, watch: &Watch) -> Interim {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
         .build()
         .unwrap();
-    runtime.block_on(Interim::ask(orders))
+    runtime.block_on(Interim::ask(orders, watch))
 }
 
 /// The serial numbers in a classic pcap of this machine's byte order, in the order they stand in it.
@@ -177,18 +187,24 @@ fn assert_accounted(outcome: &Outcome, handed: u64, capture: &[u8], flows: &Path
     assert_eq!(ledger.received, handed);
     assert_eq!(outcome.received.iter().sum::<u64>(), handed);
     let mut serials = serials(capture);
-    assert_eq!(serials.len() as u64, ledger.delivered, "{ledger:?}");
-    assert_eq!(outcome.capture.as_ref().unwrap().packets, ledger.delivered);
+    let [kept, records] = &outcome.sinks[..] else {
+        panic!("{:?}", outcome.sinks)
+    };
+    assert!(kept.closes() && records.closes(), "{:?}", outcome.sinks);
+    assert_eq!(kept.offered, ledger.delivered);
+    assert_eq!(serials.len() as u64, kept.written, "{kept:?}");
+    assert_eq!((kept.waiting, records.waiting), (0, 0));
     for worker in 0..outcome.received.len() as u64 {
         let own = serials.iter().filter(|serial| **serial >> 32 == worker);
         assert!(own.is_sorted(), "worker {worker} keeps its order");
     }
     serials.sort_unstable();
     serials.dedup();
-    assert_eq!(serials.len() as u64, ledger.delivered, "nothing twice");
+    assert_eq!(serials.len() as u64, kept.written, "nothing twice");
     let lines = std::fs::read_to_string(flows).unwrap().lines().count();
-    assert_eq!(lines as u64, outcome.flow_records);
-    assert!(outcome.errors.is_empty(), "{:?}", outcome.errors);
+    assert_eq!(lines as u64, records.written);
+    assert_eq!(outcome.flow_records, records.offered);
+    assert_eq!(outcome.errors().count(), 0);
 }
 
 /// Nobody reads until all has been received: queues are full, packets are dropped and counted, and
@@ -217,9 +233,14 @@ fn full_queues_drop_and_count() {
         (pipeline.finish(0), reading.join().unwrap())
     });
     assert_accounted(&outcome, all, &capture, &flows);
-    let dropped = outcome.ledger.dropped();
-    assert!(dropped["capture_queue"] > 0, "{dropped:?}");
-    assert_eq!(dropped["capture_queue"] + outcome.ledger.delivered, all);
+    let capture = &outcome.sinks[0];
+    assert!(capture.lost() > 0, "{capture:?}");
+    assert!(
+        capture
+            .dropped()
+            .all(|(why, count)| why == Missing::Queue || count == 0)
+    );
+    assert_eq!(outcome.ledger.delivered, all);
 }
 
 /// The reader takes a little at a time while somebody asks how things are; then all is stopped while
@@ -230,6 +251,7 @@ fn a_stop_in_the_middle_with_questions() {
     let flows = dir.path().join("flows");
     let (mut pipeline, mut reader) = pipeline(3, WhenFull::Drop, &flows);
     let orders = pipeline.orders();
+    let watch = pipeline.watch();
     let handed = AtomicU64::new(0);
     let mut sources = bursts(&[u64::MAX, 3, u64::MAX], 300, &handed);
     let stop = Stop::new();
@@ -251,10 +273,11 @@ fn a_stop_in_the_middle_with_questions() {
         scope.spawn(|| {
             let mut before = 0;
             while begun.elapsed() < Duration::from_millis(300) {
-                let interim = ask(&orders);
+                let interim = ask(&orders, &watch);
                 let received = interim.outcome.ledger.received;
                 if interim.silent == 0 {
                     assert!(interim.outcome.ledger.closes());
+                    assert!(interim.outcome.sinks.iter().all(Account::closes));
                     assert!(received >= before, "counts only grow");
                     before = received;
                 }
@@ -297,28 +320,68 @@ fn a_count_is_met_exactly() {
     }
 }
 
-/// The reader goes away: the run ends by itself, and what did not reach it is not called delivered.
+/// The reader of the capture goes away: flow records go on, and what did not reach it is not called written.
 #[test]
-fn a_reader_that_goes_away_ends_the_run() {
+fn a_reader_that_goes_away_stops_no_other_sink() {
     let dir = tempfile::tempdir().unwrap();
     let flows = dir.path().join("flows");
     let (mut pipeline, mut reader) = pipeline(2, WhenFull::Drop, &flows);
+    let watch = pipeline.watch();
     let handed = AtomicU64::new(0);
     let mut sources = bursts(&[u64::MAX, u64::MAX], 1400, &handed);
-    let reading = thread::spawn(move || {
-        let mut some = vec![0; 300_000];
-        reader.read_exact(&mut some).unwrap();
+    let stop = Stop::new();
+    let outcome = thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut some = vec![0; 300_000];
+            reader.read_exact(&mut some).unwrap();
+            drop(reader);
+            while watch.standings().all(|(.., standing)| standing.lost == 0) {
+                thread::sleep(Duration::from_millis(1));
+            }
+            stop.order(Why::Fault);
+        });
+        pipeline.feed(&mut sources, &stop, None, |_| {}).unwrap();
+        assert!(!pipeline.has_failed());
+        pipeline.finish(0)
     });
+    let ledger = &outcome.ledger;
+    assert!(ledger.closes(), "{ledger:?}");
+    assert_eq!(ledger.received, handed.load(Ordering::Relaxed));
+    let [kept, records] = &outcome.sinks[..] else {
+        panic!("{:?}", outcome.sinks)
+    };
+    assert!(kept.closes() && records.closes(), "{:?}", outcome.sinks);
+    let left = kept.dropped().find(|(why, _)| *why == Missing::ReaderLeft);
+    assert!(left.unwrap().1 > 0, "{kept:?}");
+    assert!(kept.errors.iter().any(SinkError::is_closed_pipe));
+    assert_eq!((records.lost(), records.errors.len()), (0, 0));
+    assert!(records.written > 0);
+}
+
+/// With no sink left that works the run ends by itself.
+#[test]
+fn without_a_sink_that_works_the_run_ends() {
+    let (reader, writer) = std::io::pipe().unwrap();
+    let path = PathBuf::from(format!("/dev/fd/{}", writer.as_raw_fd()));
+    let sinks = Sinks {
+        capture: None,
+        flows: vec![JsonLines::create(&path, Creation::default()).unwrap()],
+    };
+    drop((reader, writer));
+    let settings = WorkerSettings {
+        flows: true,
+        max_flows: 1,
+        ..WorkerSettings::default()
+    };
+    let mut pipeline = Pipeline::start(settings, sinks, sharing(1, WhenFull::Drop)).unwrap();
+    let handed = AtomicU64::new(0);
+    let mut sources = bursts(&[u64::MAX], 100, &handed);
     let never = Stop::new();
     pipeline.feed(&mut sources, &never, None, |_| {}).unwrap();
     assert!(pipeline.has_failed());
     let outcome = pipeline.finish(0);
-    reading.join().unwrap();
-    let ledger = &outcome.ledger;
-    assert!(ledger.closes(), "{ledger:?}");
-    assert_eq!(ledger.received, handed.load(Ordering::Relaxed));
-    assert!(ledger.dropped()["capture_write"] > 0, "{ledger:?}");
-    assert!(outcome.errors.iter().any(|error| error.is_closed_pipe()));
+    assert!(outcome.sinks[0].closes(), "{:?}", outcome.sinks);
+    assert_eq!(outcome.sinks[0].written, 0);
 }
 
 /// A file waits for its reader: nothing is dropped, and the order is that of the file.
@@ -350,6 +413,7 @@ fn a_replay_waits_for_a_slow_reader() {
     }
     let (mut pipeline, mut reader) = pipeline(3, WhenFull::Wait, &flows);
     let orders = pipeline.orders();
+    let watch = pipeline.watch();
     let mut file = CaptureFile::from_reader("in.pcap".to_owned(), Cursor::new(input)).unwrap();
     let done = AtomicBool::new(false);
     let (outcome, capture) = thread::scope(|scope| {
@@ -366,7 +430,7 @@ fn a_replay_waits_for_a_slow_reader() {
         });
         scope.spawn(|| {
             while !done.load(Ordering::Relaxed) {
-                ask(&orders);
+                ask(&orders, &watch);
                 thread::sleep(Duration::from_millis(1));
             }
         });

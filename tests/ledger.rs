@@ -21,6 +21,7 @@ use proptest::prelude::*;
 use vxtap::export::jsonl::write_line;
 use vxtap::flow::record::FlowRecord;
 use vxtap::mirror::allowed::Allowed;
+use vxtap::mirror::session::SessionId;
 use vxtap::pcap::record::{Batch, EPB, Format, SNAPLEN};
 use vxtap::pipeline::total::Total;
 use vxtap::pipeline::worker::{Outlet, Worker, WorkerSettings};
@@ -386,6 +387,7 @@ struct Memory {
     room: Vec<bool>,
     asked: usize,
     batch: Batch,
+    no_room: u64,
     flows: Vec<FlowRecord>,
 }
 
@@ -394,6 +396,10 @@ impl Outlet for Memory {
         self.asked += 1;
         let room = self.room.is_empty() || self.room[self.asked % self.room.len()];
         room.then_some(&mut self.batch)
+    }
+
+    fn no_room(&mut self, _session: SessionId) {
+        self.no_room += 1;
     }
 
     fn flow(&mut self, record: FlowRecord) {
@@ -447,6 +453,7 @@ fn check(
         room,
         asked: 0,
         batch: Batch::default(),
+        no_room: 0,
         flows: Vec::new(),
     };
     for packet in packets {
@@ -460,16 +467,13 @@ fn check(
     let ledger = &total.ledger;
     prop_assert!(ledger.closes(), "{:?}", ledger);
     prop_assert_eq!(ledger.received, packets.len() as u64);
-    let queue_full = ledger.dropped().get("capture_queue").copied().unwrap_or(0);
-    let taken = ledger.delivered + queue_full;
+    let taken = ledger.delivered;
 
-    // Sessions: every packet taken is in one, and so are those that found no room.
+    // Sessions: every packet delivered is in one.
     prop_assert_eq!(
         sessions.iter().map(|session| session.packets).sum::<u64>(),
         taken
     );
-    let no_room: u64 = sessions.iter().map(|session| session.capture_dropped).sum();
-    prop_assert_eq!(no_room, queue_full);
     for session in &sessions {
         let lengths = &session.truncation;
         prop_assert!(lengths.truncated + lengths.oversize + lengths.unknown() <= session.packets);
@@ -514,15 +518,16 @@ fn check(
         serde_json::from_slice::<serde_json::Value>(&line).unwrap();
     }
 
-    // The capture: a record for each packet delivered, each of a session the writer was told of.
+    // The capture: a record for each packet delivered that found room, each of a session the writer was told
+    // of.
+    let facts = &memory.batch.records;
     let Some(format) = capture else {
-        prop_assert_eq!(queue_full, 0);
-        prop_assert_eq!(memory.batch.records, 0);
+        prop_assert_eq!((memory.no_room, facts.len()), (0, 0));
         return Ok(());
     };
-    prop_assert_eq!(memory.batch.records, ledger.delivered);
+    prop_assert_eq!(facts.len() as u64 + memory.no_room, ledger.delivered);
     let records = encoded(&memory.batch, format)?;
-    prop_assert_eq!(records.len() as u64, ledger.delivered);
+    prop_assert_eq!(records.len(), facts.len());
     let captured: u64 = records
         .iter()
         .map(|(_, captured, _)| u64::from(*captured))
@@ -531,16 +536,17 @@ fn check(
     // Ethernet headers put in front are in the file and were never on the wire.
     let framed = ledger.noted().get("ethernet_added").copied().unwrap_or(0);
     let bytes = bytes + 14 * framed;
-    prop_assert!(captured <= bytes && (queue_full > 0 || captured == bytes));
+    prop_assert!(captured <= bytes && (memory.no_room > 0 || captured == bytes));
     if format == Format::PcapNg {
         let told = &memory.batch.new_sessions;
         for (at, new) in told.iter().enumerate() {
             prop_assert_eq!((new.id.0 as usize, new.key), (at, sessions[at].key));
         }
-        for (session, ..) in records {
+        for record in facts {
+            let session = record.session;
             prop_assert!(
-                (session as usize) < told.len(),
-                "session {} is unknown",
+                (session.0 as usize) < told.len(),
+                "session {:?} is unknown",
                 session
             );
         }
@@ -690,6 +696,7 @@ fn a_flood_of_networks() {
         room: Vec::new(),
         asked: 0,
         batch: Batch::default(),
+        no_room: 0,
         flows: Vec::new(),
     };
     for packet in &packets {

@@ -263,7 +263,7 @@ fn a_signal_finishes_the_file() {
         assert_closes(&summary);
         // What was sent before the signal waits in the socket; stopping empties it first.
         assert_eq!(summary["received"], 199);
-        assert_eq!(summary["files"][0]["packets"], 198);
+        assert_eq!(summary["sinks"][0]["written"], 198);
         assert!(capture.exists());
         assert_eq!(
             std::fs::read_dir(dir.path()).unwrap().count(),

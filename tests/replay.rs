@@ -82,12 +82,12 @@ fn without_place(summary: &Value) -> Value {
     for of_the_machine in ["version", "workers", "flows_joined"] {
         summary.as_object_mut().unwrap().remove(of_the_machine);
     }
-    for file in summary["files"].as_array_mut().unwrap() {
+    for sink in summary["sinks"].as_array_mut().unwrap() {
         // The size of the capture depends on the architecture and version named in it.
-        let file = file.as_object_mut().unwrap();
-        file.remove("path");
-        if file["kind"] == "capture" {
-            file.remove("bytes");
+        let sink = sink.as_object_mut().unwrap();
+        sink.remove("path");
+        if sink["kind"] == "capture" {
+            sink.remove("bytes");
         }
     }
     summary

@@ -1,4 +1,4 @@
 //! Capture files out: records encoded by the workers, put together and kept on disk by one writer.
 
 pub mod merge;
-pub mod set;
+pub mod writer;

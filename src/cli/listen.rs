@@ -86,7 +86,7 @@ mod linux {
             counters_before.leave_out_filtered();
         }
         control.tell_on_request(Teller::new(
-            pipeline.orders(),
+            &pipeline,
             &settings.worker,
             Some(&counters_before),
             reason,

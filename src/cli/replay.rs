@@ -42,7 +42,7 @@ pub fn run(args: &ReplayArgs) -> Result<(), Failure> {
     let about = format!("replay of {}", names(&args.files));
     let sinks = settings.outputs.open(&about, settings.worker.mtu)?;
     let mut pipeline = Pipeline::start(settings.worker.clone(), sinks, settings.sharing)?;
-    control.tell_on_request(Teller::new(pipeline.orders(), &settings.worker, None, ""));
+    control.tell_on_request(Teller::new(&pipeline, &settings.worker, None, ""));
     let bytes_read = Arc::new(AtomicU64::new(0));
     let progress = Progress::start(&args.files, Arc::clone(&bytes_read));
     let mut errors = Vec::new();

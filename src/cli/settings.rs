@@ -5,12 +5,13 @@ use std::path::{Path, PathBuf};
 
 use super::args::{BackendArg, FormatArg, GroArg, ListenArgs, PipelineArgs, ReplayArgs, Workers};
 use crate::bpf::steer::Steering;
-use crate::capture::set::CaptureSet;
+use crate::capture::writer::CaptureWriter;
 use crate::export::jsonl::JsonLines;
 use crate::failure::Failure;
 use crate::mirror::allowed::Allowed;
 use crate::outfile::{Creation, Existing, OutFile, is_input, same_output};
 use crate::pcap::record::Format;
+use crate::pcap::section::About;
 use crate::pipeline::memory;
 use crate::pipeline::run::{Sharing, Sinks, WhenFull};
 use crate::pipeline::worker::WorkerSettings;
@@ -169,8 +170,12 @@ impl Outputs {
             sinks.flows.push(JsonLines::create(path, self.creation)?);
         }
         if let Some(path) = &self.write {
-            let set = CaptureSet::create(path, self.creation, self.format, about, mtu)?;
-            sinks.capture = Some(set);
+            let about = About {
+                comment: about.to_owned(),
+                mtu,
+            };
+            let capture = CaptureWriter::create(path, self.creation, self.format, &about)?;
+            sinks.capture = Some(capture);
         }
         Ok(sinks)
     }

@@ -6,12 +6,15 @@ use std::time::Instant;
 use crate::host::counters::Counters;
 use crate::pipeline::inquiry::{Answer, Interim};
 use crate::pipeline::orders::Orders;
+use crate::pipeline::run::Pipeline;
+use crate::pipeline::sink::Watch;
 use crate::pipeline::worker::WorkerSettings;
 use crate::report::summary::Summary;
 
 /// Knows whom to ask, and how to put what they say.
 pub struct Teller {
     orders: Orders<Answer>,
+    watch: Watch,
     settings: WorkerSettings,
     /// The kernel's counters as the run began, where it is live.
     counters_before: Option<Counters>,
@@ -21,20 +24,21 @@ pub struct Teller {
 }
 
 impl Teller {
-    /// Asks those who take `orders`. `counters_before` are the kernel's as a live run began, `reason` is the
+    /// Asks the threads of `pipeline`. `counters_before` are the kernel's as a live run began, `reason` is the
     /// word for packets it had no room for.
     #[allow(
         clippy::disallowed_methods,
         reason = "once, to tell how long the run has been going on"
     )]
     pub fn new(
-        orders: Orders<Answer>,
+        pipeline: &Pipeline,
         settings: &WorkerSettings,
         counters_before: Option<&Counters>,
         reason: &'static str,
     ) -> Self {
         Self {
-            orders,
+            orders: pipeline.orders(),
+            watch: pipeline.watch(),
             settings: settings.clone(),
             counters_before: counters_before.cloned(),
             reason,
@@ -44,7 +48,7 @@ impl Teller {
 
     /// The page of the run as it is now.
     pub async fn page(&self) -> String {
-        let mut interim = Interim::ask(&self.orders).await;
+        let mut interim = Interim::ask(&self.orders, &self.watch).await;
         if let Some(before) = &self.counters_before {
             interim.outcome.kernel_counters = Some(Counters::read().since(before));
         }

@@ -17,25 +17,16 @@ const BUFFER_LEN: usize = 64 << 10;
 /// Most bytes of memory for what is gathered: the line that fills it makes it twice as large.
 pub const MEMORY_BYTES: usize = 2 * BUFFER_LEN;
 
-/// A file of flow records that was written.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct FlowFile {
-    /// Its path, or "standard output".
-    pub path: String,
-    /// Records in it.
-    pub records: u64,
-    /// Bytes of it.
-    pub bytes: u64,
-}
-
 /// A file of flow records being written.
 pub struct JsonLines {
     out: OutFile,
     buffer: Vec<u8>,
-    /// Records in the buffer, and in the file.
-    gathered: u64,
-    records: u64,
-    failed: bool,
+    /// Records in the buffer.
+    buffered: u64,
+    written: u64,
+    lost: u64,
+    error: Option<OutError>,
+    has_failed: bool,
 }
 
 impl JsonLines {
@@ -45,15 +36,51 @@ impl JsonLines {
     ///
     /// When it cannot be written.
     pub fn create(path: &Path, creation: Creation) -> Result<Self, OutError> {
-        let out = OutFile::create_as(path, creation)?;
-        let buffer = Vec::with_capacity(BUFFER_LEN);
         Ok(Self {
-            out,
-            buffer,
-            gathered: 0,
-            records: 0,
-            failed: false,
+            out: OutFile::create_as(path, creation)?,
+            buffer: Vec::with_capacity(BUFFER_LEN),
+            buffered: 0,
+            written: 0,
+            lost: 0,
+            error: None,
+            has_failed: false,
         })
+    }
+
+    /// Adds a record. What cannot be written is counted in [`Self::lost`].
+    pub fn write(&mut self, record: &FlowRecord) {
+        if self.has_failed {
+            self.lost += 1;
+            return;
+        }
+        write_line(record, &mut self.buffer);
+        self.buffered += 1;
+        if self.buffer.len() >= BUFFER_LEN {
+            self.flush();
+        }
+    }
+
+    /// Writes out what is gathered, so that it can be read. Where the disk takes only a part, the whole lines
+    /// of it stay, and the failure is kept for [`Self::take_error`].
+    pub fn flush(&mut self) {
+        let records = std::mem::take(&mut self.buffered);
+        let before = self.out.bytes();
+        let mut kept = records;
+        if let Err(error) = self.out.write(&self.buffer) {
+            let len = usize::try_from(self.out.bytes() - before).unwrap_or(usize::MAX);
+            let taken = self.buffer.get(..len).unwrap_or_default();
+            let whole = taken.iter().rposition(|byte| *byte == b'\n');
+            let whole = whole.map_or(0, |at| at + 1);
+            kept = taken.iter().filter(|byte| **byte == b'\n').count() as u64;
+            self.has_failed = true;
+            self.error = Some(error);
+            if let Err(error) = self.out.cut_to(before + whole as u64) {
+                tracing::warn!(%error, "a half-written record stays at the end");
+            }
+        }
+        self.buffer.clear();
+        self.written += kept;
+        self.lost += records - kept;
     }
 
     /// Its name in messages.
@@ -66,72 +93,44 @@ impl JsonLines {
         self.out.synced()
     }
 
-    /// Records that are in the file for good.
-    pub const fn records(&self) -> u64 {
-        self.records
+    /// Records that are in the file.
+    pub const fn written(&self) -> u64 {
+        self.written
     }
 
-    /// Adds a record.
-    ///
-    /// # Errors
-    ///
-    /// When the file cannot be written: once, and what comes later is left out.
-    pub fn write(&mut self, record: &FlowRecord) -> Result<(), OutError> {
-        if self.failed {
-            return Ok(());
-        }
-        write_line(record, &mut self.buffer);
-        self.gathered += 1;
-        if self.buffer.len() >= BUFFER_LEN {
-            self.flush()
-        } else {
-            Ok(())
-        }
+    /// Bytes of the file.
+    pub const fn bytes(&self) -> u64 {
+        self.out.bytes()
     }
 
-    /// Writes out what is gathered, so that it can be read.
-    ///
-    /// # Errors
-    ///
-    /// When the file cannot be written; it is cut back to its last whole record.
-    pub fn flush(&mut self) -> Result<(), OutError> {
-        let whole = self.out.bytes();
-        let written = self.out.write(&self.buffer);
-        self.buffer.clear();
-        let gathered = std::mem::take(&mut self.gathered);
-        match written {
-            Ok(()) => self.records += gathered,
-            Err(_) => {
-                self.failed = true;
-                self.out.cut_to(whole)?;
-            }
-        }
-        written
+    /// Records that could not be written.
+    pub const fn lost(&self) -> u64 {
+        self.lost
     }
 
-    /// Ends the file and tells path, records and bytes, and what went wrong with the last of them.
+    /// Whether something went wrong: nothing is written any more.
+    pub const fn has_failed(&self) -> bool {
+        self.has_failed
+    }
+
+    /// What went wrong, once.
+    pub const fn take_error(&mut self) -> Option<OutError> {
+        self.error.take()
+    }
+
+    /// Ends the file and tells where it is and its bytes: under its name, or, when records are missing in it, under its hidden
+    /// name, so that nobody takes it for whole.
     ///
     /// # Errors
     ///
     /// When the file cannot be given its name.
-    pub fn finish(mut self) -> Result<(FlowFile, Option<OutError>), OutError> {
-        let error = if self.failed {
-            None
-        } else {
-            self.flush().err()
-        };
-        let (records, bytes) = (self.records, self.out.bytes());
-        let told = FlowFile {
-            path: self.out.finish()?,
-            records,
-            bytes,
-        };
-        Ok((told, error))
-    }
-
-    /// Gives the file up.
-    pub fn discard(self) {
-        self.out.discard();
+    pub fn finish(self) -> Result<(String, u64), OutError> {
+        let bytes = self.out.bytes();
+        if self.has_failed {
+            let path = self.out.path().to_owned();
+            return Ok((self.out.keep_part()?.unwrap_or(path), bytes));
+        }
+        Ok((self.out.finish()?, bytes))
     }
 }
 

@@ -111,8 +111,6 @@ pub struct Session {
     pub last_ns: u64,
     /// What was cut.
     pub truncation: Truncation,
-    /// Frames that found no room in the capture queue.
-    pub capture_dropped: u64,
 }
 
 impl Session {
@@ -128,7 +126,6 @@ impl Session {
             first_ns: u64::MAX,
             last_ns: 0,
             truncation: Truncation::default(),
-            capture_dropped: 0,
         }
     }
 
@@ -166,7 +163,6 @@ impl Session {
         self.outbound += other.outbound;
         self.first_ns = self.first_ns.min(other.first_ns);
         self.last_ns = self.last_ns.max(other.last_ns);
-        self.capture_dropped += other.capture_dropped;
         self.truncation.merge(&other.truncation);
     }
 }

@@ -6,3 +6,4 @@ pub mod classic;
 pub mod link_type;
 pub mod origin;
 pub mod record;
+pub mod section;

@@ -1,13 +1,10 @@
 //! Capture records: a worker turns each frame into its final bytes, in the batch it is filling.
 //!
 //! pcapng enhanced packet blocks (pcapng specification §4.3) and nanosecond pcap records, little-endian.
-//! The interface number of a block is the worker's own session number until the writer, which knows
-//! what the file holds, puts the file's number in its place.
+//! The interface number of a block is left open: the writer, which knows what the file holds, fills it in.
+//! Each record comes with its facts, so that nobody behind has to parse it.
 
 use std::net::IpAddr;
-
-use pcap_file::pcap::{PcapHeader, PcapTsResolution, PcapWriteError};
-use pcap_file::{DataLink, Endianness};
 
 use crate::mirror::direction::Direction;
 use crate::mirror::session::{SessionId, SessionKey};
@@ -20,9 +17,9 @@ pub const SNAPLEN: u32 = 262_144;
 /// Bytes of a batch when it is handed on; a set of these stays in a core's second-level cache.
 pub const BATCH_LEN: usize = 256 << 10;
 /// Records of a batch when it is handed on, however short they are.
-pub const BATCH_RECORDS: usize = 4096;
+pub const BATCH_RECORDS: usize = 2048;
 /// Most bytes of memory that a batch takes.
-pub const BATCH_BYTES: usize = BATCH_LEN + BATCH_RECORDS * size_of::<(u64, u32)>();
+pub const BATCH_BYTES: usize = BATCH_LEN + BATCH_RECORDS * size_of::<RecordFacts>();
 
 /// The kind of capture file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,7 +47,7 @@ pub struct CaptureRecord<'a> {
     /// Its mirror session.
     pub session: SessionId,
     /// Its place in time: files are in this order.
-    pub order: u64,
+    pub place: u64,
     /// Arrival, nanoseconds since 1970.
     pub ts_ns: u64,
     /// The frame from its destination MAC on.
@@ -76,19 +73,36 @@ pub struct NewSession {
     pub to: Option<(IpAddr, Tunnel)>,
 }
 
+/// What is known of a record beside its bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RecordFacts {
+    /// Its place in time: files are in this order. Arrival live, position in the file in replay.
+    pub place: u64,
+    /// Arrival, nanoseconds since 1970.
+    pub ts_ns: u64,
+    /// Its mirror session, by the worker's number.
+    pub session: SessionId,
+    /// Where its bytes begin in the batch.
+    pub at: u32,
+    /// How many they are.
+    pub len: u32,
+}
+
 /// Records on their way from a worker to the writer.
 #[derive(Debug, Default)]
 pub struct Batch {
     /// Whole records, one behind the other.
     pub bytes: Vec<u8>,
-    /// How many.
-    pub records: u64,
-    /// For each record its place in time and its bytes.
-    pub orders: Vec<(u64, u32)>,
+    /// Their facts, in the order they were encoded in until [`Batch::sort`].
+    pub records: Vec<RecordFacts>,
     /// The worker promises that nothing below this place will follow.
     pub watermark: u64,
     /// Sessions that appear in this batch for the first time.
     pub new_sessions: Vec<NewSession>,
+    /// Records of each session that found no room since the batch before.
+    pub no_room: Vec<(SessionId, u64)>,
+    /// Some record comes behind a later one; [`Batch::sort`] mends that.
+    pub unordered: bool,
 }
 
 impl Batch {
@@ -96,7 +110,7 @@ impl Batch {
     pub fn with_room() -> Self {
         Self {
             bytes: Vec::with_capacity(BATCH_LEN),
-            orders: Vec::with_capacity(BATCH_LEN / 256),
+            records: Vec::with_capacity(BATCH_LEN / 256),
             ..Self::default()
         }
     }
@@ -104,12 +118,41 @@ impl Batch {
     /// Empties it for its next round.
     pub fn clear(&mut self) {
         self.bytes.clear();
-        self.orders.clear();
-        (self.records, self.watermark) = (0, 0);
+        self.records.clear();
+        (self.watermark, self.unordered) = (0, false);
         self.new_sessions.clear();
+        self.no_room.clear();
         // One giant record must not keep its memory for ever.
         if self.bytes.capacity() > 2 * BATCH_LEN {
             self.bytes = Vec::with_capacity(BATCH_LEN);
+        }
+    }
+
+    /// Whether it holds no record.
+    pub const fn is_empty(&self) -> bool {
+        self.records.is_empty()
+    }
+
+    /// Notes the facts of a record whose bytes were appended from `start` on.
+    fn note(&mut self, record: &CaptureRecord<'_>, start: usize) {
+        let last = self.records.last().map_or(0, |last| last.place);
+        self.unordered |= record.place < last;
+        let narrow = |len: usize| u32::try_from(len).unwrap_or(u32::MAX);
+        self.records.push(RecordFacts {
+            place: record.place,
+            ts_ns: record.ts_ns,
+            session: record.session,
+            at: narrow(start),
+            len: narrow(self.bytes.len() - start),
+        });
+    }
+
+    /// Puts the facts into the order of their places. Arrival times of one socket go back by some
+    /// microseconds where two cores deliver to it.
+    pub fn sort(&mut self) {
+        if std::mem::take(&mut self.unordered) {
+            self.records
+                .sort_unstable_by_key(|record| (record.place, record.at));
         }
     }
 }
@@ -130,24 +173,6 @@ pub const fn room_for(captured_len: usize) -> usize {
     EPB_FIXED_LEN + captured_len + 3 + 8 + COMMENT_ROOM + 4 + 4
 }
 
-/// The header of a pcap file: nanoseconds, little-endian, Ethernet.
-///
-/// # Errors
-///
-/// Never; the encoder writes to memory.
-pub fn pcap_header() -> Result<Vec<u8>, PcapWriteError> {
-    let header = PcapHeader {
-        snaplen: SNAPLEN,
-        datalink: DataLink::ETHERNET,
-        ts_resolution: PcapTsResolution::NanoSecond,
-        endianness: Endianness::Little,
-        ..PcapHeader::default()
-    };
-    let mut bytes = Vec::new();
-    header.write_to(&mut bytes)?;
-    Ok(bytes)
-}
-
 impl Format {
     /// Appends `record` to `batch`.
     pub fn encode(self, record: &CaptureRecord<'_>, batch: &mut Batch) {
@@ -156,10 +181,7 @@ impl Format {
             Self::PcapNg => encode_epb(record, &mut batch.bytes),
             Self::Pcap => encode_pcap(record, &mut batch.bytes),
         }
-        let len = u32::try_from(batch.bytes.len() - start).unwrap_or(u32::MAX);
-        batch.orders.push((record.order, len));
-        batch.watermark = record.order;
-        batch.records += 1;
+        batch.note(record, start);
     }
 }
 
@@ -186,15 +208,7 @@ fn encode_epb(record: &CaptureRecord<'_>, out: &mut Vec<u8>) {
     let flags_len = if flags == 0 { 0 } else { 12 };
     // What most blocks have: at most flags, and no comment. Its length is known beforehand.
     let total_len = (EPB_FIXED_LEN + frame.len() + pad_len + flags_len + 4) as u32;
-    let words = [
-        EPB,
-        total_len,
-        record.session.0,
-        ts_high,
-        ts_low,
-        captured_len,
-        orig_len,
-    ];
+    let words = [EPB, total_len, 0, ts_high, ts_low, captured_len, orig_len];
     out.extend_from_slice(words.map(u32::to_le_bytes).as_flattened());
     out.extend_from_slice(frame);
     // Padding, flags, the end of options and the length once more: written in one piece of fixed size,
@@ -232,13 +246,18 @@ fn insert_comment(record: &CaptureRecord<'_>, start: usize, has_options: bool, o
 
 fn encode_pcap(record: &CaptureRecord<'_>, out: &mut Vec<u8>) {
     let (frame, captured_len, orig_len) = stored(record);
-    // The format's seconds end in 2106.
-    let seconds = u32::try_from(record.ts_ns / 1_000_000_000).unwrap_or(u32::MAX);
-    let nanoseconds = (record.ts_ns % 1_000_000_000) as u32;
-    let words = [seconds, nanoseconds, captured_len, orig_len];
     out.reserve(room_for(frame.len()));
+    append_pcap(record.ts_ns, frame, captured_len, orig_len, out);
+}
+
+/// Appends a record of classic pcap: nanoseconds, little-endian.
+pub fn append_pcap(ts_ns: u64, packet: &[u8], captured_len: u32, orig_len: u32, out: &mut Vec<u8>) {
+    // The format's seconds end in 2106.
+    let seconds = u32::try_from(ts_ns / 1_000_000_000).unwrap_or(u32::MAX);
+    let nanoseconds = (ts_ns % 1_000_000_000) as u32;
+    let words = [seconds, nanoseconds, captured_len, orig_len];
     out.extend_from_slice(words.map(u32::to_le_bytes).as_flattened());
-    out.extend_from_slice(frame);
+    out.extend_from_slice(packet);
 }
 
 /// `truncated: 954 of 1454 bytes missing (mirror MTU)`, written without formatting machinery: in a
@@ -286,6 +305,7 @@ fn pad(out: &mut Vec<u8>, len: usize) {
 
 #[cfg(test)]
 mod tests {
+    use pcap_file::DataLink;
     use pcap_file::pcap::PcapReader;
     use pcap_file::pcapng::blocks::enhanced_packet::EnhancedPacketOption;
     use pcap_file::pcapng::blocks::interface_description::{
@@ -310,7 +330,7 @@ mod tests {
         };
         CaptureRecord {
             session: SessionId(0),
-            order: ts_ns,
+            place: ts_ns,
             ts_ns,
             frame,
             lengths,

@@ -10,7 +10,8 @@ use std::thread::Thread;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{
-    Receiver, RecvTimeoutError, SendError, Sender, TryRecvError, TrySendError, bounded,
+    Receiver, RecvTimeoutError, SendError, SendTimeoutError, Sender, TryRecvError, TrySendError,
+    bounded,
 };
 
 /// Puts values in; clones share the queue.
@@ -60,6 +61,17 @@ impl<T> Callers<T> {
     /// The value, when nobody reads any more.
     pub fn send(&self, value: T) -> Result<(), SendError<T>> {
         self.queue.send(value)?;
+        self.bell.ring();
+        Ok(())
+    }
+
+    /// Puts `value` in; waits so long while there is no room.
+    ///
+    /// # Errors
+    ///
+    /// The value, when there was none in time or nobody reads any more.
+    pub fn send_timeout(&self, value: T, wait: Duration) -> Result<(), SendTimeoutError<T>> {
+        self.queue.send_timeout(value, wait)?;
         self.bell.ring();
         Ok(())
     }

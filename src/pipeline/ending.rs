@@ -1,15 +1,67 @@
-//! The end of a run: what the writers have yet to do is waited for, but live not for ever.
+//! The end of a run: what the sinks have yet to do is waited for, but live not for ever.
 //!
 //! The reader of a pipe may stand still, a network disk may hang. A run that was told to end and cannot
 //! get rid of what it holds says so, counts it as lost and ends.
 
 use std::io;
 use std::thread::{Builder, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
 
 pub use crate::patience::PATIENCE;
+
+/// How often progress is looked at while something is waited for.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+
+/// One deadline for everything that is waited for at the end: it moves on as long as any sink makes
+/// progress.
+pub struct Patience<'a> {
+    limit: Option<Duration>,
+    steps: &'a dyn Fn() -> u64,
+    seen: u64,
+    since: Instant,
+}
+
+impl<'a> Patience<'a> {
+    /// Waits no longer than `limit` without progress, `None` for as long as it takes; `steps` changes with
+    /// every progress.
+    #[allow(clippy::disallowed_methods, reason = "once a run, at its end")]
+    pub fn new(limit: Option<Duration>, steps: &'a dyn Fn() -> u64) -> Self {
+        Self {
+            limit,
+            steps,
+            seen: steps(),
+            since: Instant::now(),
+        }
+    }
+
+    /// How long may be waited before asking again; `None` when patience is at its end.
+    #[allow(
+        clippy::disallowed_methods,
+        reason = "at the end of a run, while something is waited for"
+    )]
+    pub fn left(&mut self) -> Option<Duration> {
+        let Some(limit) = self.limit else {
+            return Some(LOOK_EVERY);
+        };
+        let now = (self.steps)();
+        if now != self.seen {
+            (self.seen, self.since) = (now, Instant::now());
+        }
+        let left = limit.checked_sub(self.since.elapsed())?;
+        (!left.is_zero()).then(|| left.min(LOOK_EVERY))
+    }
+}
+
+/// Why a thread has no result.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unended {
+    /// Patience came to its end; the thread is left to itself.
+    Stuck,
+    /// It panicked.
+    Panicked,
+}
 
 /// A thread whose end is waited for.
 pub struct Task<T> {
@@ -23,34 +75,30 @@ impl<T: Send + 'static> Task<T> {
     ///
     /// # Errors
     ///
-    /// When the system has no thread left.
+    /// When the system gives none.
     pub fn start(name: &str, work: impl FnOnce() -> T + Send + 'static) -> io::Result<Self> {
         let (running, ended) = bounded(0);
-        let named = Builder::new().name(name.to_owned());
-        let thread = named.spawn(move || {
+        let thread = Builder::new().name(name.to_owned()).spawn(move || {
             let _running: crossbeam_channel::Sender<()> = running;
             work()
         })?;
         Ok(Self { thread, ended })
     }
 
-    /// What it came to. `None` when it panicked, or when `progress` did not change for as long as there is
-    /// `patience`: then the thread is left to itself.
-    pub fn wait(self, patience: Option<Duration>, progress: impl Fn() -> u64) -> Option<T> {
-        let Some(patience) = patience else {
-            return self.thread.join().ok();
-        };
-        let mut before = progress();
+    /// What it came to.
+    ///
+    /// # Errors
+    ///
+    /// [`Unended`].
+    pub fn wait(self, patience: &mut Patience<'_>) -> Result<T, Unended> {
         loop {
-            match self.ended.recv_timeout(patience) {
-                Ok(()) | Err(RecvTimeoutError::Disconnected) => return self.thread.join().ok(),
-                Err(RecvTimeoutError::Timeout) => {
-                    let now = progress();
-                    if now == before {
-                        return None;
-                    }
-                    before = now;
+            let left = patience.left();
+            match self.ended.recv_timeout(left.unwrap_or_default()) {
+                Ok(()) | Err(RecvTimeoutError::Disconnected) => {
+                    return self.thread.join().map_err(|_| Unended::Panicked);
                 }
+                Err(RecvTimeoutError::Timeout) if left.is_none() => return Err(Unended::Stuck),
+                Err(RecvTimeoutError::Timeout) => {}
             }
         }
     }
@@ -70,15 +118,14 @@ mod tests {
         let (go_on, wait) = bounded(0);
         let task = Task::start("test", move || {
             // As often as it is asked, it has come further, and then it ends.
-            for _ in wait {
+            for () in wait {
                 in_thread.fetch_add(1, Ordering::SeqCst);
             }
             7
-        })
-        .unwrap();
+        });
         let asked = AtomicU64::new(0);
         let go_on = std::cell::RefCell::new(Some(go_on));
-        let ask = || {
+        let steps = || {
             if asked.fetch_add(1, Ordering::SeqCst) == 4 {
                 go_on.borrow_mut().take();
             } else if let Some(go_on) = go_on.borrow().as_ref() {
@@ -86,7 +133,8 @@ mod tests {
             }
             asked.load(Ordering::SeqCst)
         };
-        assert_eq!(task.wait(Some(Duration::from_millis(1)), ask), Some(7));
+        let mut patience = Patience::new(Some(Duration::from_millis(1)), &steps);
+        assert_eq!(task.unwrap().wait(&mut patience), Ok(7));
         assert_eq!(progress.load(Ordering::SeqCst), 4);
     }
 
@@ -94,9 +142,20 @@ mod tests {
     fn what_makes_none_is_left() {
         let (go_on, wait) = bounded::<()>(0);
         let task = Task::start("test", move || wait.recv()).unwrap();
-        assert_eq!(task.wait(Some(Duration::from_millis(1)), || 0), None);
+        let mut patience = Patience::new(Some(Duration::from_millis(1)), &|| 0);
+        assert_eq!(task.wait(&mut patience), Err(Unended::Stuck));
+        // The deadline is one for all: nobody else is waited for either, but who has ended is heard.
+        assert_eq!(patience.left(), None);
         drop(go_on);
         let task = Task::start("test", || 7).unwrap();
-        assert_eq!(task.wait(None, || 0), Some(7));
+        let mut patience = Patience::new(None, &|| 0);
+        assert_eq!(task.wait(&mut patience), Ok(7));
+    }
+
+    #[test]
+    fn a_panic_is_told_apart() {
+        let task: Task<()> = Task::start("test", || panic!("broken on purpose")).unwrap();
+        let mut patience = Patience::new(None, &|| 0);
+        assert_eq!(task.wait(&mut patience), Err(Unended::Panicked));
     }
 }

@@ -6,6 +6,8 @@ use std::time::Duration;
 use super::measure::{Distribution, Measured};
 use super::orders::Orders;
 use super::outcome::Outcome;
+use super::outlet::Offers;
+use super::sink::{Account, Watch};
 use super::total::Sum;
 use super::worker::Snapshot;
 
@@ -24,10 +26,10 @@ pub struct Interim {
 
 impl Interim {
     /// Asks the workers and the writer of a run that goes on.
-    pub async fn ask(orders: &Orders<Answer>) -> Self {
+    pub async fn ask(orders: &Orders<Answer>, watch: &Watch) -> Self {
         let (answers, silent) = orders.ask(WAIT).await;
         let mut sum = Sum::default();
-        let mut outcome = Outcome::default();
+        let mut offers = Offers::default();
         let mut lost_before = 0;
         let mut workers = Vec::new();
         let mut writers = Vec::new();
@@ -42,18 +44,19 @@ impl Interim {
             sum.add(worker.snapshot);
             sum.measured.merge(&worker.measured);
             lost_before += worker.lost_before;
-            outcome.flow_records += worker.flow_records.0;
-            outcome.flow_records_dropped += worker.flow_records.1;
+            offers.merge(worker.offers);
         }
         sum.sort();
         for writer in writers {
-            sum.ledger.lose_written(writer.lost);
-            sum.ledger.note_late(writer.late);
             sum.measured.merge(&Measured {
                 arrival_to_written: writer.arrival_to_written,
                 ..Measured::default()
             });
         }
+        let sinks = watch
+            .standings()
+            .map(|standing| Account::so_far(standing, sum.ledger.delivered, offers));
+        let sinks = sinks.collect();
         Self {
             outcome: Outcome {
                 ledger: sum.ledger,
@@ -62,7 +65,9 @@ impl Interim {
                 not_allowed: sum.strangers.most(),
                 received: sum.received,
                 measured: sum.measured,
-                ..outcome
+                flow_records: offers.flow_records,
+                sinks,
+                ..Outcome::default()
             },
             lost_before,
             silent,
@@ -88,16 +93,12 @@ pub struct WorkerAnswer {
     pub measured: Measured,
     /// Packets lost before its source could hand them over.
     pub lost_before: u64,
-    /// Flow records handed over, and those that found no room.
-    pub flow_records: (u64, u64),
+    /// What it had for the sinks.
+    pub offers: Offers,
 }
 
 /// What the writer says.
 pub struct WriterAnswer {
     /// Its latencies.
     pub arrival_to_written: Option<Distribution>,
-    /// Records written behind later ones.
-    pub late: u64,
-    /// Records that could not be written.
-    pub lost: u64,
 }

@@ -2,6 +2,7 @@
 //! to. Each has a thread of its own.
 
 use std::fmt::Display;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -11,8 +12,9 @@ use super::measure::{LiveMeasures, Measured};
 use super::orders::{Inbox, Order};
 use super::outlet::QueueOutlet;
 use super::shares::Shares;
+use super::sink::Working;
 use super::worker::Worker;
-use crate::source::{Progress, Source};
+use crate::source::{DISORDER_NS, Progress, Source};
 use crate::stop::{Stop, Why, wall_clock_ns};
 
 /// How long a stopped run goes on working on what arrived before. What is left then is counted only.
@@ -27,13 +29,13 @@ const LOOKS_IN_VAIN: u32 = 10;
 const SILENCE: Duration = Duration::from_secs(1);
 /// How often a worker asks again when others have taken on the last frames wanted.
 const OTHERS_TURN: Duration = Duration::from_millis(1);
-/// Datagrams may reach a socket a little after the time the kernel stamped them with.
-const STAMP_TO_SOCKET_NS: u64 = 1_000_000;
 
 /// What the threads tell each other.
 pub(super) struct Shared {
-    /// An output failed.
+    /// A worker panicked: the others end.
     pub failed: AtomicBool,
+    /// The sinks that work.
+    pub working: Arc<Working>,
     /// The frames wanted.
     pub shares: Shares,
 }
@@ -52,6 +54,11 @@ pub(super) struct Lane {
 }
 
 impl Shared {
+    /// Whether workers end before their sources do.
+    fn must_end(&self) -> bool {
+        self.failed.load(Ordering::Relaxed) || self.working.is_none_left()
+    }
+
     /// A panic on the thread that holds the answer ends the others, which else might wait for the frames it
     /// took on.
     pub fn fails_with_panic(&self) -> FailsWithPanic<'_> {
@@ -75,6 +82,8 @@ struct Clock {
     begun: Instant,
     /// When packets were last handed over.
     last_packets: Instant,
+    /// The wall clock before the look at the source: what comes after that look is later.
+    looked_ns: u64,
 }
 
 /// A run that was told to end, as one worker sees it.
@@ -103,7 +112,7 @@ impl Lane {
         let mut ending = None;
         loop {
             self.take_orders(source);
-            if shared.failed.load(Ordering::Relaxed) {
+            if shared.must_end() {
                 if self.live.is_none() {
                     return Ok(());
                 }
@@ -143,7 +152,7 @@ impl Lane {
                         snapshot: self.worker.snapshot(),
                         measured,
                         lost_before: source.lost_so_far(),
-                        flow_records: self.outlet.flow_records(),
+                        offers: self.outlet.offers(),
                     }))
                 }),
             }
@@ -211,6 +220,8 @@ impl Lane {
             wall_ns = Some(wall);
         }
         self.worker.tick(now_ns, &mut self.outlet);
+        let settled_ns = source.settled_ns(clock.looked_ns);
+        self.outlet.settle_to(settled_ns);
         log_new_sessions(&self.worker, &mut self.logged_sessions);
         match progress {
             Progress::Batch => self.outlet.hand_over_if_old(now),
@@ -221,15 +232,14 @@ impl Lane {
             }
             Progress::Idle => {
                 self.outlet.hand_over_now();
-                // The clock was read before this look at the source: what comes after it is later.
-                if let Some(wall_ns) = wall_ns
-                    && source.is_quiet()
-                {
-                    let lag_ns = STAMP_TO_SOCKET_NS + source.lag_ns();
-                    self.outlet.promise(wall_ns.saturating_sub(lag_ns));
+                if wall_ns.is_some() && source.is_quiet() {
+                    let lag_ns = DISORDER_NS + source.lag_ns();
+                    let quiet_ns = clock.looked_ns.saturating_sub(lag_ns);
+                    self.outlet.promise(settled_ns.max(quiet_ns));
                 }
             }
         }
+        clock.looked_ns = wall_ns.unwrap_or_default();
     }
 
     /// Whether this was the worker's last batch.
@@ -306,6 +316,7 @@ impl Clock {
         Self {
             begun: now,
             last_packets: now,
+            looked_ns: wall_clock_ns(),
         }
     }
 }

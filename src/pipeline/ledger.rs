@@ -1,7 +1,8 @@
 //! The accounting: every packet received is in exactly one counter.
 //!
-//! received = delivered + malformed + filtered + duplicate + dropped. What the kernel lost before we
-//! received it stands beside the equation, not in it.
+//! received = delivered + malformed + filtered + duplicate + dropped. *Delivered* means decapsulated, judged and
+//! handed to the sinks; each sink has an account of its own ([`super::sink::Account`]). What the kernel lost
+//! before we received it stands beside the equation, not in it.
 
 use std::collections::BTreeMap;
 
@@ -13,10 +14,6 @@ reasons! {
     Dropped {
         /// A piece of an outer datagram whose other pieces never came.
         FragmentIncomplete => "fragment_incomplete",
-        /// The capture queue was full: the disk or the reader of the pipe is too slow.
-        CaptureQueue => "capture_queue",
-        /// The capture could not be written.
-        CaptureWrite => "capture_write",
         /// It had arrived when the run was told to end, and could not be worked on within 5 s.
         Stopped => "stopped",
     }
@@ -39,6 +36,9 @@ reasons! {
         SnapLength => "snap_length",
         /// Written behind later packets: its worker was not heard of for longer than --max-reorder.
         Late => "late",
+        /// Written behind later packets: the clock was set back, or the kernel handed packets over out of
+        /// order.
+        OutOfOrder => "out_of_order",
     }
 }
 
@@ -47,7 +47,7 @@ reasons! {
 pub struct Ledger {
     /// Packets a source handed over.
     pub received: u64,
-    /// Mirrored frames that went into flows and, when one is written, into the capture.
+    /// Mirrored frames that were decapsulated, judged and handed to the sinks.
     pub delivered: u64,
     /// Copies of packets delivered before.
     pub duplicate: u64,
@@ -139,16 +139,9 @@ impl Ledger {
         &self.not_ip
     }
 
-    /// Notes `n` packets written out of order.
-    pub fn note_late(&mut self, n: u64) {
-        add_at(&mut self.noted, Noted::Late as usize, n);
-    }
-
-    /// Moves `n` packets from delivered to dropped: the writer could not keep them.
-    pub fn lose_written(&mut self, n: u64) {
-        let lost = n.min(self.delivered);
-        self.delivered -= lost;
-        self.drop(Dropped::CaptureWrite, lost);
+    /// Notes something about `n` packets.
+    pub fn note_many(&mut self, note: Noted, n: u64) {
+        add_at(&mut self.noted, note as usize, n);
     }
 
     /// Malformed packets by reason, those counted only.
@@ -257,14 +250,12 @@ mod tests {
         assert_eq!(ledger.waiting(), 4);
         ledger.refuse(Malformed::VniNotValid.into(), 1);
         ledger.refuse(Filtered::Probe.into(), 2);
-        ledger.drop(Dropped::CaptureQueue, 1);
+        ledger.drop(Dropped::FragmentIncomplete, 1);
         ledger.note(Noted::ReservedBits);
-        assert!(ledger.closes());
-        ledger.lose_written(1);
         assert!(ledger.closes());
         assert_eq!(
             ledger.dropped().into_iter().collect::<Vec<_>>(),
-            [("capture_queue", 1), ("capture_write", 1)]
+            [("fragment_incomplete", 1)]
         );
         let mut twice = ledger.clone();
         twice.merge(&ledger);

@@ -1,9 +1,11 @@
 //! The pipeline: what a worker does with a packet, how threads and queues hold together, and the
 //! ledger in which every packet ends up once.
 
+mod capture_sink;
 pub mod clock;
 pub mod doorbell;
 pub mod ending;
+pub mod flow_sink;
 mod in_order;
 pub mod inquiry;
 mod lane;
@@ -16,7 +18,7 @@ pub mod outcome;
 pub mod outlet;
 pub mod run;
 pub mod shares;
+pub mod sink;
 pub mod spread;
 pub mod total;
 pub mod worker;
-pub mod writers;

@@ -1,16 +1,21 @@
 //! The way out of a worker: batches of records and chunks of flow records, through bounded queues.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender};
+use crossbeam_channel::{Receiver, SendTimeoutError};
+use hashbrown::HashMap;
 
 use super::doorbell::Callers;
+use super::ending::Patience;
+use super::flow_sink::{FlowChunk, flow_lanes};
 use super::worker::Outlet;
 use crate::flow::record::FlowRecord;
+use crate::mirror::session::SessionId;
 use crate::pcap::record::{BATCH_LEN, BATCH_RECORDS, Batch};
 
 /// Flow records handed over at a time.
-pub const FLOW_CHUNK: usize = 128;
+pub const FLOW_CHUNK: usize = 256;
 /// A batch is handed over when it is this old, so that a quiet link reaches the file.
 const MAX_BATCH_AGE: Duration = Duration::from_millis(20);
 
@@ -34,31 +39,45 @@ pub enum WhenFull {
 /// A batch and the number of the worker that made it.
 pub type FromWorker = (usize, Batch);
 
-/// Flow records on their way to their writer.
-pub struct FlowChunk {
-    /// Whose they are among those that are put in order.
-    pub lane: usize,
-    /// The records, in their order.
-    pub records: Vec<FlowRecord>,
-    /// Nothing up to this place will follow.
-    pub done: u64,
+/// What a worker had for its sinks so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Offers {
+    /// Frames that found no room in the queue of the capture.
+    pub capture_no_room: u64,
+    /// Flow records, each offered to every sink for them.
+    pub flow_records: u64,
 }
 
-/// How many workers' flow records are put in order. Live they are written as they come: no worker is waited
-/// for.
-pub const fn flow_lanes(workers: usize, when_full: WhenFull) -> usize {
-    match when_full {
-        WhenFull::Wait if workers > 1 => workers,
-        _ => 1,
+impl Offers {
+    /// Adds those of another worker.
+    pub const fn merge(&mut self, other: Self) {
+        self.capture_no_room += other.capture_no_room;
+        self.flow_records += other.flow_records;
     }
 }
 
-/// Hands a worker's output to the writers.
+/// The queue of one sink for flow records.
+pub struct FlowQueue {
+    queue: Callers<Arc<FlowChunk>>,
+    /// Records it had no room for.
+    pub no_room: u64,
+}
+
+impl FlowQueue {
+    /// Of a sink that has lost nothing yet.
+    pub const fn new(queue: Callers<Arc<FlowChunk>>) -> Self {
+        Self { queue, no_room: 0 }
+    }
+}
+
+/// Hands a worker's output to the sinks.
 pub struct QueueOutlet {
     worker: usize,
     current: Batch,
     /// When the current batch got its first record, as far as batches tell.
     begun: Option<Instant>,
+    /// Nothing below this place will follow.
+    settled_to: u64,
     allocated: usize,
     most: usize,
     full: Callers<FromWorker>,
@@ -69,14 +88,15 @@ pub struct QueueOutlet {
     /// Live, no promise is sent while so many wait in the queue.
     promise_below: usize,
     when_full: WhenFull,
-    /// How long a full queue is waited for; `None` for as long as it takes.
-    patience: Option<Duration>,
+    /// Frames of each session that found no room, as long as the writer has not been told.
+    no_room: HashMap<SessionId, u64, foldhash::fast::RandomState>,
+    offers: Offers,
     /// See [`FlowChunk::lane`].
     flow_lane: usize,
+    /// Flow records of several workers are put in order.
+    flows_are_ordered: bool,
     flow_chunk: Vec<FlowRecord>,
-    flows: Sender<FlowChunk>,
-    flow_records: u64,
-    flow_records_dropped: u64,
+    flows: Vec<FlowQueue>,
 }
 
 impl QueueOutlet {
@@ -87,12 +107,14 @@ impl QueueOutlet {
         when_full: WhenFull,
         full: Callers<FromWorker>,
         empty: Receiver<Batch>,
-        flows: Sender<FlowChunk>,
+        flows: Vec<FlowQueue>,
     ) -> Self {
+        let lanes = flow_lanes(workers, when_full);
         Self {
             worker,
             current: Batch::default(),
             begun: None,
+            settled_to: 0,
             allocated: 0,
             most,
             full,
@@ -100,12 +122,12 @@ impl QueueOutlet {
             spare: Vec::with_capacity(most),
             promise_below: workers * (PROMISES - 1),
             when_full,
-            patience: None,
-            flow_lane: worker % flow_lanes(workers, when_full),
+            no_room: HashMap::default(),
+            offers: Offers::default(),
+            flow_lane: worker % lanes,
+            flows_are_ordered: lanes > 1,
             flow_chunk: Vec::new(),
             flows,
-            flow_records: 0,
-            flow_records_dropped: 0,
         }
     }
 
@@ -119,63 +141,92 @@ impl QueueOutlet {
         self.when_full
     }
 
-    /// Flow records handed over, and those that found no room.
-    pub const fn flow_records(&self) -> (u64, u64) {
-        (self.flow_records, self.flow_records_dropped)
+    /// What the worker had for its sinks so far.
+    pub const fn offers(&self) -> Offers {
+        self.offers
     }
 
-    /// From now on a full queue is waited for, as long as there is `patience`: nothing arrives any more.
-    pub const fn wait_from_now_on(&mut self, patience: Option<Duration>) {
-        (self.when_full, self.patience) = (WhenFull::Wait, patience);
+    /// Flow records that found no room in the queue of each sink.
+    pub fn flows_without_room(&self) -> impl Iterator<Item = u64> {
+        self.flows.iter().map(|queue| queue.no_room)
+    }
+
+    /// The batch to hand over, replaced by `next`, with its promise and what is to be told with it.
+    fn swap(&mut self, next: Batch) -> Batch {
+        let mut full = std::mem::replace(&mut self.current, next);
+        self.begun = None;
+        full.sort();
+        full.watermark = match self.when_full {
+            WhenFull::Drop => self.settled_to,
+            // A file is read in its order.
+            WhenFull::Wait => full.records.last().map_or(0, |last| last.place),
+        };
+        full.no_room.extend(self.no_room.drain());
+        full
+    }
+
+    fn send(&self, full: Batch) -> bool {
+        let empty = full.is_empty() && full.no_room.is_empty();
+        // The queue has a place for every batch that exists: this finds one.
+        empty || self.full.send((self.worker, full)).is_ok()
+    }
+
+    /// An empty batch, if one is to be had at once.
+    fn next_batch(&mut self) -> Option<Batch> {
+        self.spare.extend(self.empty.try_iter());
+        self.spare.pop().or_else(|| {
+            (self.allocated < self.most).then(|| {
+                self.allocated += 1;
+                Batch::with_room()
+            })
+        })
     }
 
     /// Swaps the current batch for an empty one; `false` when there is none to be had.
     fn hand_over(&mut self) -> bool {
-        self.spare.extend(self.empty.try_iter());
-        let next = match self.spare.pop() {
+        let next = match self.next_batch() {
             Some(batch) => batch,
-            None if self.allocated < self.most => {
-                self.allocated += 1;
-                Batch::with_room()
-            }
             None if self.when_full == WhenFull::Drop => return false,
-            None => {
-                let batch = match self.patience {
-                    None => self.empty.recv().ok(),
-                    Some(patience) => self.empty.recv_timeout(patience).ok(),
-                };
-                match batch {
-                    Some(batch) => batch,
-                    None => return false,
-                }
-            }
+            None => match self.empty.recv() {
+                Ok(batch) => batch,
+                Err(_) => return false,
+            },
         };
-        let full = std::mem::replace(&mut self.current, next);
-        self.begun = None;
-        // The queue has a place for every batch that exists: this finds one.
-        full.records == 0 || self.full.send((self.worker, full)).is_ok()
+        let full = self.swap(next);
+        self.send(full)
     }
 
     /// Hands over what there is.
     pub fn hand_over_now(&mut self) {
-        if self.current.records > 0 {
+        if !self.current.is_empty() {
             self.hand_over();
+        }
+        if self.when_full == WhenFull::Drop && !self.flow_chunk.is_empty() {
+            self.hand_over_flows(0);
         }
     }
 
     /// Hands over what there is once it has waited long enough.
     pub fn hand_over_if_old(&mut self, now: Instant) {
-        if self.current.records == 0 {
+        if self.current.is_empty() && self.flow_chunk.is_empty() {
             return;
         }
         match self.begun {
             None => self.begun = Some(now),
-            Some(begun) if now - begun >= MAX_BATCH_AGE => self.hand_over_now(),
+            Some(begun) if now - begun >= MAX_BATCH_AGE => {
+                self.begun = None;
+                self.hand_over_now();
+            }
             Some(_) => {}
         }
     }
 
-    /// Promises the writers that nothing below `watermark` will follow. Live, a queue that grows does without:
+    /// Nothing below this place will follow: batches promise so from now on.
+    pub fn settle_to(&mut self, place: u64) {
+        self.settled_to = self.settled_to.max(place);
+    }
+
+    /// Promises the sinks that nothing below `watermark` will follow. Live, a queue that grows does without:
     /// there is plenty to write, and the next promise comes soon.
     pub fn promise(&mut self, watermark: u64) {
         if self.when_full == WhenFull::Wait {
@@ -198,27 +249,77 @@ impl QueueOutlet {
     }
 
     /// Hands over the flow records that are waiting; nothing up to the place `done` will follow.
-    pub fn hand_over_flows(&mut self, done: u64) {
-        let records = std::mem::take(&mut self.flow_chunk);
-        let len = records.len() as u64;
-        let chunk = FlowChunk {
+    fn hand_over_flows(&mut self, done: u64) {
+        let Some(chunk) = self.take_chunk(done) else {
+            return;
+        };
+        for FlowQueue { queue, no_room } in &mut self.flows {
+            let chunk = Arc::clone(&chunk);
+            match self.when_full {
+                // Only where its thread is gone: that is told at the end.
+                WhenFull::Wait => _ = queue.send(chunk),
+                WhenFull::Drop => {
+                    let len = chunk.records.len() as u64;
+                    *no_room += u64::from(queue.try_send(chunk).is_err()) * len;
+                }
+            }
+        }
+    }
+
+    fn take_chunk(&mut self, done: u64) -> Option<Arc<FlowChunk>> {
+        if self.flow_chunk.is_empty() && !self.flows_are_ordered {
+            return None;
+        }
+        self.offers.flow_records += self.flow_chunk.len() as u64;
+        Some(Arc::new(FlowChunk {
             lane: self.flow_lane,
-            records,
+            records: std::mem::take(&mut self.flow_chunk),
             done,
+        }))
+    }
+
+    /// Hands over what there is at the end of the run: nothing arrives any more, so a full queue is waited for
+    /// as long as there is patience. What is not handed over then is lost.
+    pub fn end(&mut self, patience: &mut Patience<'_>) {
+        let next = loop {
+            if let Some(next) = self.next_batch() {
+                break Some(next);
+            }
+            let Some(left) = patience.left() else {
+                break None;
+            };
+            if let Ok(next) = self.empty.recv_timeout(left) {
+                break Some(next);
+            }
         };
-        let sent = match self.when_full {
-            WhenFull::Wait => match self.patience {
-                None => self.flows.send(chunk).is_ok(),
-                Some(patience) => self.flows.send_timeout(chunk, patience).is_ok(),
-            },
-            WhenFull::Drop => self.flows.try_send(chunk).is_ok(),
+        if let Some(next) = next {
+            let full = self.swap(next);
+            self.send(full);
+        }
+        self.end_flows(patience);
+    }
+
+    /// Hands over the last flow records, as [`Self::end`] does.
+    pub fn end_flows(&mut self, patience: &mut Patience<'_>) {
+        let Some(chunk) = self.take_chunk(u64::MAX) else {
+            return;
         };
-        if sent {
-            self.flow_records += len;
-        } else {
-            // Whoever did not take this will not take the next one: it is waited for once.
-            self.patience = self.patience.map(|_| Duration::ZERO);
-            self.flow_records_dropped += len;
+        for FlowQueue { queue, .. } in &mut self.flows {
+            let mut chunk = Arc::clone(&chunk);
+            while let Err(back) = queue.send_timeout(chunk, patience.left().unwrap_or_default()) {
+                match back {
+                    SendTimeoutError::Timeout(back) if patience.left().is_some() => chunk = back,
+                    _ => break,
+                }
+            }
+        }
+    }
+
+    /// Takes a flow record at the end of the run, as [`Self::end`] does.
+    pub fn last_flow(&mut self, record: FlowRecord, patience: &mut Patience<'_>) {
+        self.flow_chunk.push(record);
+        if self.flow_chunk.len() >= FLOW_CHUNK {
+            self.end_flows(patience);
         }
     }
 }
@@ -227,11 +328,16 @@ impl Outlet for QueueOutlet {
     fn room(&mut self, len: usize) -> Option<&mut Batch> {
         let used = self.current.bytes.len();
         let first = self.allocated == 0;
-        let full = used + len > BATCH_LEN || self.current.orders.len() >= BATCH_RECORDS;
+        let full = used + len > BATCH_LEN || self.current.records.len() >= BATCH_RECORDS;
         if (first || (used > 0 && full)) && !self.hand_over() {
             return None;
         }
         Some(&mut self.current)
+    }
+
+    fn no_room(&mut self, session: SessionId) {
+        self.offers.capture_no_room += 1;
+        *self.no_room.entry(session).or_default() += 1;
     }
 
     fn flow(&mut self, record: FlowRecord) {
@@ -249,10 +355,19 @@ impl Outlet for QueueOutlet {
 
 #[cfg(test)]
 mod tests {
-    use crossbeam_channel::{bounded, unbounded};
+    use crossbeam_channel::bounded;
 
     use super::super::doorbell::doorbell;
     use super::*;
+    use crate::pcap::record::RecordFacts;
+
+    const RECORD: RecordFacts = RecordFacts {
+        place: 1,
+        ts_ns: 1,
+        session: SessionId(0),
+        at: 0,
+        len: 1,
+    };
 
     /// However long nobody takes anything: promises leave a place for every batch.
     #[test]
@@ -260,7 +375,6 @@ mod tests {
         const MOST: usize = 3;
         let (full_tx, full_rx) = doorbell(queue_places(2, MOST));
         let (_give_back, empty) = bounded(MOST);
-        let (flows, _flow_rx) = unbounded();
         let outlet = |number| {
             QueueOutlet::new(
                 (number, 2),
@@ -268,7 +382,7 @@ mod tests {
                 WhenFull::Drop,
                 full_tx.clone(),
                 empty.clone(),
-                flows.clone(),
+                Vec::new(),
             )
         };
         let (mut idle, mut busy) = (outlet(0), outlet(1));
@@ -283,13 +397,13 @@ mod tests {
         let mut handed_over = 0;
         while let Some(batch) = busy.room(1) {
             batch.bytes.resize(BATCH_LEN, 0);
-            batch.records = 1;
+            batch.records = vec![RECORD];
             handed_over += 1;
             idle.promise(100);
         }
         // The last one could not be swapped for another.
         assert_eq!(handed_over, MOST);
-        let batches = full_rx.try_iter().filter(|(_, batch)| batch.records > 0);
+        let batches = full_rx.try_iter().filter(|(_, batch)| !batch.is_empty());
         assert_eq!(batches.count(), MOST - 1);
     }
 }

@@ -1,45 +1,45 @@
-//! Threads and queues: workers with nothing shared between them, one writer for the capture, one for
-//! flow records, bounded queues in between.
+//! Threads and queues: workers with nothing shared between them, a sink for the capture and one for each
+//! flow file, bounded queues in between.
 //!
 //! Live, a full queue is a counted drop and receiving goes on; in replay the reader waits.
 
 use std::io;
 use std::panic::resume_unwind;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::Builder;
 use std::time::Duration;
 
-use crossbeam_channel::bounded;
-use hashbrown::HashMap;
+use crossbeam_channel::{Receiver, bounded};
 
 use crate::bpf::steer::Steering;
 use crate::capture::merge::Merge;
-use crate::capture::set::{CaptureOutError, CaptureSet, InterfaceStatistics, Settled, Written};
+use crate::capture::writer::CaptureWriter;
 use crate::export::jsonl::JsonLines;
-use crate::mirror::session::{Session, SessionKey};
-use crate::pipeline::doorbell::doorbell;
-use crate::pipeline::ending::{PATIENCE, Task};
-use crate::pipeline::in_order::InOrder;
+use crate::pcap::record::Batch;
+use crate::pipeline::capture_sink::{CaptureNotes, CaptureSink};
+use crate::pipeline::doorbell::{Callers, doorbell};
+use crate::pipeline::ending::{PATIENCE, Patience};
+use crate::pipeline::flow_sink::{FlowChunk, FlowSink, flow_lanes};
 use crate::pipeline::inquiry::Answer;
 use crate::pipeline::lane::{Lane, Shared};
-use crate::pipeline::ledger::Ledger;
+use crate::pipeline::ledger::{Ledger, Noted};
 use crate::pipeline::measure::{LiveMeasures, Measured, WriterMeasures};
-use crate::pipeline::orders::{Orders, orders};
-use crate::pipeline::outcome::{Outcome, SinkError};
+use crate::pipeline::orders::{Inbox, Orders, orders};
+use crate::pipeline::outcome::Outcome;
 pub use crate::pipeline::outlet::WhenFull;
-use crate::pipeline::outlet::{QueueOutlet, flow_lanes, queue_places};
+use crate::pipeline::outlet::{FlowQueue, FromWorker, Offers, QueueOutlet, queue_places};
 use crate::pipeline::shares::Shares;
+use crate::pipeline::sink::{Account, Kind, Running, SinkError, Watch, Working};
 use crate::pipeline::spread::{Chunk, ChunkSource, Guide};
 use crate::pipeline::total::Total;
-use crate::pipeline::worker::{Outlet, Worker, WorkerSettings};
-use crate::pipeline::writers::{CaptureEnd, FlowEnd, write_capture, write_flows};
+use crate::pipeline::worker::{Worker, WorkerSettings};
 use crate::source::Source;
 use crate::source::file::{CaptureError, CaptureFile};
 use crate::stop::{Stop, Why};
 
 /// Chunks of flow records that may wait.
-pub const FLOW_QUEUE: usize = 64;
+pub const FLOW_QUEUE: usize = 32;
 /// Chunks of a file on their way to the workers.
 const CHUNKS: usize = 4;
 
@@ -67,7 +67,7 @@ pub const fn max_flows_of(number: u32, steering: Steering, max_flows: u32) -> u3
 #[derive(Default)]
 pub struct Sinks {
     /// The capture.
-    pub capture: Option<CaptureSet>,
+    pub capture: Option<CaptureWriter>,
     /// Flow records.
     pub flows: Vec<JsonLines>,
 }
@@ -83,14 +83,16 @@ pub struct Sharing {
     pub when_full: WhenFull,
 }
 
-/// Workers with their writers, ready to be fed.
+/// Workers with their sinks, ready to be fed.
 pub struct Pipeline {
     lanes: Vec<Lane>,
     settings: WorkerSettings,
     steering: Steering,
-    capture: Option<CaptureTask>,
-    flows: Option<FlowTask>,
-    /// How long the end waits for a writer without progress; `None` for as long as it takes.
+    sinks: Vec<Running>,
+    /// What the capture's sink is told and tells beside its account.
+    capture_notes: Arc<CaptureNotes>,
+    measured: Receiver<WriterMeasures>,
+    /// How long the end waits for sinks without progress; `None` for as long as it takes.
     patience: Option<Duration>,
     shared: Arc<Shared>,
     orders: Orders<Answer>,
@@ -100,100 +102,58 @@ pub struct Pipeline {
     records: u64,
 }
 
-/// The capture's writer.
-struct CaptureTask {
-    task: Task<CaptureEnd>,
-    path: String,
-    settled: Arc<Settled>,
-}
-
-/// The writer of flow records.
-struct FlowTask {
-    task: Task<FlowEnd>,
-    path: String,
-    /// Records that are in every file.
-    settled: Arc<AtomicU64>,
+/// The queue to the capture's sink, and back.
+struct CaptureQueue {
+    /// Batches that each worker has.
+    most: usize,
+    full: Callers<FromWorker>,
+    empty: Vec<Receiver<Batch>>,
 }
 
 impl Pipeline {
-    /// Starts the writers. The flow table is shared out among the workers.
+    /// Starts the sinks. The flow table is shared out among the workers.
     ///
     /// # Errors
     ///
-    /// When a thread cannot be started.
+    /// When the system gives no thread.
     pub fn start(settings: WorkerSettings, sinks: Sinks, sharing: Sharing) -> io::Result<Self> {
         let Sharing {
             steering,
-            max_reorder,
             when_full,
+            ..
         } = sharing;
         let workers = steering.workers.max(1) as usize;
+        let is_live = when_full == WhenFull::Drop;
+        let working = Arc::new(Working::default());
+        let capture_notes = Arc::new(CaptureNotes::default());
+        let (orders, mut inboxes) = orders(workers + usize::from(sinks.capture.is_some()));
+        let (measures_tx, measured) = bounded(1);
+        let mut running = Vec::new();
+        let for_capture = sinks.capture.and_then(|capture| {
+            let notes = Arc::clone(&capture_notes);
+            Some((capture, inboxes.pop()?, notes, measures_tx))
+        });
+        let (queue, capture) = start_capture(for_capture, sharing, &working)?;
+        running.extend(capture);
+        let (queues, flows) = start_flows(sinks.flows, flow_lanes(workers, when_full), &working)?;
+        running.extend(flows);
         let shared = Arc::new(Shared {
             failed: AtomicBool::new(false),
+            working,
             shares: Shares::new(),
         });
-        let most = capture_queue_batches(when_full, workers);
-        let (full_tx, full_rx) = doorbell(queue_places(workers, most));
-        let (flow_tx, flow_rx) = bounded(FLOW_QUEUE);
-        let (empty_txs, empty_rxs): (Vec<_>, Vec<_>) = (0..workers).map(|_| bounded(most)).unzip();
-        let is_live = when_full == WhenFull::Drop;
-        let (orders, mut inboxes) = orders(workers + usize::from(sinks.capture.is_some()));
-        let for_writer = sinks.capture.and_then(|set| Some((set, inboxes.pop()?)));
-        let capture = for_writer.map(|(set, inbox)| -> io::Result<CaptureTask> {
-            let shared = Arc::clone(&shared);
-            let max_wait = match when_full {
-                WhenFull::Drop => max_reorder,
-                // A file is in order however long a worker takes: it always comes, or promises.
-                WhenFull::Wait => Duration::MAX,
-            };
-            let merge = Merge::new(workers, max_wait);
-            let measures = is_live.then(WriterMeasures::default);
-            Ok(CaptureTask {
-                path: set.path().to_owned(),
-                settled: set.settled(),
-                task: Task::start("vxtap-capture", move || {
-                    write_capture(
-                        set,
-                        merge,
-                        &full_rx,
-                        &empty_txs,
-                        &shared.failed,
-                        measures,
-                        inbox,
-                    )
-                })?,
-            })
-        });
-        let capture = capture.transpose()?;
-        let flows = (!sinks.flows.is_empty()).then(|| -> io::Result<FlowTask> {
-            let shared = Arc::clone(&shared);
-            let paths: Vec<&str> = sinks.flows.iter().map(JsonLines::path).collect();
-            let path = paths.join(", ");
-            let settled = Arc::new(AtomicU64::new(0));
-            let told = Arc::clone(&settled);
-            let in_order = InOrder::new(flow_lanes(workers, when_full));
-            Ok(FlowTask {
-                path,
-                settled,
-                task: Task::start("vxtap-flows", move || {
-                    write_flows(sinks.flows, &flow_rx, in_order, &shared.failed, &told)
-                })?,
-            })
-        });
-        let flows = flows.transpose()?;
-        let share = |number: usize| WorkerSettings {
-            max_flows: max_flows_of(number as u32, steering, settings.max_flows),
-            ..settings.clone()
-        };
         let lane = |(number, (empty, inbox))| Lane {
-            worker: Worker::new(share(number)),
+            worker: Worker::new(WorkerSettings {
+                max_flows: max_flows_of(number as u32, steering, settings.max_flows),
+                ..settings.clone()
+            }),
             outlet: QueueOutlet::new(
                 (number, workers),
-                most,
+                queue.most,
                 when_full,
-                full_tx.clone(),
+                queue.full.clone(),
                 empty,
-                flow_tx.clone(),
+                queues.iter().cloned().map(FlowQueue::new).collect(),
             ),
             logged_sessions: 0,
             // The first worker watches the clock.
@@ -201,14 +161,14 @@ impl Pipeline {
             inbox,
             latest_ns: 0,
         };
-        let lanes = empty_rxs.into_iter().zip(inboxes).enumerate();
-        let lanes = lanes.map(lane).collect();
+        let lanes = queue.empty.into_iter().zip(inboxes).enumerate();
         Ok(Self {
-            lanes,
+            lanes: lanes.map(lane).collect(),
             settings,
             steering,
-            capture,
-            flows,
+            sinks: running,
+            capture_notes,
+            measured,
             patience: is_live.then_some(PATIENCE),
             shared,
             orders,
@@ -372,9 +332,15 @@ impl Pipeline {
         ledger
     }
 
-    /// Whether an output has failed, or a worker's thread could not be started.
+    /// Whether nothing can come of the run any more: there were sinks and none works, or a worker's thread could
+    /// not be started.
     pub fn has_failed(&self) -> bool {
-        self.no_thread.is_some() || self.shared.failed.load(Ordering::Relaxed)
+        self.no_thread.is_some() || self.shared.working.is_none_left()
+    }
+
+    /// What the sinks have done so far, for those who ask while the run goes on.
+    pub fn watch(&self) -> Watch {
+        Watch::of(&self.sinks)
     }
 
     /// Ends the run: flows are handed out, queues emptied, files finished. `kernel_dropped` datagrams
@@ -383,150 +349,67 @@ impl Pipeline {
     pub fn finish(self, kernel_dropped: u64) -> Outcome {
         let Self {
             lanes,
-            capture,
-            flows,
+            sinks,
             patience,
             no_thread,
+            capture_notes,
             ..
         } = self;
+        capture_notes
+            .kernel_dropped
+            .store(kernel_dropped, Ordering::Relaxed);
         let mut measured = Measured::default();
         let measures = lanes.iter().filter_map(|lane| lane.live.as_ref());
         measures.for_each(|live| live.add_to(&mut measured));
-        let (workers, mut outlets): (Vec<_>, Vec<_>) = lanes
-            .into_iter()
-            .map(|lane| (lane.worker, lane.outlet))
-            .unzip();
+        let steps = {
+            let watch = Watch::of(&sinks);
+            move || watch.steps()
+        };
+        let mut patience = Patience::new(patience, &steps);
+        let lanes = lanes.into_iter().map(|lane| (lane.worker, lane.outlet));
+        let (workers, mut outlets): (Vec<_>, Vec<_>) = lanes.unzip();
         for outlet in &mut outlets {
-            outlet.wait_from_now_on(patience);
-            outlet.hand_over_now();
-            outlet.hand_over_flows(u64::MAX);
+            outlet.end(&mut patience);
         }
         let total = Total::of(workers);
         let mut ledger = total.ledger.clone();
         measured.merge(&total.measured);
-        if let Some(outlet) = outlets.first_mut().filter(|_| flows.is_some()) {
+        if let Some(outlet) = outlets.first_mut().filter(|_| self.settings.flows) {
             for record in total.records() {
-                outlet.flow(record);
+                outlet.last_flow(record, &mut patience);
             }
+            outlet.end_flows(&mut patience);
         }
-        let (mut flow_records, mut flow_records_dropped) = (0, 0);
-        for outlet in &mut outlets {
-            outlet.hand_over_flows(u64::MAX);
-            let (handed_over, dropped) = outlet.flow_records();
-            flow_records += handed_over;
-            flow_records_dropped += dropped;
-        }
-        // The writers end when nobody can send to them any more.
+        let (offers, flows_no_room) = offered(&outlets);
+        // The sinks end when nobody can send to them any more.
         drop(outlets);
-        let mut errors: Vec<_> = no_thread.map(SinkError::NoThread).into_iter().collect();
-        let mut written = None;
-        if let Some(CaptureTask {
-            task,
-            path,
-            settled,
-        }) = capture
-        {
-            let of_session = |session: &Session| InterfaceStatistics {
-                received: session.packets,
-                kernel_dropped,
-                queue_dropped: session.capture_dropped,
-                first_ns: session.first_ns,
-                last_ns: session.last_ns,
-            };
-            let sessions = total.sessions.iter();
-            let statistics: Statistics = sessions
-                .map(|session| (session.key, of_session(session)))
-                .collect();
-            let end = task.wait(patience, || settled.packets());
-            let finished = end.and_then(|end| {
-                let synced = end.set.synced();
-                let finish = move || FinishedCapture::of(end, &statistics);
-                Task::start("vxtap-capture", finish)
-                    .ok()?
-                    .wait(patience, || synced.load(Ordering::Relaxed))
-            });
-            match finished {
-                Some(end) => {
-                    measured.merge(&Measured {
-                        arrival_to_written: end
-                            .measures
-                            .map(|measures| measures.arrival_to_written().clone()),
-                        ..Measured::default()
-                    });
-                    ledger.lose_written(end.lost);
-                    ledger.note_late(end.late);
-                    errors.extend(end.error.map(SinkError::from));
-                    written = end.written;
-                }
-                None => {
-                    let (packets, bytes) = (settled.packets(), settled.bytes());
-                    ledger.lose_written(ledger.delivered.saturating_sub(packets));
-                    errors.push(SinkError::Stuck { path: path.clone() });
-                    written = Some(Written {
-                        path,
-                        packets,
-                        bytes,
-                    });
-                }
+        let mut flows_no_room = flows_no_room.into_iter();
+        let finish = |sink: Running| match sink.kind() {
+            Kind::Capture => sink.finish(ledger.delivered, offers.capture_no_room, &mut patience),
+            Kind::Flows => {
+                let no_room = flows_no_room.next().unwrap_or_default();
+                sink.finish(offers.flow_records, no_room, &mut patience)
             }
-        }
-        let mut flow_files = Vec::new();
-        if let Some(FlowTask {
-            task,
-            path,
-            settled,
-        }) = flows
-        {
-            let handed_over = flow_records;
-            let written = || settled.load(Ordering::Relaxed);
-            let end = task.wait(patience, written);
-            let finished = end.and_then(|FlowEnd { files, error }| {
-                errors.extend(error.map(SinkError::from));
-                let synced: Vec<_> = files.iter().map(JsonLines::synced).collect();
-                let finish = move || files.into_iter().map(JsonLines::finish).collect();
-                let progress = || {
-                    let counts = synced.iter().map(|count| count.load(Ordering::Relaxed));
-                    counts.sum()
-                };
-                Task::start("vxtap-flows", finish)
-                    .ok()?
-                    .wait(patience, progress)
-            });
-            let finished: Vec<_> = finished.unwrap_or_else(|| {
-                errors.push(SinkError::Stuck { path });
-                flow_records = flow_records.min(written());
-                Vec::new()
-            });
-            for file in finished {
-                match file {
-                    Ok((file, error)) => {
-                        errors.extend(error.map(SinkError::from));
-                        flow_records = flow_records.min(file.records);
-                        flow_files.push(file);
-                    }
-                    Err(error) => {
-                        flow_records = 0;
-                        errors.push(error.into());
-                    }
-                }
-            }
-            // A record is written when every file has it.
-            flow_records_dropped += handed_over - flow_records;
+        };
+        let sinks: Vec<Account> = sinks.into_iter().map(finish).collect();
+        let behind = capture_notes.behind();
+        ledger.note_many(Noted::Late, behind.late);
+        ledger.note_many(Noted::OutOfOrder, behind.out_of_order);
+        if let Ok(measures) = self.measured.try_recv() {
+            measured.arrival_to_written = Some(measures.arrival_to_written().clone());
         }
         Outcome {
             ledger,
             sessions: total.sessions,
             other_ports: total.other_ports,
             not_allowed: total.strangers.most(),
-            capture: written,
-            flow_files,
-            flow_records,
-            flow_records_dropped,
+            sinks,
+            flow_records: offers.flow_records,
             received: total.received,
             flows_joined: total.flows_joined,
             measured,
             kernel_counters: None,
-            errors,
+            thread_fault: no_thread.map(SinkError::NoThread),
         }
     }
 }
@@ -536,39 +419,92 @@ fn worker_thread(number: usize) -> Builder {
     Builder::new().name(format!("vxtap-{number}"))
 }
 
-type Statistics = HashMap<SessionKey, InterfaceStatistics, foldhash::fast::RandomState>;
+/// What the sink of the capture is made of: the file, its orders, what is told beside, and where its measures
+/// go.
+type ForCapture = (
+    CaptureWriter,
+    Inbox<Answer>,
+    Arc<CaptureNotes>,
+    crossbeam_channel::Sender<WriterMeasures>,
+);
 
-/// A capture that has been ended.
-struct FinishedCapture {
-    late: u64,
-    measures: Option<WriterMeasures>,
-    lost: u64,
-    error: Option<CaptureOutError>,
-    written: Option<Written>,
+/// Starts the capture's sink, if there is one, and the queue to it.
+fn start_capture(
+    capture: Option<ForCapture>,
+    sharing: Sharing,
+    working: &Arc<Working>,
+) -> io::Result<(CaptureQueue, Option<Running>)> {
+    let Sharing {
+        steering,
+        max_reorder,
+        when_full,
+    } = sharing;
+    let workers = steering.workers.max(1) as usize;
+    let most = capture_queue_batches(when_full, workers);
+    let (full, full_rx) = doorbell(queue_places(workers, most));
+    let (empty_txs, empty): (Vec<_>, Vec<_>) = (0..workers).map(|_| bounded(most)).unzip();
+    let queue = CaptureQueue { most, full, empty };
+    let Some((writer, inbox, notes, measured)) = capture else {
+        return Ok((queue, None));
+    };
+    let max_wait = match when_full {
+        WhenFull::Drop => max_reorder,
+        // A file is in order however long a worker takes: it always comes, or promises.
+        WhenFull::Wait => Duration::MAX,
+    };
+    let (path, synced) = (writer.path().to_owned(), writer.synced());
+    let sink = CaptureSink {
+        writer,
+        merge: Merge::new(workers, max_wait),
+        empty: empty_txs,
+        measures: (when_full == WhenFull::Drop).then(WriterMeasures::default),
+        measured,
+        inbox,
+        notes,
+    };
+    let running = Running::start(Kind::Capture, &path, synced, sink, full_rx, working)?;
+    Ok((queue, Some(running)))
 }
 
-impl FinishedCapture {
-    fn of(end: CaptureEnd, statistics: &Statistics) -> Self {
-        let CaptureEnd {
-            mut set,
-            late,
-            measures,
-        } = end;
-        set.flush();
-        let (lost, mut error) = (set.lost(), set.take_error());
-        let written = match set.finish(|key| statistics.get(&key).copied()) {
-            Ok(file) => Some(file),
-            Err(last) => {
-                error.get_or_insert(last);
-                None
+/// Puts chunks of flow records into the queue of one sink.
+type FlowCallers = Callers<Arc<FlowChunk>>;
+
+/// Starts a sink for each flow file; the queues to them are in the same order.
+fn start_flows(
+    files: Vec<JsonLines>,
+    lanes: usize,
+    working: &Arc<Working>,
+) -> io::Result<(Vec<FlowCallers>, Vec<Running>)> {
+    let (mut queues, mut running) = (Vec::new(), Vec::new());
+    for file in files {
+        let (queue, queue_rx) = doorbell(FLOW_QUEUE);
+        let (path, synced) = (file.path().to_owned(), file.synced());
+        let sink = FlowSink::new(file, lanes);
+        running.push(Running::start(
+            Kind::Flows,
+            &path,
+            synced,
+            sink,
+            queue_rx,
+            working,
+        )?);
+        queues.push(queue);
+    }
+    Ok((queues, running))
+}
+
+/// What all workers had for the sinks, and for each flow sink what its queue had no room for.
+fn offered(outlets: &[QueueOutlet]) -> (Offers, Vec<u64>) {
+    let mut offers = Offers::default();
+    let mut no_room: Vec<u64> = Vec::new();
+    for outlet in outlets {
+        offers.merge(outlet.offers());
+        for (at, records) in outlet.flows_without_room().enumerate() {
+            no_room.resize(no_room.len().max(at + 1), 0);
+            if let Some(sum) = no_room.get_mut(at) {
+                *sum += records;
             }
-        };
-        Self {
-            late,
-            measures,
-            lost,
-            error,
-            written,
         }
     }
+    (offers, no_room)
 }

@@ -68,6 +68,9 @@ pub trait Outlet {
     /// A batch with room for `len` more bytes, or `None` when the queue to the writer is full.
     fn room(&mut self, len: usize) -> Option<&mut Batch>;
 
+    /// There was no room for a frame of this session: the capture will not have it.
+    fn no_room(&mut self, session: SessionId);
+
     /// Takes a flow record.
     fn flow(&mut self, record: FlowRecord);
 }
@@ -134,7 +137,7 @@ pub struct Worker {
     /// Room to put an Ethernet header in front of a bare IP packet.
     scratch: Vec<u8>,
     /// Place of the packet being taken.
-    order: u64,
+    place: u64,
 }
 
 impl Worker {
@@ -151,14 +154,14 @@ impl Worker {
             strangers: Strangers::default(),
             frames: Distribution::of_frames(),
             scratch: Vec::new(),
-            order: 0,
+            place: 0,
         }
     }
 
     /// Takes one packet all the way.
     pub fn take(&mut self, arrival: &Arrival<'_>, outlet: &mut impl Outlet) {
         self.ledger.received += 1;
-        self.order = arrival.order();
+        self.place = arrival.order();
         match arrival {
             Arrival::Record(record) if self.settings.plain => self.plain(record, outlet),
             Arrival::Record(record) => self.record(record, outlet),
@@ -548,7 +551,7 @@ impl Worker {
             flows, sessions, ..
         } = self;
         let ended = |order, ended| hand_out(&ended, order, sessions, outlet);
-        flows.add(&key, way, &packet, self.order, ended);
+        flows.add(&key, way, &packet, self.place, ended);
     }
 
     /// Offers the frame to the capture, as a record.
@@ -559,11 +562,7 @@ impl Worker {
         };
         let frame = &observed.frame;
         let Some(batch) = outlet.room(room_for(frame.bytes.len())) else {
-            if let Some(session) = self.sessions.session_mut(session) {
-                session.capture_dropped += 1;
-            }
-            self.ledger.delivered -= 1;
-            return self.ledger.drop(Dropped::CaptureQueue, 1);
+            return outlet.no_room(session);
         };
         if self.announced < self.sessions.list().len() {
             self.announce(batch);
@@ -573,7 +572,7 @@ impl Worker {
         }
         let record = CaptureRecord {
             session,
-            order: self.order,
+            place: self.place,
             ts_ns: frame.ts_ns,
             frame: frame.bytes,
             lengths: observed.lengths,
@@ -626,6 +625,8 @@ impl Outlet for Evicted {
     fn room(&mut self, _len: usize) -> Option<&mut Batch> {
         None
     }
+
+    fn no_room(&mut self, _session: SessionId) {}
 
     fn flow(&mut self, record: FlowRecord) {
         self.0.push(record);

@@ -5,8 +5,9 @@ use std::fmt::Write as _;
 
 use super::summary::{SessionSummary, Summary};
 use crate::host::counters;
-use crate::mirror::words::{counted, ending, percent};
+use crate::mirror::words::{counted, percent};
 use crate::pipeline::outcome::Outcome;
+use crate::pipeline::sink::{Account, Kind};
 
 /// Sessions shown to people; the JSON object has all.
 const SESSIONS_SHOWN: usize = 24;
@@ -60,30 +61,12 @@ impl Summary {
                 "  {packets:>9} lost in the kernel before they could be received: {reason}"
             );
         }
-        if self.flows_dropped > 0 {
-            let _ = writeln!(
-                page,
-                "  {:>9} flow record{} lost: the flow file could not be written, or not fast enough",
-                self.flows_dropped,
-                ending(self.flows_dropped)
-            );
-        }
         self.clock_line(&mut page);
         self.kernel_lines(&mut page);
         if outcome.measured.arrival_to_encoded.is_some() {
             self.histogram_lines(&mut page);
         }
-        if !self.files.is_empty() {
-            page.push_str("Files\n");
-        }
-        for file in &self.files {
-            let content = match (file.packets, file.records) {
-                (Some(packets), _) => counted(packets, "packet"),
-                (_, Some(records)) => counted(records, "flow record"),
-                _ => String::new(),
-            };
-            let _ = writeln!(page, "  {}: {content}, {}", file.path, bytes(file.bytes));
-        }
+        sink_lines(&outcome.sinks, &mut page);
         page
     }
 
@@ -306,6 +289,33 @@ fn wrap(text: &str, width: usize) -> Vec<String> {
         }
     }
     lines
+}
+
+/// A line for each sink, and one for each reason why something is missing in it.
+fn sink_lines(sinks: &[Account], page: &mut String) {
+    if !sinks.is_empty() {
+        page.push_str("Outputs\n");
+    }
+    for sink in sinks {
+        let thing = match sink.kind {
+            Kind::Capture => "packet",
+            Kind::Flows => "flow record",
+        };
+        let (path, offered) = (&sink.path, sink.offered);
+        let of = if sink.written == offered {
+            counted(offered, thing)
+        } else {
+            format!("{} of {}", sink.written, counted(offered, thing))
+        };
+        let _ = writeln!(page, "  {path}: {of}, {}", bytes(sink.bytes));
+        for (reason, count) in sink.dropped().filter(|(_, count)| *count > 0) {
+            let (word, meaning) = (reason.reason(), reason.meaning().trim_end_matches('.'));
+            let _ = writeln!(page, "  {count:>9} dropped: {word} ({meaning})");
+        }
+        if sink.waiting > 0 {
+            let _ = writeln!(page, "  {:>9} on their way", sink.waiting);
+        }
+    }
 }
 
 #[cfg(test)]

@@ -16,7 +16,8 @@ use crate::outfile::{Creation, write_whole};
 use crate::patience::PATIENCE;
 use crate::pipeline::clock::ClockSteps;
 use crate::pipeline::measure::Facts;
-use crate::pipeline::outcome::{Outcome, SinkError};
+use crate::pipeline::outcome::Outcome;
+use crate::pipeline::sink::{Account, SinkError};
 use crate::pipeline::worker::WorkerSettings;
 use crate::say::{flush, say};
 
@@ -36,10 +37,7 @@ pub fn conclude(
     mut errors: Vec<String>,
     remarks: impl IntoIterator<Item = String>,
 ) -> Result<(), Failure> {
-    let faults = outcome
-        .errors
-        .iter()
-        .filter(|error| !error.is_closed_pipe());
+    let faults = outcome.errors().filter(|error| !error.is_closed_pipe());
     errors.extend(faults.map(SinkError::to_string));
     let mut summary = Summary::new(outcome, kernel_dropped, settings, errors.clone());
     let mut page = summary.page(outcome);
@@ -75,7 +73,7 @@ pub struct Summary {
     pub version: &'static str,
     /// Packets the source handed over.
     pub received: u64,
-    /// Mirrored frames taken out and kept.
+    /// Mirrored frames decapsulated, judged and handed to the sinks.
     pub delivered: u64,
     /// Packets that break a rule, by reason.
     pub malformed: BTreeMap<&'static str, u64>,
@@ -104,16 +102,14 @@ pub struct Summary {
     pub histograms: BTreeMap<&'static str, Facts>,
     /// Mirror sessions.
     pub sessions: Vec<SessionSummary>,
-    /// Flow records written.
+    /// Flow records made, each offered to every sink for them.
     pub flows: u64,
-    /// Flow records that found no room in their queue or could not be written.
-    pub flows_dropped: u64,
     /// Packets each worker received.
     pub workers: Vec<u64>,
     /// Flows that several workers had a part of; their records are whole all the same.
     pub flows_joined: u64,
-    /// Files written.
-    pub files: Vec<FileSummary>,
+    /// Where results went, each with its account.
+    pub sinks: Vec<SinkSummary>,
     /// What went wrong.
     pub errors: Vec<String>,
 }
@@ -187,21 +183,35 @@ pub struct SessionSummary {
     pub last_seen: String,
 }
 
-/// One file in the JSON summary.
+/// One sink in the JSON summary: offered = written + dropped.
 #[derive(Debug, Serialize)]
-pub struct FileSummary {
-    /// Its path.
-    pub path: String,
+pub struct SinkSummary {
     /// `capture` or `flows`.
     pub kind: &'static str,
-    /// Packets in a capture.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub packets: Option<u64>,
-    /// Records in a flow file.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub records: Option<u64>,
+    /// Its path, or "standard output".
+    pub path: String,
+    /// Packets or flow records there were for it.
+    pub offered: u64,
+    /// Those that are in it.
+    pub written: u64,
+    /// Those that are not, by reason.
+    pub dropped: BTreeMap<&'static str, u64>,
     /// Its size.
     pub bytes: u64,
+}
+
+impl SinkSummary {
+    fn new(account: &Account) -> Self {
+        let dropped = account.dropped().filter(|(_, count)| *count > 0);
+        Self {
+            kind: account.kind.name(),
+            path: account.path.clone(),
+            offered: account.offered,
+            written: account.written,
+            dropped: dropped.map(|(why, count)| (why.reason(), count)).collect(),
+            bytes: account.bytes,
+        }
+    }
 }
 
 impl Summary {
@@ -215,27 +225,11 @@ impl Summary {
         let Outcome {
             ledger,
             sessions,
-            capture,
-            flow_files,
+            sinks,
             flow_records,
-            flow_records_dropped,
             ..
         } = outcome;
         let routes = Routes::new(sessions, settings);
-        let capture = capture.iter().map(|file| FileSummary {
-            path: file.path.clone(),
-            kind: "capture",
-            packets: Some(file.packets),
-            records: None,
-            bytes: file.bytes,
-        });
-        let flow_files = flow_files.iter().map(|file| FileSummary {
-            path: file.path.clone(),
-            kind: "flows",
-            packets: None,
-            records: Some(file.records),
-            bytes: file.bytes,
-        });
         Self {
             version: env!("CARGO_PKG_VERSION"),
             received: ledger.received,
@@ -272,10 +266,9 @@ impl Summary {
                 .map(|session| SessionSummary::new(session, &routes.of(session)))
                 .collect(),
             flows: *flow_records,
-            flows_dropped: *flow_records_dropped,
             workers: outcome.received.clone(),
             flows_joined: outcome.flows_joined,
-            files: capture.chain(flow_files).collect(),
+            sinks: sinks.iter().map(SinkSummary::new).collect(),
             errors,
         }
     }

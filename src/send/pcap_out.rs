@@ -4,7 +4,8 @@ use std::path::Path;
 
 use crate::failure::Failure;
 use crate::outfile::{Creation, OutError, OutFile};
-use crate::pcap::record::{SNAPLEN, pcap_header};
+use crate::pcap::record::{SNAPLEN, append_pcap};
+use crate::pcap::section::pcap_header;
 use crate::send::encapsulate::{OuterHeaders, TooLarge};
 use crate::send::write_fault;
 
@@ -29,9 +30,11 @@ pub struct PcapOut {
 
 impl PcapOut {
     pub fn create(path: &Path, creation: Creation) -> Result<Self, Failure> {
+        let mut bytes = Vec::new();
+        pcap_header(&mut bytes);
         Ok(Self {
             out: OutFile::create_as(path, creation)?,
-            bytes: pcap_header()?,
+            bytes,
             packet: Vec::new(),
             packets: 0,
             times_ns: (u64::MAX, 0),
@@ -79,13 +82,7 @@ impl PcapOut {
         let (first, last) = self.times_ns;
         self.times_ns = (first.min(ts_ns), last.max(ts_ns));
         let ts_ns = ts_ns.saturating_add(self.shift_ns);
-        // The format's seconds end in 2106.
-        let seconds = u32::try_from(ts_ns / 1_000_000_000).unwrap_or(u32::MAX);
-        let nanoseconds = (ts_ns % 1_000_000_000) as u32;
-        for word in [seconds, nanoseconds, captured_len, orig_len] {
-            self.bytes.extend_from_slice(&word.to_le_bytes());
-        }
-        self.bytes.extend_from_slice(packet);
+        append_pcap(ts_ns, packet, captured_len, orig_len, &mut self.bytes);
         self.packets += 1;
         if self.bytes.len() >= WRITE_LEN {
             self.out.write(&self.bytes)?;

@@ -104,6 +104,11 @@ pub const fn usual_headers_len(src: SocketAddr) -> usize {
     }
 }
 
+/// Arrival times of one socket or ring go back by less than this, in nanoseconds: two cores may deliver to it,
+/// and each packet gets its time before its place. Some microseconds were measured; a core that is busy with
+/// something else in between may take longer.
+pub const DISORDER_NS: u64 = 5_000_000;
+
 /// What a source says after a batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Progress {
@@ -149,6 +154,13 @@ pub trait Source {
     /// packets alone, says [`Progress::End`] once it came to them, and counts no more losses than there were.
     fn end_at(&mut self, at_ns: u64) {
         let _ = at_ns;
+    }
+
+    /// A promise behind a batch: no packet that arrived before this time, in nanoseconds since 1970, will follow.
+    /// `looked_ns` is the time just before the batch was asked for. A source that takes from several places
+    /// knows how far each has come; 0 where it promises nothing.
+    fn settled_ns(&mut self, _looked_ns: u64) -> u64 {
+        0
     }
 
     /// Packets that were lost so far before they could be handed over.

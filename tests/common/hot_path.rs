@@ -10,12 +10,14 @@
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crossbeam_channel::{Receiver, Sender, bounded};
+use crossbeam_channel::{Sender, bounded};
 use vxtap::pcap::record::{Batch, Format};
 use vxtap::pipeline::doorbell::{Sleeper, doorbell};
-use vxtap::pipeline::outlet::{FlowChunk, FromWorker, QueueOutlet, WhenFull, queue_places};
+use vxtap::pipeline::flow_sink::FlowChunk;
+use vxtap::pipeline::outlet::{FlowQueue, FromWorker, QueueOutlet, WhenFull, queue_places};
 use vxtap::pipeline::worker::{Worker, WorkerSettings};
 use vxtap::source::{Arrival, Datagram};
 use vxtap::wire::outer::Pieces;
@@ -62,7 +64,7 @@ pub struct Load {
     outlet: QueueOutlet,
     full: Sleeper<FromWorker>,
     empty: Sender<Batch>,
-    records: Receiver<FlowChunk>,
+    records: Sleeper<Arc<FlowChunk>>,
     /// One datagram of each size; addresses and ports are put in.
     datagrams: Vec<Vec<u8>>,
     flows: u32,
@@ -81,10 +83,17 @@ impl Load {
         let most = 8;
         let (full_tx, full) = doorbell(queue_places(1, most));
         let (empty, empty_rx) = bounded(most);
-        let (records_tx, records) = bounded(64);
+        let (records_tx, records) = doorbell(64);
         Self {
             worker: Worker::new(settings),
-            outlet: QueueOutlet::new((0, 1), most, WhenFull::Drop, full_tx, empty_rx, records_tx),
+            outlet: QueueOutlet::new(
+                (0, 1),
+                most,
+                WhenFull::Drop,
+                full_tx,
+                empty_rx,
+                vec![FlowQueue::new(records_tx)],
+            ),
             full,
             empty,
             records,

@@ -465,7 +465,7 @@ impl Listener {
         Page {
             received: before(" received = "),
             lost: before(" lost in the kernel "),
-            capture_queue: before(" dropped: capture_queue "),
+            capture_queue: before(" dropped: queue "),
             text,
         }
     }
@@ -575,6 +575,22 @@ impl Ended {
         reasons(&self.summary, "kernel_dropped").values().sum()
     }
 
+    /// The account of the first sink of a kind.
+    #[track_caller]
+    pub fn sink(&self, kind: &str) -> &Value {
+        let mut sinks = self.summary["sinks"].as_array().unwrap().iter();
+        let sink = sinks.find(|sink| sink["kind"] == kind);
+        sink.unwrap_or_else(|| panic!("no {kind} in {}: {}", self.summary, self.said))
+    }
+
+    /// What is missing in it for a reason, 0 where it counted nothing.
+    #[track_caller]
+    pub fn missing(&self, kind: &str, reason: &str) -> u64 {
+        self.sink(kind)["dropped"][reason]
+            .as_u64()
+            .unwrap_or_default()
+    }
+
     /// It ended well and its ledger closes.
     #[track_caller]
     pub fn assert_well(&self) {
@@ -585,7 +601,7 @@ impl Ended {
 
     /// Packets in the capture as the summary has it.
     pub fn packets(&self) -> u64 {
-        self.summary["files"][0]["packets"].as_u64().unwrap()
+        self.sink("capture")["written"].as_u64().unwrap()
     }
 
     /// The capture holds as many packets as the summary says, in the eyes of its peers as well.

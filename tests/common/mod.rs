@@ -247,6 +247,18 @@ pub fn assert_closes(summary: &Value) {
         + sum("filtered")
         + sum("dropped");
     assert_eq!(number("received"), ended, "the ledger is open: {summary}");
+    for sink in summary["sinks"].as_array().unwrap() {
+        let dropped: u64 = reasons(sink, "dropped").values().sum();
+        let written = sink["written"].as_u64().unwrap();
+        assert_eq!(
+            sink["offered"],
+            written + dropped,
+            "an account is open: {sink}"
+        );
+        if sink["kind"] == "capture" {
+            assert_eq!(sink["offered"], number("delivered"), "{summary}");
+        }
+    }
 }
 
 /// The objects of a JSON lines text.

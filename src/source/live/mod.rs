@@ -302,6 +302,13 @@ impl Source for LiveSource {
         }
     }
 
+    fn settled_ns(&mut self, looked_ns: u64) -> u64 {
+        match self {
+            Self::Udp(source) => source.settled_ns(looked_ns),
+            Self::Packet(source) => source.settled_ns(looked_ns),
+        }
+    }
+
     fn lost_so_far(&mut self) -> u64 {
         match self {
             Self::Udp(source) => source.lost_so_far(),

@@ -15,7 +15,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::bpf::assembler::{Instruction, ProgramError};
 use crate::bpf::filter;
-use crate::source::{Arrival, Datagram, Progress, Source, usual_headers_len};
+use crate::source::{Arrival, DISORDER_NS, Datagram, Progress, Source, usual_headers_len};
 use crate::sys::message_batch::{MAX_PAYLOAD, MessageBatch};
 use crate::sys::{self, Flag};
 use crate::wire::outer::Pieces;
@@ -30,7 +30,7 @@ const WAIT_MS: i32 = 10;
 const WAIT_AT_END_MS: i32 = 5;
 /// Packets that several cores take in may be so far from the order of their times of arrival, where the
 /// kernel has to wait for a core.
-pub const DISORDER_NS: u64 = 20_000_000;
+pub const END_DISORDER_NS: u64 = 20_000_000;
 /// Receive buffer asked for, in bytes.
 pub const RECEIVE_BUFFER: usize = 64 << 20;
 
@@ -79,9 +79,27 @@ struct Bound {
     end_seen: bool,
     /// One came so late that none from before the end can follow.
     done: bool,
+    /// Largest time of arrival handed over.
+    last_ns: u64,
+    /// It was seen empty since the last promise.
+    was_empty: bool,
+    /// What was promised last: nothing earlier will follow.
+    settled_ns: u64,
 }
 
 impl Bound {
+    /// A promise; see [`Source::settled_ns`].
+    fn settle(&mut self, looked_ns: u64) -> u64 {
+        let empty_at = if std::mem::take(&mut self.was_empty) {
+            looked_ns
+        } else {
+            0
+        };
+        let seen = self.last_ns.max(empty_at);
+        self.settled_ns = self.settled_ns.max(seen.saturating_sub(DISORDER_NS));
+        self.settled_ns
+    }
+
     /// Takes the filter away that let nothing in. What it turned away came before the run began: the
     /// kernel's count of drops begins here.
     fn let_in(&mut self) -> io::Result<()> {
@@ -292,6 +310,9 @@ fn bind(address: SocketAddr, shared: bool, filter: Option<&[Instruction]>) -> io
         dropped: 0,
         end_seen: false,
         done: false,
+        last_ns: 0,
+        was_empty: false,
+        settled_ns: 0,
     })
 }
 
@@ -309,6 +330,13 @@ impl UdpSource {
     pub fn set_filter(&self, filter: &[Instruction]) -> io::Result<()> {
         let mut sockets = self.sockets.iter();
         sockets.try_for_each(|bound| sys::attach_filter(bound.socket.as_fd(), filter))
+    }
+
+    /// Its sockets were seen empty, by who waited for them.
+    pub fn note_empty(&mut self) {
+        for bound in &mut self.sockets {
+            bound.was_empty = true;
+        }
     }
 
     /// Hands over what waits at its sockets, `left` datagrams at the most, without waiting.
@@ -337,7 +365,7 @@ impl UdpSource {
 
     /// Receives from the socket `at`; what comes waits for [`Self::hand_over`].
     fn receive(&mut self, at: usize, most: usize, wait: bool) -> Result<(), UdpError> {
-        let Some(bound) = self.sockets.get(at) else {
+        let Some(bound) = self.sockets.get_mut(at) else {
             return Ok(());
         };
         let received = match self.batch.receive(bound.socket.as_fd(), most, wait) {
@@ -355,6 +383,7 @@ impl UdpSource {
             }
             Err(error) => return Err(UdpError::Receive(error)),
         };
+        bound.was_empty = received == 0;
         self.cursor = (received > 0).then_some(Cursor {
             socket: at,
             message: 0,
@@ -385,14 +414,16 @@ impl UdpSource {
                 && ts_ns > end_ns
             {
                 bound.end_seen = true;
-                bound.done |= ts_ns > end_ns.saturating_add(DISORDER_NS);
+                bound.done |= ts_ns > end_ns.saturating_add(END_DISORDER_NS);
                 (at.message, at.segment) = (at.message + 1, 0);
                 continue;
             }
             let ip = message.dst.filter(|_| bound.address.ip().is_unspecified());
             let src = message.src.unwrap_or(bound.address);
+            let ts_ns = message.ts_ns.unwrap_or_else(now_ns);
+            bound.last_ns = bound.last_ns.max(ts_ns);
             let mut datagram = Datagram {
-                ts_ns: message.ts_ns.unwrap_or_else(now_ns),
+                ts_ns,
                 src,
                 dst: SocketAddr::new(
                     ip.unwrap_or_else(|| bound.address.ip()),
@@ -477,7 +508,11 @@ impl Source for UdpSource {
         self.next = (self.next + 1) % count.max(1);
         for step in 0..count {
             let at = (self.next + step) % count;
-            if left > 0 && ready >> at.min(127) & 1 != 0 {
+            if ready >> at.min(127) & 1 == 0 {
+                if let Some(bound) = self.sockets.get_mut(at) {
+                    bound.was_empty = true;
+                }
+            } else if left > 0 {
                 self.receive(at, left, false)?;
                 self.hand_over(&mut left, &mut each);
                 if self.cursor.is_some() {
@@ -499,6 +534,12 @@ impl Source for UdpSource {
 
     fn end_at(&mut self, at_ns: u64) {
         self.end_ns = Some(at_ns);
+    }
+
+    fn settled_ns(&mut self, looked_ns: u64) -> u64 {
+        let promises = self.sockets.iter_mut();
+        let promises = promises.map(|bound| bound.settle(looked_ns));
+        promises.min().unwrap_or_default()
     }
 
     fn lost_so_far(&mut self) -> u64 {

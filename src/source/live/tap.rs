@@ -14,9 +14,9 @@ use crate::bpf::filter;
 use crate::host::interfaces;
 use crate::host::netlink::{LinkWatch, Routes};
 use crate::mirror::allowed::Network;
-use crate::source::live::sockets::{DISORDER_NS, UdpError, UdpSource};
+use crate::source::live::sockets::{END_DISORDER_NS, UdpError, UdpSource};
 use crate::source::live::targets::Targets;
-use crate::source::{Arrival, Datagram, Progress, Record, Source};
+use crate::source::{Arrival, DISORDER_NS, Datagram, Progress, Record, Source};
 use crate::sys;
 use crate::sys::ring::{Frame, Walk};
 use crate::sys::ring_memory::{Geometry, RingMemory};
@@ -111,6 +111,12 @@ pub struct PacketSource {
     end_ns: Option<u64>,
     /// A packet came so late that none from before the end can follow.
     done: bool,
+    /// Largest time of arrival seen in the ring.
+    last_ns: u64,
+    /// The ring was seen empty since the last promise.
+    was_empty: bool,
+    /// What was promised of the ring: nothing earlier will follow.
+    settled_ns: u64,
 }
 
 /// Sockets for what does not come in on the ring's interface.
@@ -262,6 +268,9 @@ impl PacketSource {
             // What the first filter turned away was not counted, what came before is not ours.
             let _ = ring.counted();
             sources.push(Self {
+                last_ns: 0,
+                was_empty: false,
+                settled_ns: 0,
                 interface: interface.to_owned(),
                 number,
                 ring,
@@ -470,7 +479,10 @@ impl Source for PacketSource {
                 let (came, elsewhere) = self.wait()?;
                 if elsewhere {
                     self.take_aside(&mut left, &mut each)?;
+                } else if let Some(aside) = &mut self.aside {
+                    aside.sockets.note_empty();
                 }
+                self.was_empty = !came;
                 if !came {
                     return Ok(if left < most {
                         Progress::Batch
@@ -486,6 +498,7 @@ impl Source for PacketSource {
                 segments,
                 end_ns,
                 done,
+                last_ns,
                 ..
             } = self;
             let Some(block) = ring.block(self.block) else {
@@ -497,10 +510,11 @@ impl Source for PacketSource {
                 let Some(frame) = walk.next(block) else {
                     break;
                 };
+                *last_ns = frame.ts_ns.max(*last_ns);
                 if let Some(end_ns) = *end_ns
                     && frame.ts_ns > end_ns
                 {
-                    *done |= frame.ts_ns > end_ns.saturating_add(DISORDER_NS);
+                    *done |= frame.ts_ns > end_ns.saturating_add(END_DISORDER_NS);
                     continue;
                 }
                 let ours = targets.accept_frame(frame.bytes, frame.ethernet)
@@ -550,6 +564,20 @@ impl Source for PacketSource {
         if let Some(aside) = &mut self.aside {
             aside.sockets.end_at(at_ns);
         }
+    }
+
+    fn settled_ns(&mut self, looked_ns: u64) -> u64 {
+        // An empty ring may have packets that the kernel has yet to hand over.
+        let empty_at = if std::mem::take(&mut self.was_empty) {
+            looked_ns.saturating_sub(LAG_NS)
+        } else {
+            0
+        };
+        let seen = self.last_ns.max(empty_at);
+        self.settled_ns = self.settled_ns.max(seen.saturating_sub(DISORDER_NS));
+        let aside = self.aside.as_mut();
+        let aside = aside.map(|aside| aside.sockets.settled_ns(looked_ns));
+        aside.map_or(self.settled_ns, |aside| aside.min(self.settled_ns))
     }
 
     fn lost_so_far(&mut self) -> u64 {

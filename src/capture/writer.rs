@@ -1,0 +1,307 @@
+//! One capture file on its way to the disk: records of all workers in, in their final order; sections, bytes
+//! and what could not be written out.
+//!
+//! Only this half of the room touches the disk.
+
+use std::net::IpAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+use crate::mirror::session::SessionKey;
+use crate::outfile::{Creation, OutError, OutFile};
+use crate::pcap::record::{BATCH_LEN, Batch, EPB_INTERFACE_AT, Format, NewSession, RecordFacts};
+use crate::pcap::section::{About, Section, whole_prefix};
+use crate::wire::decapsulate::Tunnel;
+
+/// Pieces from this size on are written at once, smaller ones are put together first.
+const WRITE_AT_ONCE: usize = 32 << 10;
+
+/// A session of a worker.
+#[derive(Clone, Copy)]
+struct Known {
+    key: SessionKey,
+    to: Option<(IpAddr, Tunnel)>,
+    /// The file's number for it, once it is described there.
+    number: Option<u32>,
+}
+
+impl Known {
+    /// One that nobody told of.
+    const OTHER: Self = Self {
+        key: SessionKey::Other,
+        to: None,
+        number: None,
+    };
+}
+
+/// A capture file being written.
+pub struct CaptureWriter {
+    out: OutFile,
+    format: Format,
+    section: Section,
+    /// For each worker, its sessions by its own numbers.
+    workers: Vec<Vec<Known>>,
+    /// Small pieces on their way to the file.
+    buffer: Vec<u8>,
+    /// Packets in the buffer.
+    buffered: u64,
+    written: u64,
+    lost: u64,
+    error: Option<OutError>,
+    has_failed: bool,
+}
+
+impl CaptureWriter {
+    /// Begins a capture at `path` (`-` for standard output).
+    ///
+    /// # Errors
+    ///
+    /// When the file cannot be written.
+    pub fn create(
+        path: &Path,
+        creation: Creation,
+        format: Format,
+        about: &About,
+    ) -> Result<Self, OutError> {
+        let mut out = OutFile::create_as(path, creation)?;
+        let mut buffer = Vec::with_capacity(2 * BATCH_LEN);
+        let section = Section::begin(format, about, &mut buffer);
+        if let Err(error) = out.write(&buffer) {
+            out.discard();
+            return Err(error);
+        }
+        out.end_header();
+        buffer.clear();
+        Ok(Self {
+            out,
+            format,
+            section,
+            workers: Vec::new(),
+            buffer,
+            buffered: 0,
+            written: 0,
+            lost: 0,
+            error: None,
+            has_failed: false,
+        })
+    }
+
+    /// Writes records of `worker` in the order of `records`, which are places in the batch. The interface
+    /// numbers of this file are put into them.
+    ///
+    /// A failure is kept for [`Self::take_error`]; the file is cut back to its last whole record, and what
+    /// is given from then on is counted in [`Self::lost`].
+    pub fn append(&mut self, worker: usize, batch: &mut Batch, records: std::ops::Range<usize>) {
+        if records.start == 0 {
+            self.tell_no_room(worker, batch);
+        }
+        let Batch {
+            bytes,
+            records: facts,
+            new_sessions,
+            ..
+        } = batch;
+        let chosen = facts.get(records).unwrap_or_default();
+        // Whole neighbours are written in one piece.
+        let (mut from, mut end, mut packets) = (0, 0, 0);
+        for record in chosen {
+            let (at, len) = (record.at as usize, record.len as usize);
+            if at != end {
+                self.put(bytes.get(from..end).unwrap_or_default(), packets);
+                (from, packets) = (at, 0);
+            }
+            let known = self.known(worker, record, new_sessions);
+            let number = match known.number {
+                Some(number) => number,
+                None => {
+                    // It is described right before its first packet, wherever that comes from.
+                    self.put(bytes.get(from..at).unwrap_or_default(), packets);
+                    (from, packets) = (at, 0);
+                    self.describe(worker, record, known)
+                }
+            };
+            if self.format == Format::PcapNg
+                && let Some(field) = bytes
+                    .get_mut(at + EPB_INTERFACE_AT..)
+                    .and_then(<[u8]>::first_chunk_mut::<4>)
+            {
+                *field = number.to_le_bytes();
+            }
+            self.section.count(number, record.ts_ns);
+            packets += 1;
+            end = at + len;
+        }
+        self.put(bytes.get(from..end).unwrap_or_default(), packets);
+    }
+
+    /// What is known of a record's session; those that its batch tells of are taken over first.
+    #[inline]
+    fn known(
+        &mut self,
+        worker: usize,
+        record: &RecordFacts,
+        new_sessions: &mut Vec<NewSession>,
+    ) -> Known {
+        if !new_sessions.is_empty() {
+            self.introduce(worker, new_sessions);
+        }
+        let known = self.workers.get(worker);
+        let known = known.and_then(|known| known.get(record.session.0 as usize));
+        known.copied().unwrap_or(Known::OTHER)
+    }
+
+    #[cold]
+    fn introduce(&mut self, worker: usize, new_sessions: &mut Vec<NewSession>) {
+        while self.workers.len() <= worker {
+            self.workers.push(Vec::new());
+        }
+        if let Some(known) = self.workers.get_mut(worker) {
+            for new in new_sessions.drain(..) {
+                let len = known.len().max(new.id.0 as usize + 1);
+                known.resize(len, Known::OTHER);
+                if let Some(known) = known.get_mut(new.id.0 as usize) {
+                    *known = Known {
+                        key: new.key,
+                        to: new.to,
+                        number: None,
+                    };
+                }
+            }
+        }
+    }
+
+    #[cold]
+    fn describe(&mut self, worker: usize, record: &RecordFacts, known: Known) -> u32 {
+        let Known { key, to, .. } = known;
+        let number = self.section.interface(key, to, &mut self.buffer);
+        let known = self.workers.get_mut(worker);
+        if let Some(known) = known.and_then(|known| known.get_mut(record.session.0 as usize)) {
+            known.number = Some(number);
+        }
+        number
+    }
+
+    /// Takes what a batch tells of frames that found no room in the queue.
+    pub fn tell_no_room(&mut self, worker: usize, batch: &mut Batch) {
+        if batch.no_room.is_empty() {
+            return;
+        }
+        self.introduce(worker, &mut batch.new_sessions);
+        for (id, frames) in batch.no_room.drain(..) {
+            let known = self.workers.get(worker);
+            let known = known.and_then(|known| known.get(id.0 as usize));
+            let Known { key, to, .. } = known.copied().unwrap_or(Known::OTHER);
+            self.section
+                .count_no_room(key, to, frames, &mut self.buffer);
+        }
+    }
+
+    /// Writes what is gathered, so that it can be read.
+    pub fn flush(&mut self) {
+        if !self.buffer.is_empty() {
+            let (buffer, packets) = (
+                std::mem::take(&mut self.buffer),
+                std::mem::take(&mut self.buffered),
+            );
+            self.write(&buffer, packets);
+            self.buffer = buffer;
+            self.buffer.clear();
+        }
+    }
+
+    /// Puts small pieces together and writes large ones at once.
+    fn put(&mut self, bytes: &[u8], packets: u64) {
+        if bytes.len() < WRITE_AT_ONCE {
+            self.buffer.extend_from_slice(bytes);
+            self.buffered += packets;
+            if self.buffer.len() >= BATCH_LEN {
+                self.flush();
+            }
+        } else {
+            self.flush();
+            self.write(bytes, packets);
+        }
+    }
+
+    /// Writes whole records and blocks. Where the disk takes only a part of them, the records it took stay.
+    fn write(&mut self, bytes: &[u8], packets: u64) {
+        if self.has_failed {
+            self.lost += packets;
+            return;
+        }
+        let before = self.out.bytes();
+        let mut kept = packets;
+        if let Err(error) = self.out.write(bytes) {
+            let len = usize::try_from(self.out.bytes() - before).unwrap_or(usize::MAX);
+            let (whole, packets) = whole_prefix(self.format, bytes, len);
+            kept = packets;
+            let cut = self.out.cut_to(before + whole as u64);
+            self.error = Some(error);
+            self.has_failed = true;
+            if let Err(error) = cut {
+                tracing::warn!(%error, "a half-written record stays at the end");
+            }
+        }
+        self.written += kept;
+        self.lost += packets - kept;
+    }
+
+    /// Its name in messages.
+    pub fn path(&self) -> &str {
+        self.out.path()
+    }
+
+    /// Counts the bytes that the end has brought to the disk.
+    pub fn synced(&self) -> Arc<AtomicU64> {
+        self.out.synced()
+    }
+
+    /// Packets that are in the file.
+    pub const fn written(&self) -> u64 {
+        self.written
+    }
+
+    /// Bytes of the file.
+    pub const fn bytes(&self) -> u64 {
+        self.out.bytes()
+    }
+
+    /// Packets that could not be written.
+    pub const fn lost(&self) -> u64 {
+        self.lost
+    }
+
+    /// Whether something went wrong: nothing is written any more.
+    pub const fn has_failed(&self) -> bool {
+        self.has_failed
+    }
+
+    /// What went wrong, once.
+    pub const fn take_error(&mut self) -> Option<OutError> {
+        self.error.take()
+    }
+
+    /// Ends the file with its statistics, gives it its final name, and tells that and its bytes. `kernel_dropped`
+    /// datagrams were lost before they could be received.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be given its name; the message says where it is.
+    pub fn finish(mut self, kernel_dropped: u64) -> Result<(String, u64), OutError> {
+        self.flush();
+        // In a file that could not be written whole some interfaces may be described in what was cut off.
+        if !self.has_failed {
+            let whole = self.out.bytes();
+            self.section.end(kernel_dropped, &mut self.buffer);
+            let statistics = self.out.write(&self.buffer);
+            if let Err(error) = statistics {
+                // The packets are worth more than their statistics: a full disk takes the latter only.
+                tracing::warn!(%error, "no interface statistics");
+                self.out.cut_to(whole)?;
+            }
+        }
+        let bytes = self.out.bytes();
+        Ok((self.out.finish()?, bytes))
+    }
+}

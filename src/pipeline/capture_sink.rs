@@ -1,0 +1,166 @@
+//! The capture as a sink: batches of all workers are merged by time, written, and go back empty.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use crossbeam_channel::Sender;
+
+use super::inquiry::{Answer, WriterAnswer};
+use super::measure::WriterMeasures;
+use super::orders::{Inbox, Order};
+use super::outlet::FromWorker;
+use super::sink::{Sink, Standing};
+use crate::capture::merge::{Behind, Merge};
+use crate::capture::writer::CaptureWriter;
+use crate::outfile::OutError;
+use crate::pcap::record::Batch;
+use crate::stop::wall_clock_ns;
+
+/// How often batches that wait for a silent worker are looked at.
+const TICK: Duration = Duration::from_millis(5);
+/// How often a sink without work looks for orders.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// What those outside can see of the capture, and what it has to be told at the end.
+#[derive(Debug, Default)]
+pub struct CaptureNotes {
+    late: AtomicU64,
+    out_of_order: AtomicU64,
+    /// Datagrams the kernel dropped, for the statistics in the file.
+    pub kernel_dropped: AtomicU64,
+}
+
+impl CaptureNotes {
+    /// Records that were written behind later ones.
+    pub fn behind(&self) -> Behind {
+        Behind {
+            late: self.late.load(Ordering::Relaxed),
+            out_of_order: self.out_of_order.load(Ordering::Relaxed),
+        }
+    }
+
+    fn tell(&self, behind: Behind) {
+        self.late.store(behind.late, Ordering::Relaxed);
+        self.out_of_order
+            .store(behind.out_of_order, Ordering::Relaxed);
+    }
+}
+
+/// The capture's way from the workers to the file.
+pub struct CaptureSink {
+    /// The file.
+    pub writer: CaptureWriter,
+    /// Brings batches into order.
+    pub merge: Merge,
+    /// For each worker, the way back for its empty batches.
+    pub empty: Vec<Sender<Batch>>,
+    /// How long records took, where they came live: there their places are times of arrival.
+    pub measures: Option<WriterMeasures>,
+    /// Where they go at the end.
+    pub measured: Sender<WriterMeasures>,
+    /// Its orders.
+    pub inbox: Inbox<Answer>,
+    /// What is told to those outside.
+    pub notes: Arc<CaptureNotes>,
+}
+
+impl CaptureSink {
+    fn give_back(&self, worker: usize, mut batch: Batch) {
+        // A promise had no buffer to begin with.
+        if batch.bytes.capacity() > 0 {
+            batch.clear();
+            // There is room for every batch that exists; when its worker is gone nobody needs it.
+            let _ = self.empty.get(worker).map(|empty| empty.try_send(batch));
+        }
+    }
+
+    /// Writes what may leave at `now`.
+    fn write_runs(&mut self, now: Duration) {
+        while let Some(run) = self.merge.next_run(now) {
+            if let Some(batch) = self.merge.batch(&run) {
+                self.writer.append(run.worker, batch, run.records.clone());
+                let records = batch.records.get(run.records.clone()).unwrap_or_default();
+                if let Some(measures) = &mut self.measures
+                    && !self.writer.has_failed()
+                    && measures.gave(records.iter().map(|record| record.place))
+                {
+                    measures.settle(wall_clock_ns());
+                }
+            }
+            if let Some(batch) = self.merge.take_emptied(&run) {
+                self.give_back(run.worker, batch);
+            }
+        }
+        self.notes.tell(self.merge.behind());
+    }
+
+    fn settle_measures(&mut self) {
+        if let Some(measures) = self.measures.as_mut()
+            && !measures.is_settled()
+        {
+            measures.settle(wall_clock_ns());
+        }
+    }
+}
+
+impl Sink for CaptureSink {
+    type Item = FromWorker;
+
+    fn take(&mut self, (worker, batch): FromWorker, now: Duration) {
+        if let Some(mut promise) = self.merge.push(worker, batch, now) {
+            self.writer.tell_no_room(worker, &mut promise);
+            self.give_back(worker, promise);
+        }
+    }
+
+    fn tick(&mut self, now: Duration, is_idle: bool) {
+        self.write_runs(now);
+        if is_idle {
+            self.writer.flush();
+        }
+        self.settle_measures();
+        while let Some(Order::Tell(tell)) = self.inbox.take() {
+            let measured = self.measures.as_ref();
+            let measured = measured.map(WriterMeasures::arrival_to_written);
+            tell.answer(|| {
+                Answer::Writer(WriterAnswer {
+                    arrival_to_written: measured.cloned(),
+                })
+            });
+        }
+    }
+
+    fn sleeps(&self) -> Option<Duration> {
+        Some(if self.merge.is_empty() { LOOK } else { TICK })
+    }
+
+    fn waits_for_more(&self) -> bool {
+        !self.merge.is_empty()
+    }
+
+    fn standing(&self) -> Standing {
+        Standing {
+            written: self.writer.written(),
+            lost: self.writer.lost(),
+            bytes: self.writer.bytes(),
+        }
+    }
+
+    fn take_error(&mut self) -> Option<OutError> {
+        self.writer.take_error()
+    }
+
+    fn close(&mut self, now: Duration) {
+        self.merge.end();
+        self.tick(now, true);
+    }
+
+    fn finish(mut self) -> Result<(String, u64), OutError> {
+        if let Some(measures) = self.measures.take() {
+            let _ = self.measured.try_send(measures);
+        }
+        let kernel_dropped = self.notes.kernel_dropped.load(Ordering::Relaxed);
+        self.writer.finish(kernel_dropped)
+    }
+}

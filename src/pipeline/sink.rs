@@ -1,0 +1,471 @@
+//! Where results go: every sink has a thread, a bounded queue and an account of its own, and one harness runs
+//! them all.
+//!
+//! A sink that fails is not given up: it counts what it is offered as lost, and the others go on. The run
+//! ends when no sink is left that works.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::RecvTimeoutError;
+
+use super::doorbell::Sleeper;
+use super::ending::{Patience, Task, Unended};
+use super::outlet::Offers;
+use crate::outfile::OutError;
+use crate::wire::refusal::reasons;
+
+reasons! {
+    /// Why a sink does not have what it was offered.
+    Missing {
+        /// Its queue was full: the disk or the reader of the pipe is too slow.
+        Queue => "queue",
+        /// It could not be written.
+        Write => "write",
+        /// The reader of the pipe went away.
+        ReaderLeft => "reader_left",
+        /// The output took nothing any more when the run ended.
+        Stuck => "stuck",
+    }
+}
+
+/// What a sink takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Mirrored frames.
+    Capture,
+    /// Flow records.
+    Flows,
+}
+
+impl Kind {
+    /// Its name in the summary.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Capture => "capture",
+            Self::Flows => "flows",
+        }
+    }
+}
+
+/// How a sink stands: what it has done with what it took.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Standing {
+    /// Packets or records written.
+    pub written: u64,
+    /// Packets or records that could not be written.
+    pub lost: u64,
+    /// Bytes written.
+    pub bytes: u64,
+}
+
+/// Something that takes items on a thread of its own.
+pub trait Sink: Send + 'static {
+    /// What it takes.
+    type Item: Send + 'static;
+
+    /// Takes one item. `now` is the time since any fixed moment.
+    fn take(&mut self, item: Self::Item, now: Duration);
+
+    /// Comes behind each item and each sleep. `is_idle`: no item waits, so what is gathered should become
+    /// visible.
+    fn tick(&mut self, now: Duration, is_idle: bool);
+
+    /// How long it may sleep; `None` until the next item comes.
+    fn sleeps(&self) -> Option<Duration>;
+
+    /// Whether it cannot go on with what it has: a worker's promise would let it.
+    fn waits_for_more(&self) -> bool {
+        false
+    }
+
+    /// How it stands.
+    fn standing(&self) -> Standing;
+
+    /// What went wrong, once; nothing is written from then on.
+    fn take_error(&mut self) -> Option<OutError>;
+
+    /// Nobody will bring more: writes the rest.
+    fn close(&mut self, now: Duration);
+
+    /// Ends the file and tells where it is and how many bytes it has.
+    ///
+    /// # Errors
+    ///
+    /// When the file cannot be given its name.
+    fn finish(self) -> Result<(String, u64), OutError>;
+}
+
+/// What went wrong with a sink.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "the messages say it")]
+pub enum SinkError {
+    #[error(transparent)]
+    Out(#[from] OutError),
+    #[error("cannot start a thread: {0}; 'ulimit -u' and pids.max of the cgroup limit them")]
+    NoThread(std::io::Error),
+    #[error("{path} takes nothing any more: what it did not take is lost")]
+    Stuck { path: String },
+    #[error("the writer of {path} failed, which is a defect: what it did not write is lost")]
+    Panicked { path: String },
+}
+
+impl SinkError {
+    /// The reader of a pipe went away: the end of that output, not a fault.
+    pub fn is_closed_pipe(&self) -> bool {
+        matches!(self, Self::Out(OutError::Write { source, .. }) if source.kind() == std::io::ErrorKind::BrokenPipe)
+    }
+}
+
+/// The account of a sink: offered = written + dropped.
+#[derive(Debug)]
+pub struct Account {
+    /// What it takes.
+    pub kind: Kind,
+    /// Where it went: a path or "standard output".
+    pub path: String,
+    /// Packets or records offered to it.
+    pub offered: u64,
+    /// Packets or records that are in it.
+    pub written: u64,
+    /// Bytes of it.
+    pub bytes: u64,
+    dropped: [u64; Missing::ALL.len()],
+    /// Offered and still on its way; none once the run has ended.
+    pub waiting: u64,
+    /// What went wrong.
+    pub errors: Vec<SinkError>,
+}
+
+impl Account {
+    /// Of a sink that goes on: `delivered` frames were there for a capture, `offers` tells the rest.
+    pub fn so_far(
+        (kind, path, standing): (Kind, &str, Standing),
+        delivered: u64,
+        offers: Offers,
+    ) -> Self {
+        let (offered, no_room) = match kind {
+            Kind::Capture => (delivered, offers.capture_no_room),
+            Kind::Flows => (offers.flow_records, 0),
+        };
+        let mut account = Self {
+            kind,
+            path: path.to_owned(),
+            offered,
+            written: standing.written,
+            bytes: standing.bytes,
+            dropped: Default::default(),
+            waiting: 0,
+            errors: Vec::new(),
+        };
+        account.drop(Missing::Queue, no_room);
+        account.drop(Missing::Write, standing.lost);
+        // The sink was looked at after the workers answered.
+        account.offered = offered.max(account.written + account.lost());
+        account.waiting = account.offered - account.written - account.lost();
+        account
+    }
+
+    /// Counts that did not arrive, by reason; zeros too.
+    pub fn dropped(&self) -> impl Iterator<Item = (Missing, u64)> {
+        Missing::ALL.iter().copied().zip(self.dropped)
+    }
+
+    /// All that did not arrive.
+    pub fn lost(&self) -> u64 {
+        self.dropped.iter().sum()
+    }
+
+    /// Whether everything offered is written or counted as dropped.
+    pub fn closes(&self) -> bool {
+        self.offered == self.written + self.lost() + self.waiting
+    }
+
+    fn drop(&mut self, reason: Missing, n: u64) {
+        if let Some(count) = self.dropped.get_mut(reason as usize) {
+            *count += n;
+        }
+    }
+}
+
+/// The sinks that still work, for those who feed them.
+#[derive(Debug, Default)]
+pub struct Working {
+    sinks: AtomicUsize,
+    none_left: AtomicBool,
+}
+
+impl Working {
+    fn begin(&self) {
+        self.sinks.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn fail(&self) {
+        if self.sinks.fetch_sub(1, Ordering::Relaxed) == 1 {
+            self.none_left.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether there were sinks and none works any more.
+    pub fn is_none_left(&self) -> bool {
+        self.none_left.load(Ordering::Relaxed)
+    }
+}
+
+/// How far a sink has come, for those who wait for it.
+#[derive(Debug, Default)]
+struct Progress {
+    written: AtomicU64,
+    lost: AtomicU64,
+    bytes: AtomicU64,
+    synced: Arc<AtomicU64>,
+}
+
+impl Progress {
+    fn tell(&self, standing: Standing) {
+        self.written.store(standing.written, Ordering::Relaxed);
+        self.lost.store(standing.lost, Ordering::Relaxed);
+        self.bytes.store(standing.bytes, Ordering::Relaxed);
+    }
+
+    fn standing(&self) -> Standing {
+        Standing {
+            written: self.written.load(Ordering::Relaxed),
+            lost: self.lost.load(Ordering::Relaxed),
+            bytes: self.bytes.load(Ordering::Relaxed),
+        }
+    }
+
+    /// A number that changes as long as something is done.
+    fn steps(&self) -> u64 {
+        let Standing {
+            written,
+            lost,
+            bytes,
+        } = self.standing();
+        let synced = self.synced.load(Ordering::Relaxed);
+        written
+            .wrapping_add(lost)
+            .wrapping_add(bytes)
+            .wrapping_add(synced)
+    }
+}
+
+/// What a sink's thread leaves.
+struct End {
+    standing: Standing,
+    path: Option<String>,
+    faults: Faults,
+}
+
+/// A sink at work.
+pub struct Running {
+    kind: Kind,
+    path: String,
+    task: Task<End>,
+    progress: Arc<Progress>,
+}
+
+impl Running {
+    /// Starts the thread of `sink`, which takes what comes through `queue`. `synced` counts what the end of
+    /// the file brings to the disk.
+    ///
+    /// # Errors
+    ///
+    /// When the system gives no thread.
+    pub fn start<S: Sink>(
+        kind: Kind,
+        path: &str,
+        synced: Arc<AtomicU64>,
+        sink: S,
+        queue: Sleeper<S::Item>,
+        working: &Arc<Working>,
+    ) -> std::io::Result<Self> {
+        let progress = Arc::new(Progress {
+            synced,
+            ..Progress::default()
+        });
+        let (told, working) = (Arc::clone(&progress), Arc::clone(working));
+        working.begin();
+        let path = path.to_owned();
+        let shown = path.clone();
+        let task = Task::start(kind.name(), move || {
+            run(sink, &shown, &queue, &told, &working)
+        })?;
+        Ok(Self {
+            kind,
+            path,
+            task,
+            progress,
+        })
+    }
+
+    /// What it takes.
+    pub const fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// Waits for its end and closes its account. `offered` is what all workers had for it, `no_room` what its
+    /// queue had no place for.
+    pub fn finish(self, offered: u64, no_room: u64, patience: &mut Patience<'_>) -> Account {
+        let Self {
+            kind,
+            path,
+            task,
+            progress,
+        } = self;
+        let end = task.wait(patience).unwrap_or_else(|unended| End {
+            standing: progress.standing(),
+            path: None,
+            faults: Faults::of(match unended {
+                Unended::Stuck => SinkError::Stuck { path: path.clone() },
+                Unended::Panicked => SinkError::Panicked { path: path.clone() },
+            }),
+        });
+        let Standing {
+            written,
+            lost,
+            bytes,
+        } = end.standing;
+        let mut account = Account {
+            kind,
+            path: end.path.unwrap_or(path),
+            offered,
+            written,
+            bytes,
+            dropped: Default::default(),
+            waiting: 0,
+            errors: end.faults.errors,
+        };
+        account.drop(Missing::Queue, no_room);
+        let reason = if end.faults.reader_left {
+            Missing::ReaderLeft
+        } else {
+            Missing::Write
+        };
+        account.drop(reason, lost);
+        // What is in no counter never reached the sink.
+        let rest = offered.saturating_sub(account.written + account.lost());
+        account.drop(Missing::Stuck, rest);
+        account
+    }
+}
+
+/// Looks at sinks from outside, while they work.
+#[derive(Clone, Default)]
+pub struct Watch(Vec<(Kind, String, Arc<Progress>)>);
+
+impl Watch {
+    /// Of these sinks.
+    pub fn of(sinks: &[Running]) -> Self {
+        let watched = |sink: &Running| (sink.kind, sink.path.clone(), Arc::clone(&sink.progress));
+        Self(sinks.iter().map(watched).collect())
+    }
+
+    /// A number that changes as long as any of them does something.
+    pub fn steps(&self) -> u64 {
+        let steps = self.0.iter().map(|(.., progress)| progress.steps());
+        steps.fold(0, u64::wrapping_add)
+    }
+
+    /// How each stands.
+    pub fn standings(&self) -> impl Iterator<Item = (Kind, &str, Standing)> {
+        self.0.iter().map(move |watched| {
+            let (kind, path, progress) = watched;
+            (*kind, path.as_str(), progress.standing())
+        })
+    }
+}
+
+/// A panic on the sink's thread is told to those who feed it.
+struct FailsWithPanic<'a>(&'a Working);
+
+impl Drop for FailsWithPanic<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.fail();
+        }
+    }
+}
+
+#[allow(
+    clippy::disallowed_methods,
+    reason = "a clock call an item, which is a batch, to bound the wait for a silent worker"
+)]
+fn run<S: Sink>(
+    mut sink: S,
+    path: &str,
+    queue: &Sleeper<S::Item>,
+    progress: &Progress,
+    working: &Working,
+) -> End {
+    let _told = FailsWithPanic(working);
+    let begun = Instant::now();
+    let mut faults = Faults::default();
+    loop {
+        let item = queue.recv(sink.sleeps());
+        let now = begun.elapsed();
+        match item {
+            Ok(item) => sink.take(item, now),
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => break,
+        }
+        sink.tick(now, queue.is_empty());
+        queue.wait_for_more(sink.waits_for_more());
+        progress.tell(sink.standing());
+        faults.note(sink.take_error(), path, working);
+    }
+    sink.close(begun.elapsed());
+    let mut standing = sink.standing();
+    progress.tell(standing);
+    faults.note(sink.take_error(), path, working);
+    let path = match sink.finish() {
+        Ok((path, bytes)) => {
+            standing.bytes = bytes;
+            Some(path)
+        }
+        Err(error) => {
+            faults.note(Some(error), path, working);
+            None
+        }
+    };
+    End {
+        standing,
+        path,
+        faults,
+    }
+}
+
+/// What went wrong with a sink so far.
+#[derive(Default)]
+struct Faults {
+    errors: Vec<SinkError>,
+    reader_left: bool,
+}
+
+impl Faults {
+    fn of(error: SinkError) -> Self {
+        Self {
+            errors: vec![error],
+            reader_left: false,
+        }
+    }
+
+    /// Tells of a fault at once; the first takes the sink from those that work.
+    fn note(&mut self, error: Option<OutError>, path: &str, working: &Working) {
+        let Some(error) = error.map(SinkError::from) else {
+            return;
+        };
+        if error.is_closed_pipe() {
+            self.reader_left = true;
+            tracing::warn!("the reader of {path} went away");
+        } else {
+            tracing::error!("{error}");
+        }
+        if self.errors.is_empty() {
+            working.fail();
+        }
+        self.errors.push(error);
+    }
+}
