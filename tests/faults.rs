@@ -698,3 +698,32 @@ fn a_ring_starts_again_at_once() {
     ended.assert_well();
     assert_eq!(ended.count("received"), 100);
 }
+
+/// Packets over IPv6, which nobody listens on, with and without a checksum: what is said of the kernel's
+/// counters names the family, and does not blame the sender alone.
+#[test]
+fn nobody_listens_on_ipv6() {
+    let Some(lab) = Lab::new() else { return };
+    lab.ipv6();
+    for (flags, counter) in [
+        ("", "Udp6NoPorts"),
+        ("--no-udp-checksum", "Udp6InCsumErrors"),
+    ] {
+        let listener = lab.listen("udp", "--workers 1 --bind 10.77.0.2:4789");
+        // Each may be answered by an error, which the next one then brings.
+        let sent = lab.generate(
+            TO_V6,
+            &format!("--count 20 --frame-size 100 --pps 200 {flags}"),
+        );
+        let ended = listener.end();
+        ended.assert_well();
+        let counted = ended.summary["kernel_counters"][counter].as_u64();
+        assert_eq!(counted, Some(sent.sent), "{flags}: {}", ended.said);
+        let said: Vec<&str> = ended.said.split_whitespace().collect();
+        let said = said.join(" ");
+        let at = said.find(counter).unwrap();
+        let advice = &said[at..];
+        assert!(advice.contains("over IPv6"), "{advice}");
+        assert!(advice.contains("does a --bind name"), "{advice}");
+    }
+}

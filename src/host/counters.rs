@@ -207,24 +207,40 @@ fn remedy(name: &str) -> Option<String> {
     }
     let text = match name {
         "UdpRcvbufErrors" | "Udp6RcvbufErrors" => {
-            "a UDP socket's receive buffer was full: raise net.core.rmem_max (sysctl -w \
-             net.core.rmem_max=67108864), add workers, or use --backend packet"
+            "a UDP socket's receive buffer was full, of vxtap or of another program: the ledger has vxtap's own \
+             (socket_overflow). For those raise net.core.rmem_max (sysctl -w net.core.rmem_max=67108864), add \
+             workers, or use --backend packet"
         }
-        "UdpInCsumErrors" | "Udp6InCsumErrors" => {
-            "the outer UDP checksum was wrong and the kernel refused the datagram: the sender, or an \
-             encapsulation offload of its card, computes it wrongly; over IPv4 it may leave it zero"
+        "UdpInCsumErrors" => {
+            "the UDP checksum was wrong and the kernel refused the datagram: the sender, or an encapsulation \
+             offload of its card, computes it wrongly; it may leave it zero"
         }
-        "UdpNoPorts" | "Udp6NoPorts" => {
-            "datagrams to UDP ports nobody listens on: is --bind the port the mirror session sends to?"
+        "Udp6InCsumErrors" => {
+            "datagrams over IPv6 whose UDP checksum was zero where no socket accepts that, or was wrong. Mirror \
+             sources send it as zero, and vxtap's sockets accept it: does a --bind name the IPv6 address and the \
+             port that they send to ([::]:4789 is every IPv6 address, 0.0.0.0:4789 none)? If so, the sender, or an \
+             encapsulation offload of its card, computes it wrongly"
+        }
+        "UdpNoPorts" => {
+            "datagrams over IPv4 to a port or address that nobody listens on: does a --bind name the address and \
+             the port that the mirror session sends to ([::]:4789 is no IPv4 address)?"
+        }
+        "Udp6NoPorts" => {
+            "datagrams over IPv6 to a port or address that nobody listens on: does a --bind name the address and \
+             the port that the mirror session sends to (0.0.0.0:4789 is no IPv6 address)?"
         }
         "UdpMemErrors" | "Udp6MemErrors" => {
             "all UDP sockets together held more than the kernel allows: raise net.ipv4.udp_mem"
         }
-        "UdpInErrors" | "Udp6InErrors" => "datagrams the kernel refused for other reasons",
+        "UdpInErrors" | "Udp6InErrors" => {
+            "datagrams the kernel refused for other reasons, such as a socket's filter or an IPsec policy, of \
+             vxtap or of another program"
+        }
         "IpReasmFails" | "Ip6ReasmFails" => {
-            "outer fragments were lost or too many to be put together: raise net.ipv4.ipfrag_high_thresh \
-             (IPv6: net.ipv6.ip6frag_high_thresh); better, raise the MTU of the path so that nothing is \
-             fragmented"
+            "IP packets whose fragments did not all come within 30 s, or for which there was no memory: one was \
+             lost, a filter on the way drops later fragments, which name no port, or there were too many at a \
+             time (net.ipv4.ipfrag_high_thresh, net.ipv6.ip6frag_high_thresh). Raise the MTU of the path so \
+             that nothing is fragmented"
         }
         "softnet_dropped" => {
             "a core's backlog was full before the packets reached any socket: raise \
@@ -329,6 +345,19 @@ UdpLite: 9 9 9 9 9 9 9 9 9
         }
         assert!(remedy("rx_missed_errors@eth0").is_some_and(|text| text.contains("-G eth0 rx")));
         assert_eq!(remedy("unheard-of"), None);
+    }
+
+    /// What is advised for one IP version is true for that one.
+    #[test]
+    fn ip_versions_have_advice_of_their_own() {
+        let of = |name: &str| remedy(name).unwrap_or_default();
+        for name in ["Udp6NoPorts", "Udp6InCsumErrors"] {
+            assert!(of(name).contains("over IPv6"), "{}", of(name));
+            assert!(of(name).contains("--bind"), "{}", of(name));
+            assert!(!of(name).contains("IPv4"), "{}", of(name));
+        }
+        assert!(of("UdpNoPorts").contains("over IPv4"));
+        assert!(!of("UdpInCsumErrors").contains("--bind"));
     }
 
     #[test]
