@@ -112,6 +112,10 @@ pub fn local_addresses() -> Vec<IpAddr> {
 
 /// The one interface on which traffic to all of `binds` comes in. Pure.
 ///
+/// `0.0.0.0` and `[::]` beside each other mean "all there is": it is enough when an interface has an address
+/// of one of the families. Every interface has a link-local address, so these tell something only where there
+/// is no other.
+///
 /// # Errors
 ///
 /// Why none can be named, in words that follow "because".
@@ -119,26 +123,43 @@ pub fn choose<'a>(
     binds: &[SocketAddr],
     interfaces: &'a [Interface],
 ) -> Result<&'a Interface, String> {
+    if let Some(interface) = choose_by(binds, interfaces, |address| !is_link_local(address))? {
+        return Ok(interface);
+    }
+    let found = choose_by(binds, interfaces, |_| true)?;
+    found.ok_or_else(|| match binds.first() {
+        Some(bind) => format!("no interface that is up has an address for {}", bind.ip()),
+        None => "no address is given".to_owned(),
+    })
+}
+
+/// The interface, by those of its addresses that tell something.
+fn choose_by<'a>(
+    binds: &[SocketAddr],
+    interfaces: &'a [Interface],
+    tells: impl Fn(IpAddr) -> bool,
+) -> Result<Option<&'a Interface>, String> {
     let mut chosen: Option<&Interface> = None;
     for bind in binds {
         let ip = bind.ip();
-        let fits = |interface: &&Interface| match ip.is_unspecified() {
-            true => {
-                let of_family = |address: &IpAddr| address.is_ipv4() == ip.is_ipv4();
-                interface.up && !interface.loopback && interface.addresses.iter().any(of_family)
+        let fits = |interface: &&Interface| {
+            let mut addresses = interface.addresses.iter();
+            match ip.is_unspecified() {
+                true => {
+                    let fits = |one: &IpAddr| one.is_ipv4() == ip.is_ipv4() && tells(*one);
+                    interface.up && !interface.loopback && addresses.any(fits)
+                }
+                false => addresses.any(|one| *one == ip),
             }
-            false => interface.addresses.contains(&ip),
         };
         let fitting: Vec<&Interface> = interfaces.iter().filter(fits).collect();
         let interface = match fitting.as_slice() {
             [interface] => *interface,
-            [] => return Err(format!("no interface that is up has an address for {ip}")),
+            [] if ip.is_unspecified() => continue,
+            [] => return Err(format!("no interface has the address {ip}")),
             several => {
                 let names: Vec<&str> = several.iter().map(|one| one.name.as_str()).collect();
-                return Err(format!(
-                    "{} could receive for {ip}; --interface names one",
-                    names.join(" and ")
-                ));
+                return Err(format!("{} could receive for {ip}", names.join(" and ")));
             }
         };
         if interface.loopback {
@@ -149,7 +170,15 @@ pub fn choose<'a>(
         }
         chosen = Some(interface);
     }
-    chosen.ok_or_else(|| "no address is given".to_owned())
+    Ok(chosen)
+}
+
+/// Whether an address holds on one link only (RFC 3927, RFC 4291 §2.5.6).
+const fn is_link_local(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(address) => address.is_link_local(),
+        IpAddr::V6(address) => address.is_unicast_link_local(),
+    }
 }
 
 #[cfg(test)]
@@ -193,6 +222,38 @@ mod tests {
         let any = ["0.0.0.0:4789".parse().unwrap()];
         let why = choose(&any, &more).unwrap_err();
         assert!(why.contains("eth0 and docker0"), "{why}");
+    }
+
+    #[test]
+    fn both_families_where_an_interface_has_only_one() {
+        let here = [
+            interface("lo", true, &["127.0.0.1", "::1"]),
+            interface("eth0", true, &["10.0.0.5", "fe80::5"]),
+            interface("veth0", true, &["fe80::9"]),
+        ];
+        let both: Vec<SocketAddr> = ["0.0.0.0:4789", "[::]:4789"]
+            .map(|one| one.parse().unwrap())
+            .to_vec();
+        let name = |binds: &[SocketAddr], here: &[Interface]| {
+            choose(binds, here).map(|chosen| chosen.name.clone())
+        };
+        // eth0 alone has an IPv4 address; link-local ones do not tell where traffic comes in.
+        assert_eq!(name(&both, &here), Ok("eth0".to_owned()));
+        let why = name(&both[1..], &here).unwrap_err();
+        assert!(why.contains("eth0 and veth0 could receive for ::"), "{why}");
+        assert_eq!(name(&both, &here[..2]), Ok("eth0".to_owned()));
+        assert_eq!(name(&both[1..], &here[..2]), Ok("eth0".to_owned()));
+        let only_v4 = [interface("eth0", true, &["10.0.0.5"])];
+        assert_eq!(name(&both, &only_v4), Ok("eth0".to_owned()));
+        assert!(name(&both[1..], &only_v4).is_err(), "asked for IPv6 alone");
+        let only_v6 = [interface("eth0", true, &["fd00::5"])];
+        assert_eq!(name(&both, &only_v6), Ok("eth0".to_owned()));
+        let none = [interface("eth0", false, &["10.0.0.5", "fd00::5"])];
+        assert!(
+            name(&both, &none)
+                .unwrap_err()
+                .contains("no interface that is up")
+        );
     }
 
     #[test]

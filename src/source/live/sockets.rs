@@ -7,7 +7,7 @@
 //! counts a train it drops as one. Datagrams with a zero checksum are never put together.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -627,6 +627,12 @@ fn vxlan_devices() -> Vec<String> {
     vxlan
         .map(|device| device.file_name().to_string_lossy().into_owned())
         .collect()
+}
+
+/// Whether IPv6 addresses can be bound here: the kernel may be built or started without.
+pub fn has_ipv6() -> bool {
+    let any = SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0));
+    std::net::UdpSocket::bind(any).is_ok()
 }
 
 /// Whether an address is one this machine would have to own.
