@@ -1,31 +1,45 @@
 //! `vxtap listen`: mirrored traffic as it arrives.
 
-use super::args::ListenArgs;
+use super::settings::typed;
 use crate::failure::Failure;
 
-#[cfg(not(target_os = "linux"))]
+/// Runs the command with the flags that were typed.
+///
+/// # Errors
+///
+/// When flags do not fit, and as [`run`].
+#[cfg(target_os = "linux")]
+pub fn command(flags: typed::Listen) -> Result<(), Failure> {
+    use super::settings::layers::Layers;
+    use super::settings::listening::Listen;
+
+    let typed = Layers::new(flags, typed::Listen::defaults());
+    Listen::meant(&typed).and_then(run)
+}
+
 /// Says that this system cannot.
 ///
 /// # Errors
 ///
 /// Always.
-pub fn run(_args: &ListenArgs) -> Result<(), Failure> {
+#[cfg(not(target_os = "linux"))]
+pub fn command(_: typed::Listen) -> Result<(), Failure> {
     Err(Failure::running(
         "listen needs Linux (recvmmsg, kernel timestamps); replay and send --write work here",
     ))
 }
 
 #[cfg(target_os = "linux")]
-pub use linux::run;
+use linux::run;
 
 #[cfg(target_os = "linux")]
 mod linux {
     use std::collections::BTreeMap;
     use std::net::SocketAddr;
 
-    use super::{Failure, ListenArgs};
-    use crate::cli::args::{BackendArg, GroArg};
-    use crate::cli::settings::Settings;
+    use super::Failure;
+    use crate::cli::settings::listening::{Listen, Receive};
+    use crate::cli::settings::meant::Settings;
     use crate::control::Control;
     use crate::control::inquire::Teller;
     use crate::host::counters::Counters;
@@ -34,9 +48,9 @@ mod linux {
     use crate::report::summary::conclude;
     use crate::say::say;
     use crate::source::Source;
-    use crate::source::live::sockets::{self, Gro, UdpError};
+    use crate::source::live::sockets::{self, UdpError};
     use crate::source::live::tap::PacketError;
-    use crate::source::live::{Backend, Live, LiveError, LiveSource, Plan};
+    use crate::source::live::{Live, LiveError, LiveSource, Plan};
     use crate::sys;
     use crate::wire::decapsulate::Tunnel;
 
@@ -47,17 +61,23 @@ mod linux {
     ///
     /// # Errors
     ///
-    /// When flags do not fit, an address cannot be bound, or an output fails; what arrived before is
-    /// kept.
-    pub fn run(args: &ListenArgs) -> Result<(), Failure> {
-        let mut settings = Settings::of_listen(args)?;
+    /// When an address cannot be bound or an output fails; what arrived before is kept.
+    pub fn run(listen: Listen) -> Result<(), Failure> {
+        let Listen {
+            run: mut settings,
+            mut receive,
+        } = listen;
         let control = Control::start()?;
-        let mut live = Live::open(&plan(args, &settings)).map_err(explain)?;
+        if receive.by_default && !sockets::has_ipv6() {
+            tracing::info!("this machine has no IPv6: listening on IPv4 addresses only");
+            receive.addresses.retain(SocketAddr::is_ipv4);
+        }
+        let mut live = Live::open(&plan(&receive, &settings)).map_err(explain)?;
         // What came while the sockets were opened is no part of the run.
         let mut counters_before = Counters::read();
         // Ports the system chose are VXLAN.
-        let chosen = args
-            .bind
+        let chosen = receive
+            .addresses
             .iter()
             .zip(&live.addresses)
             .filter(|(asked, _)| asked.port() == 0);
@@ -75,7 +95,7 @@ mod linux {
         let about = format!("mirrored traffic received on {addresses}");
         let sinks = settings.outputs.open(&about, settings.worker.mtu)?;
         let mut pipeline = Pipeline::start(settings.worker.clone(), sinks, settings.sharing)?;
-        if let Some(duration) = args.duration {
+        if let Some(duration) = receive.duration {
             control.end_after(duration);
         }
         let reason = live
@@ -115,8 +135,8 @@ mod linux {
                  As root: sysctl -w net.core.rmem_max={wanted}"
             );
         }
-        let pin = pins(args, live.sources.len());
-        let received = pipeline.feed(&mut live.sources, control.stop(), args.count, pin);
+        let pin = pins(&receive, live.sources.len());
+        let received = pipeline.feed(&mut live.sources, control.stop(), receive.count, pin);
         let lost = live.sources.iter_mut().map(LiveSource::lost_so_far).sum();
         live.end();
         let mut outcome = pipeline.finish(lost);
@@ -142,40 +162,30 @@ mod linux {
     }
 
     /// What is asked for, as the source room understands it.
-    fn plan(args: &ListenArgs, settings: &Settings) -> Plan {
-        let steering = settings.sharing.steering;
-        let ports = args.bind.iter().map(SocketAddr::port);
+    fn plan(receive: &Receive, settings: &Settings) -> Plan {
+        let ports = receive.addresses.iter().map(SocketAddr::port);
         let tunnels = &settings.worker.tunnels;
         // The program reads one tunnel header: what lies deeper, one worker has to find.
         let is_unsteered =
             |port: &u16| tunnels.depth > 1 || tunnels.at_port(*port) == Some(Tunnel::Geneve);
         Plan {
-            addresses: args.bind.clone(),
-            backend: match args.backend {
-                BackendArg::Auto if args.gro == GroArg::On => Backend::Udp,
-                BackendArg::Auto => Backend::Auto,
-                BackendArg::Udp => Backend::Udp,
-                BackendArg::Packet => Backend::Packet,
-            },
-            interface: args.interface.clone(),
-            steering,
+            addresses: receive.addresses.clone(),
+            backend: receive.backend,
+            interface: receive.interface.clone(),
+            steering: settings.sharing.steering,
             unsteered: ports.filter(is_unsteered).collect(),
             allowed: settings.worker.allowed.networks().to_vec(),
-            gro: match args.gro {
-                GroArg::On => Gro::On,
-                GroArg::Auto | GroArg::Off => Gro::Off,
-            },
+            gro: receive.gro,
             datagram_len: (settings.worker.mtu as usize).max(SHORTEST_SLOT),
         }
     }
 
     /// What keeps each worker on its core: those named by --cpus, or with several workers those this
     /// process may use.
-    fn pins(args: &ListenArgs, workers: usize) -> impl Fn(usize) + Sync + use<> {
-        let cores = match &args.cpus {
-            Some(list) => list.0.clone(),
-            None if workers > 1 => sys::allowed_cores(),
-            None => Vec::new(),
+    fn pins(receive: &Receive, workers: usize) -> impl Fn(usize) + Sync + use<> {
+        let cores = match receive.cores.as_slice() {
+            [] if workers > 1 => sys::allowed_cores(),
+            cores => cores.to_vec(),
         };
         move |worker| {
             let Some(core) = worker.checked_rem(cores.len()).and_then(|at| cores.get(at)) else {

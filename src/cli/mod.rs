@@ -5,13 +5,16 @@ pub mod listen;
 pub mod replay;
 pub mod send;
 pub mod settings;
+mod values;
 
 use std::io::IsTerminal;
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::FromArgMatches;
 
 use args::{Cli, Command};
+use settings::layers::Layers;
+use settings::{meant, typed};
 
 use crate::failure::Failure;
 use crate::patience::PATIENCE;
@@ -27,9 +30,13 @@ pub fn main() -> ExitCode {
         .with_ansi(std::io::stderr().is_terminal())
         .with_target(false)
         .init();
-    let outcome = match Cli::parse().command {
-        Command::Replay(args) => replay::run(&args),
-        Command::Listen(args) => listen::run(&args),
+    let typed = Cli::from_arg_matches(&args::command().get_matches());
+    let outcome = match typed.unwrap_or_else(|error| error.exit()).command {
+        Command::Replay(typed) => {
+            let typed = Layers::new(typed, typed::Replay::defaults());
+            meant::Replay::meant(&typed).and_then(|settings| replay::run(&settings))
+        }
+        Command::Listen(typed) => listen::command(typed),
         Command::Send(args) => send::run(&args),
     };
     let mut code = match &outcome {

@@ -9,8 +9,7 @@ use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use super::args::ReplayArgs;
-use super::settings::Settings;
+use super::settings::meant::Replay;
 use crate::control::Control;
 use crate::control::inquire::Teller;
 use crate::failure::Failure;
@@ -33,22 +32,25 @@ const LINK_TYPES_NAMED: usize = 8;
 ///
 /// # Errors
 ///
-/// When flags do not fit, a file cannot be read or written; what was read before is kept.
-pub fn run(args: &ReplayArgs) -> Result<(), Failure> {
-    let settings = Settings::of_replay(args)?;
+/// When a file cannot be read or written; what was read before is kept.
+pub fn run(replay: &Replay) -> Result<(), Failure> {
+    let Replay {
+        run: settings,
+        files,
+    } = replay;
     let control = Control::start()?;
     let stop = control.stop();
-    check_inputs(&args.files, stop)?;
-    let about = format!("replay of {}", names(&args.files));
+    check_inputs(files, stop)?;
+    let about = format!("replay of {}", names(files));
     let sinks = settings.outputs.open(&about, settings.worker.mtu)?;
     let mut pipeline = Pipeline::start(settings.worker.clone(), sinks, settings.sharing)?;
     control.tell_on_request(Teller::new(&pipeline, &settings.worker, None, ""));
     let bytes_read = Arc::new(AtomicU64::new(0));
-    let progress = Progress::start(&args.files, Arc::clone(&bytes_read));
+    let progress = Progress::start(files, Arc::clone(&bytes_read));
     let mut errors = Vec::new();
     let mut without = Vec::new();
     let mut told_of_files = Vec::new();
-    for path in &args.files {
+    for path in files {
         let before = pipeline.ledger();
         let read = CaptureFile::open(path, Arc::clone(&bytes_read), stop).and_then(|mut file| {
             let outcome = pipeline.replay(&mut file, stop);
@@ -118,15 +120,6 @@ pub fn run(args: &ReplayArgs) -> Result<(), Failure> {
 /// Refuses before anything is written when no input can be read. Pipes are left alone: they can be
 /// opened only once.
 fn check_inputs(files: &[PathBuf], stop: &Arc<Stop>) -> Result<(), Failure> {
-    let stdin = files
-        .iter()
-        .filter(|path| path.as_path() == Path::new("-"))
-        .count();
-    if stdin > 1 {
-        return Err(Failure::usage(
-            "standard input can be read only once: give '-' one time",
-        ));
-    }
     let mut errors = Vec::new();
     for path in files {
         if path.as_path() != Path::new("-") && (path.is_file() || path.is_dir() || !path.exists()) {

@@ -1,10 +1,11 @@
 //! `vxtap send`: the flags become what the room `send` is asked for.
 
+use std::net::IpAddr;
 use std::path::Path;
 use std::time::Duration;
 
 use super::args::{GenerateArgs, SendArgs};
-use super::settings::check_places;
+use super::settings::meant::{Mistakes, check_places};
 use crate::control::Control;
 use crate::failure::Failure;
 use crate::outfile::{Creation, Existing};
@@ -30,10 +31,10 @@ pub fn run(args: &SendArgs) -> Result<(), Failure> {
 
 /// What the flags mean, checked together.
 fn options(args: &SendArgs) -> Result<Options, Failure> {
-    check(args)?;
-    let vni = Vni::new(args.vni).ok_or_else(|| Failure::usage("--vni: at most 24 bits"))?;
+    let mut mistakes = Mistakes::default();
+    check(args, &mut mistakes);
     let frames = match args.generate.generate {
-        true => Frames::Generated(generate(args, vni)?),
+        true => Frames::Generated(generate(args, &mut mistakes)),
         false => Frames::Files {
             paths: args.files.clone(),
             plain: args.plain,
@@ -41,7 +42,7 @@ fn options(args: &SendArgs) -> Result<Options, Failure> {
         },
     };
     let factor = args.speed.or(args.as_recorded.then_some(1.0));
-    Ok(Options {
+    let options = Options {
         frames,
         to: args.to.clone(),
         write: args.write.clone(),
@@ -50,7 +51,7 @@ fn options(args: &SendArgs) -> Result<Options, Failure> {
             mode: args.mode,
             existing: Existing::Replace,
         },
-        vni,
+        vni: args.vni,
         cut: Cut {
             packet_length: args.packet_length,
             mtu: args.mtu,
@@ -64,10 +65,12 @@ fn options(args: &SendArgs) -> Result<Options, Failure> {
             (None, Some(factor)) => Tempo::Recorded(factor),
             (None, None) => Tempo::FullSpeed,
         },
-    })
+    };
+    mistakes.end(Some(options))
 }
 
-fn generate(args: &SendArgs, vni: Vni) -> Result<Generate, Failure> {
+fn generate(args: &SendArgs, mistakes: &mut Mistakes) -> Generate {
+    let vni = args.vni;
     let GenerateArgs {
         count,
         duration,
@@ -85,18 +88,18 @@ fn generate(args: &SendArgs, vni: Vni) -> Result<Generate, Failure> {
     let last = vni.as_u32() + (vnis - 1);
     if Vni::new(last).is_none() {
         let most = Vni::MAX;
-        return Err(Failure::usage(format!(
+        mistakes.note(format!(
             "--vni {vni} and --vnis {vnis}: the last would be {last}, above {most}"
-        )));
+        ));
     }
     let first_port = args.source_port.unwrap_or(FIRST_SOURCE_PORT);
     if first_port.checked_add(source_ports - 1).is_none() {
-        return Err(Failure::usage(format!(
+        mistakes.note(format!(
             "--source-port {first_port} leaves no room for --source-ports {source_ports}"
-        )));
+        ));
     }
     let unbounded = count.is_none() && duration.is_none();
-    Ok(Generate {
+    Generate {
         traffic: Traffic {
             flows,
             ipv6_percent,
@@ -111,10 +114,10 @@ fn generate(args: &SendArgs, vni: Vni) -> Result<Generate, Failure> {
         duration: duration.or(unbounded.then_some(DEFAULT_DURATION)),
         retry: !no_retry,
         cpu,
-    })
+    }
 }
 
-fn check(args: &SendArgs) -> Result<(), Failure> {
+fn check(args: &SendArgs, mistakes: &mut Mistakes) {
     let excluded = [
         (!args.files.is_empty(), "a FILE"),
         (args.plain, "--plain"),
@@ -124,26 +127,32 @@ fn check(args: &SendArgs) -> Result<(), Failure> {
         (args.loops > 1, "--loop"),
     ];
     // Told here and not by clap, which would take each of these for leave to go without --generate.
-    if let Some((_, other)) = excluded.iter().find(|(given, _)| *given)
-        && args.generate.generate
-    {
-        return Err(Failure::usage(format!(
-            "--generate cannot be used with {other}"
-        )));
+    for (_, other) in excluded.iter().filter(|(given, _)| *given) {
+        if args.generate.generate {
+            mistakes.note(format!("--generate cannot be used with {other}"));
+        }
     }
     let stdin = Path::new("-");
     let stdins = args.files.iter().filter(|path| *path == stdin).count();
     if stdins > 1 || (stdins == 1 && args.loops > 1) {
-        let text = "standard input can be read only once: give '-' one time, without --loop";
-        return Err(Failure::usage(text));
+        mistakes.note("standard input can be read only once: give '-' one time, without --loop");
     }
     if args.write.is_some() && args.pps.is_some() && !args.generate.generate {
-        let text = "--write keeps the times of the files: --pps has no meaning";
-        return Err(Failure::usage(text));
+        mistakes.note("--write keeps the times of the files: --pps has no meaning");
     }
     let outputs = [("--write", &args.write), ("--summary", &args.summary)];
     let outputs = outputs
         .into_iter()
         .filter_map(|(flag, path)| Some((flag, path.as_deref()?)));
-    check_places(&outputs.collect::<Vec<_>>(), &args.files)
+    check_places(&outputs.collect::<Vec<_>>(), &args.files, mistakes);
+    if let (Some(source), Some(to)) = (args.source, &args.to)
+        && let Ok(target) = to.host.parse::<IpAddr>()
+        && source.is_ipv4() != target.is_ipv4()
+    {
+        mistakes.note("--source and --to differ in their IP version");
+    }
+    #[cfg(target_os = "linux")]
+    if let Some(core) = args.generate.cpu {
+        mistakes.check(super::settings::listening::check_cores("--cpu", &[core]));
+    }
 }

@@ -1,14 +1,18 @@
-//! What the flags mean, checked together before a file or socket is opened for writing.
+//! What the settings mean, checked together before a file or socket is opened for writing. All mistakes are
+//! told at once.
 
-use std::hash::BuildHasher;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::time::Duration;
 
-use super::args::{BackendArg, FormatArg, GroArg, ListenArgs, PipelineArgs, ReplayArgs, Workers};
+use super::layers::{Layers, Origin};
+use super::typed::{self, Text};
 use crate::bpf::steer::Steering;
 use crate::capture::writer::CaptureWriter;
+use crate::cli::values;
 use crate::export::jsonl::JsonLines;
 use crate::failure::Failure;
-use crate::mirror::allowed::Allowed;
+use crate::mirror::allowed::{Allowed, Network, VniList};
 use crate::outfile::{Creation, Existing, OutFile, is_input, same_output};
 use crate::pcap::record::Format;
 use crate::pcap::section::About;
@@ -16,9 +20,9 @@ use crate::pipeline::memory;
 use crate::pipeline::run::{Sharing, Sinks, WhenFull};
 use crate::pipeline::worker::WorkerSettings;
 use crate::wire::decapsulate::Tunnels;
-use crate::wire::{geneve, vxlan};
 
 /// A run of the pipeline as it was meant.
+#[derive(Debug)]
 pub struct Settings {
     /// For the worker.
     pub worker: WorkerSettings,
@@ -28,7 +32,17 @@ pub struct Settings {
     pub outputs: Outputs,
 }
 
+/// `vxtap replay` as it was meant.
+#[derive(Debug)]
+pub struct Replay {
+    /// The run.
+    pub run: Settings,
+    /// The files, in their order; `-` is standard input.
+    pub files: Vec<PathBuf>,
+}
+
 /// Where results go.
+#[derive(Debug)]
 pub struct Outputs {
     write: Option<PathBuf>,
     format: Format,
@@ -38,94 +52,244 @@ pub struct Outputs {
     creation: Creation,
 }
 
-impl Settings {
-    /// From the flags of `vxtap replay`.
-    ///
-    /// # Errors
-    ///
-    /// [`Failure::Usage`] when flags contradict each other.
-    pub fn of_replay(args: &ReplayArgs) -> Result<Self, Failure> {
-        let tunnels = tunnels(&args.port, &args.pipeline)?;
-        let sharing = sharing(&args.pipeline, REPLAY_MULTIPLIER, WhenFull::Wait);
-        let settings = Self::of(&args.pipeline, tunnels, sharing, args.plain)?;
-        settings.outputs.check(&args.files)?;
-        Ok(settings)
+/// What is wrong with the settings, in words.
+#[derive(Debug, Default)]
+pub struct Mistakes(Vec<String>);
+
+impl Mistakes {
+    /// Notes one.
+    pub fn note(&mut self, mistake: impl Into<String>) {
+        self.0.push(mistake.into());
     }
 
-    /// From the flags of `vxtap listen`: every port bound that is not one of the others is VXLAN.
+    /// Notes it, if there is one.
+    pub fn check(&mut self, outcome: Result<(), String>) {
+        self.0.extend(outcome.err());
+    }
+
+    /// Reads the value of `flag`; `None` when it is wrong.
+    pub fn read<V>(
+        &mut self,
+        flag: &str,
+        text: &Text,
+        read: impl Fn(&str) -> Result<V, String>,
+    ) -> Option<V> {
+        let Text(text) = text;
+        let value =
+            read(text).map_err(|needed| format!("invalid value '{text}' for {flag}: {needed}"));
+        value.map_err(|mistake| self.note(mistake)).ok()
+    }
+
+    /// The value of a setting, read; `None` when no layer has one, or when it is wrong.
+    pub fn one<'a, T, V>(
+        &mut self,
+        layers: &Layers<&'a T>,
+        flag: &str,
+        of: impl Fn(&'a T) -> &'a Option<Text>,
+        read: impl Fn(&str) -> Result<V, String>,
+    ) -> Option<V> {
+        let (_, text) = layers.find(|typed| of(typed).as_ref())?;
+        self.read(flag, text, read)
+    }
+
+    /// The values of a setting that can be given several times, and where they came from. A wrong one is left
+    /// out.
+    pub fn many<'a, T, V>(
+        &mut self,
+        layers: &Layers<&'a T>,
+        flag: &str,
+        of: impl Fn(&'a T) -> &'a Option<Vec<Text>>,
+        read: impl Fn(&str) -> Result<V, String>,
+    ) -> (Origin, Vec<V>) {
+        let found = layers.find(|typed| of(typed).as_ref());
+        let (origin, texts) = found.map_or((Origin::Default, &[][..]), |(origin, texts)| {
+            (origin, texts.as_slice())
+        });
+        let values = texts.iter().filter_map(|text| self.read(flag, text, &read));
+        (origin, values.collect())
+    }
+
+    /// What was meant, if nothing is wrong.
     ///
     /// # Errors
     ///
-    /// [`Failure::Usage`] when flags contradict each other.
-    pub fn of_listen(args: &ListenArgs) -> Result<Self, Failure> {
-        let mut tunnels = tunnels(&[], &args.pipeline)?;
-        tunnels.vxlan_ports.clear();
-        for port in args.bind.iter().map(|address| address.port()) {
-            if tunnels.at_port(port).is_none() {
-                tunnels.vxlan_ports.push(port);
+    /// [`Failure::Usage`] with every mistake.
+    pub fn end<V>(mut self, meant: Option<V>) -> Result<V, Failure> {
+        match meant {
+            Some(meant) if self.0.is_empty() => Ok(meant),
+            _ => {
+                self.0.dedup();
+                Err(Failure::usage(self.0.join("\nvxtap: error: ")))
             }
         }
-        // New at every start: nobody outside can aim at one worker. The keys of std's hasher come from the
-        // system's random numbers.
-        let multiplier = std::hash::RandomState::new().hash_one(0) as u32 | 1;
-        let sharing = sharing(&args.pipeline, multiplier, WhenFull::Drop);
-        let mut settings = Self::of(&args.pipeline, tunnels, sharing, false)?;
-        // A supervisor starts it again and again: what the run before has finished stays.
-        if !args.overwrite {
-            settings.outputs.creation.existing = Existing::Keep;
-        }
-        settings.outputs.check(&[])?;
-        check_backend(args, settings.sharing.steering.workers)?;
-        Ok(settings)
+    }
+}
+
+impl Replay {
+    /// What the settings of `vxtap replay` mean.
+    ///
+    /// # Errors
+    ///
+    /// [`Failure::Usage`] when values are wrong or contradict each other.
+    pub fn meant(typed: &Layers<typed::Replay>) -> Result<Self, Failure> {
+        let mut mistakes = Mistakes::default();
+        let meant = Self::read(typed, &mut mistakes);
+        mistakes.end(meant)
     }
 
-    fn of(
-        args: &PipelineArgs,
-        tunnels: Tunnels,
-        sharing: Sharing,
-        plain: bool,
-    ) -> Result<Self, Failure> {
-        if args.mtu_overhead >= args.mtu {
-            return Err(Failure::usage(format!(
-                "--mtu-overhead {} leaves nothing of --mtu {}",
-                args.mtu_overhead, args.mtu
-            )));
+    fn read(typed: &Layers<typed::Replay>, mistakes: &mut Mistakes) -> Option<Self> {
+        let input = typed.group(|typed| &typed.input);
+        let files = input.find(|input| input.files.as_ref());
+        let files = files.map(|(_, files)| files.clone()).unwrap_or_default();
+        let vxlan = mistakes.many(&input, "--port", |input| &input.port, values::port);
+        let tunnels = tunnels(Some(vxlan), &typed.group(|typed| &typed.tunnels), mistakes);
+        let plain = input.find(|input| input.plain.as_ref());
+        let plain = plain.is_some_and(|(_, plain)| *plain);
+        let output = typed.group(|typed| &typed.output);
+        let outputs = Outputs::read(&output, &files, Existing::Replace, mistakes);
+        let allowed = allowed(&typed.group(|typed| &typed.filters), mistakes);
+        let limits = Limits::read(&typed.group(|typed| &typed.limits), mistakes);
+        let truncation = truncation(&typed.group(|typed| &typed.truncation), mistakes);
+        let stdin = files.iter().filter(|path| path.as_path() == Path::new("-"));
+        if stdin.count() > 1 {
+            mistakes.note("standard input can be read only once: give '-' one time");
         }
-        let allowed = Allowed::new(&args.allow, &args.vni);
         if plain && !allowed.is_everything() {
-            return Err(Failure::usage(
+            mistakes.note(
                 "--allow and --vni are for encapsulated packets; --plain takes packets as they are",
-            ));
+            );
         }
-        let format = match args.format {
-            FormatArg::Pcapng => Format::PcapNg,
-            FormatArg::Pcap => Format::Pcap,
-        };
-        let worker = WorkerSettings {
-            tunnels,
-            plain,
-            mtu: args.mtu,
-            mtu_overhead: args.mtu_overhead,
-            max_flows: args.max_flows,
-            capture: args.write.is_some().then_some(format),
-            flows: !args.flows.is_empty(),
+        let run = Settings::of(Parts {
+            tunnels: tunnels?,
             allowed,
+            truncation: truncation?,
+            limits: limits?,
+            outputs: outputs?,
+            plain,
+            multiplier: REPLAY_MULTIPLIER,
+            when_full: WhenFull::Wait,
+        });
+        Some(Self { run, files })
+    }
+}
+
+/// Threads and memory.
+pub struct Limits {
+    /// None: as many as the machine has cores, less one.
+    workers: Option<u32>,
+    max_reorder: Duration,
+    max_flows: u32,
+}
+
+impl Limits {
+    /// Reads them.
+    pub fn read(typed: &Layers<&typed::Limits>, mistakes: &mut Mistakes) -> Option<Self> {
+        let workers = mistakes.one(typed, "--workers", |t| &t.workers, values::workers);
+        let max_reorder = mistakes.one(typed, "--max-reorder", |t| &t.max_reorder, values::time);
+        let flows = |text: &str| values::number(text, 1..=268_435_456);
+        let max_flows = mistakes.one(typed, "--max-flows", |t| &t.max_flows, flows);
+        Some(Self {
+            workers: workers?,
+            max_reorder: max_reorder?,
+            max_flows: max_flows?,
+        })
+    }
+
+    /// The number of workers; `auto` depends on the machine.
+    pub fn workers(&self) -> u32 {
+        self.workers.unwrap_or_else(|| {
+            let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get());
+            // A small flow table is not worth cutting up: its oldest flow would leave too early.
+            let most = (self.max_flows / FLOWS_WORTH_A_WORKER).clamp(1, 256);
+            u32::try_from(cores.saturating_sub(1))
+                .unwrap_or(1)
+                .clamp(1, most)
+        })
+    }
+}
+
+/// MTU and overhead, in bytes.
+pub fn truncation(
+    typed: &Layers<&typed::Truncation>,
+    mistakes: &mut Mistakes,
+) -> Option<(u32, u32)> {
+    let bytes = |text: &str| values::number(text, 68..=65_535);
+    let mtu = mistakes.one(typed, "--mtu", |t| &t.mtu, bytes);
+    let bytes = |text: &str| values::number(text, 0..=1000);
+    let overhead = mistakes.one(typed, "--mtu-overhead", |t| &t.mtu_overhead, bytes);
+    let (mtu, overhead) = (mtu?, overhead?);
+    if overhead >= mtu {
+        mistakes.note(format!(
+            "--mtu-overhead {overhead} leaves nothing of --mtu {mtu}"
+        ));
+    }
+    Some((mtu, overhead))
+}
+
+/// Sources and VNIs that are wanted.
+pub fn allowed(typed: &Layers<&typed::Filters>, mistakes: &mut Mistakes) -> Allowed {
+    let network = |text: &str| Network::from_str(text).map_err(|error| error.to_string());
+    let (_, networks) = mistakes.many(typed, "--allow", |t| &t.allow, network);
+    let vnis = |text: &str| VniList::from_str(text).map_err(|error| error.to_string());
+    let (_, vnis) = mistakes.many(typed, "--vni", |t| &t.vni, vnis);
+    Allowed::new(&networks, &vnis)
+}
+
+/// What was read, to be put together.
+pub struct Parts {
+    /// Tunnels.
+    pub tunnels: Tunnels,
+    /// Sources and VNIs.
+    pub allowed: Allowed,
+    /// MTU and overhead, in bytes.
+    pub truncation: (u32, u32),
+    /// Threads and memory.
+    pub limits: Limits,
+    /// Where results go.
+    pub outputs: Outputs,
+    /// Packets are not encapsulated.
+    pub plain: bool,
+    /// How packets find their worker.
+    pub multiplier: u32,
+    /// What happens when a queue is full.
+    pub when_full: WhenFull,
+}
+
+impl Settings {
+    /// Puts together what was read.
+    pub fn of(parts: Parts) -> Self {
+        let Parts {
+            limits,
+            outputs,
+            multiplier,
+            when_full,
+            ..
+        } = parts;
+        let (mtu, mtu_overhead) = parts.truncation;
+        let worker = WorkerSettings {
+            tunnels: parts.tunnels,
+            plain: parts.plain,
+            mtu,
+            mtu_overhead,
+            max_flows: limits.max_flows,
+            capture: outputs.write.is_some().then_some(outputs.format),
+            flows: !outputs.flows.is_empty(),
+            allowed: parts.allowed,
         };
-        let outputs = Outputs {
-            write: args.write.clone(),
-            format,
-            flows: args.flows.clone(),
-            summary: args.summary.clone(),
-            creation: Creation {
-                mode: args.mode,
-                existing: Existing::Replace,
-            },
+        let steering = Steering {
+            workers: limits.workers(),
+            multiplier,
         };
-        Ok(Self {
+        let sharing = Sharing {
+            steering,
+            max_reorder: limits.max_reorder,
+            when_full,
+        };
+        Self {
             worker,
             sharing,
             outputs,
-        })
+        }
     }
 
     /// Most bytes of memory the run may take, its end included; `source` is what its inputs need.
@@ -136,6 +300,31 @@ impl Settings {
 }
 
 impl Outputs {
+    /// Reads where results go, and refuses what would overwrite one of `inputs` or another result.
+    pub fn read(
+        typed: &Layers<&typed::Output>,
+        inputs: &[PathBuf],
+        existing: Existing,
+        mistakes: &mut Mistakes,
+    ) -> Option<Self> {
+        let words = [("pcapng", Format::PcapNg), ("pcap", Format::Pcap)];
+        let format = |text: &str| values::one_of(text, &words);
+        let format = mistakes.one(typed, "--format", |t| &t.format, format);
+        let mode = mistakes.one(typed, "--mode", |t| &t.mode, values::file_mode);
+        let write = typed.find(|t| t.write.as_ref());
+        let flows = typed.find(|t| t.flows.as_ref());
+        let summary = typed.find(|t| t.summary.as_ref());
+        let outputs = Self {
+            write: write.map(|(_, path)| path.clone()),
+            format: format.unwrap_or(Format::PcapNg),
+            flows: flows.map(|(_, paths)| paths.clone()).unwrap_or_default(),
+            summary: summary.map(|(_, path)| path.clone()),
+            creation: Creation { mode, existing },
+        };
+        outputs.check(inputs, mistakes);
+        format.map(|_| outputs)
+    }
+
     /// Whether nothing but a summary is asked for.
     pub fn is_empty(&self) -> bool {
         self.write.is_none() && self.flows.is_empty()
@@ -151,8 +340,8 @@ impl Outputs {
         write.chain(flows).chain(summary)
     }
 
-    fn check(&self, inputs: &[PathBuf]) -> Result<(), Failure> {
-        check_places(&self.named().collect::<Vec<_>>(), inputs)
+    fn check(&self, inputs: &[PathBuf], mistakes: &mut Mistakes) {
+        check_places(&self.named().collect::<Vec<_>>(), inputs, mistakes);
     }
 
     /// Opens what is asked for. `about` is the capture's comment.
@@ -191,15 +380,23 @@ impl Outputs {
     }
 }
 
-/// Refuses outputs, each with its flag, that would be written into an input or into each other.
-pub(super) fn check_places(outputs: &[(&str, &Path)], inputs: &[PathBuf]) -> Result<(), Failure> {
+/// Refuses outputs, each with its flag, that would be written into an input or into each other, and names
+/// that are empty.
+pub fn check_places(outputs: &[(&str, &Path)], inputs: &[PathBuf], mistakes: &mut Mistakes) {
+    if inputs.iter().any(|path| path.as_os_str().is_empty()) {
+        mistakes.note("the name of an input file is empty");
+    }
     for (at, (flag, path)) in outputs.iter().enumerate() {
         let shown = path.display();
+        if path.as_os_str().is_empty() {
+            mistakes.note(format!("{flag} needs the name of a file, and it is empty"));
+            continue;
+        }
         if let Some(input) = inputs.iter().find(|input| is_input(path, input)) {
-            return Err(Failure::usage(format!(
+            mistakes.note(format!(
                 "{flag} {shown} would overwrite the input {}: choose another name",
                 input.display()
-            )));
+            ));
         }
         let mut others = outputs.iter().skip(at + 1);
         if let Some((other_flag, other)) = others.find(|(_, other)| same_output(path, other)) {
@@ -207,28 +404,11 @@ pub(super) fn check_places(outputs: &[(&str, &Path)], inputs: &[PathBuf]) -> Res
                 true => String::new(),
                 false => format!(", which is {}", other.display()),
             };
-            return Err(Failure::usage(format!(
+            mistakes.note(format!(
                 "{flag} and {other_flag} both write to {shown}{as_other}: choose different names"
-            )));
+            ));
         }
     }
-    Ok(())
-}
-
-/// Refuses flags of one way to receive beside another.
-fn check_backend(args: &ListenArgs, workers: u32) -> Result<(), Failure> {
-    let contradiction = match (args.gro, args.backend, &args.interface) {
-        (GroArg::On, BackendArg::Packet, _) => "--gro on is for --backend udp",
-        (GroArg::On, _, Some(_)) => "--gro on is for sockets, --interface for the packet ring",
-        (GroArg::On, ..) if workers > 1 => {
-            "--gro on needs --workers 1: a train holds packets of several workers"
-        }
-        (_, BackendArg::Udp, Some(_)) => {
-            "--interface is for the packet ring; sockets receive on the addresses of --bind"
-        }
-        _ => return Ok(()),
-    };
-    Err(Failure::usage(contradiction))
 }
 
 /// Multiplier of the hash in replay: the same in every run.
@@ -237,66 +417,50 @@ const REPLAY_MULTIPLIER: u32 = 0x85eb_ca6b;
 /// Flows that `--workers auto` gives each worker room for, at least.
 const FLOWS_WORTH_A_WORKER: u32 = 1 << 16;
 
-fn sharing(args: &PipelineArgs, multiplier: u32, when_full: WhenFull) -> Sharing {
-    let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get());
-    let workers = match args.workers {
-        Workers::Auto => {
-            // A small flow table is not worth cutting up: its oldest flow would leave too early.
-            let most = (args.max_flows / FLOWS_WORTH_A_WORKER).clamp(1, 256);
-            u32::try_from(cores.saturating_sub(1))
-                .unwrap_or(1)
-                .clamp(1, most)
-        }
-        Workers::Number(number) => number,
-    };
-    let steering = Steering {
-        workers,
-        multiplier,
-    };
-    Sharing {
-        steering,
-        max_reorder: args.max_reorder,
-        when_full,
-    }
-}
-
-/// The tunnel of each port. A port that is asked for is taken from a tunnel that has it by default only;
-/// `--gpe-port 4789` is VXLAN-GPE.
-fn tunnels(vxlan_ports: &[u16], args: &PipelineArgs) -> Result<Tunnels, Failure> {
-    let asked = [
-        ("--port", vxlan_ports),
-        ("--gpe-port", &args.gpe_port),
-        ("--geneve-port", &args.geneve_port),
+/// The tunnel of each port. `vxlan` are the ports of VXLAN and where they came from; `None` where the bound
+/// ports say it. A port that is asked for is taken from a tunnel that has it by default only; `--gpe-port 4789`
+/// is VXLAN-GPE.
+pub fn tunnels(
+    vxlan: Option<(Origin, Vec<u16>)>,
+    typed: &Layers<&typed::Tunnels>,
+    mistakes: &mut Mistakes,
+) -> Option<Tunnels> {
+    let depth = |text: &str| values::number(text, 1..=16);
+    let depth = mistakes.one(typed, "--depth", |t| &t.depth, depth);
+    let gpe = mistakes.many(typed, "--gpe-port", |t| &t.gpe_port, values::port_or_none);
+    let read = values::port_or_none;
+    let geneve = mistakes.many(typed, "--geneve-port", |t| &t.geneve_port, read);
+    let all = [
+        ("--port", vxlan.unwrap_or((Origin::Default, Vec::new()))),
+        ("--gpe-port", gpe),
+        ("--geneve-port", geneve),
     ];
-    let defaults = [vxlan::PORT, vxlan::GPE_PORT, geneve::PORT];
+    let asked = |(flag, (origin, ports)): &(&'static str, (Origin, Vec<u16>))| {
+        let ports = ports.iter().copied().filter(|port| *port != 0);
+        (*origin != Origin::Default).then(|| (*flag, ports.collect::<Vec<u16>>()))
+    };
+    let asked: Vec<(&str, Vec<u16>)> = all.iter().filter_map(asked).collect();
     for (at, (flag, ports)) in asked.iter().enumerate() {
         for (other_flag, others) in asked.iter().skip(at + 1) {
-            if let Some(port) = ports
-                .iter()
-                .find(|port| **port != 0 && others.contains(port))
-            {
-                let text = format!("port {port} is given to both {flag} and {other_flag}");
-                return Err(Failure::usage(text));
+            if let Some(port) = ports.iter().find(|port| others.contains(port)) {
+                mistakes.note(format!(
+                    "port {port} is given to both {flag} and {other_flag}"
+                ));
             }
         }
     }
-    let mut chosen = asked
-        .iter()
-        .zip(defaults)
-        .map(|((_, ports), default)| -> Vec<u16> {
-            let taken = asked.iter().any(|(_, others)| others.contains(&default));
-            match ports.is_empty() {
-                true if taken => Vec::new(),
-                true => vec![default],
-                false => ports.iter().copied().filter(|port| *port != 0).collect(),
-            }
-        });
+    let is_asked = |port: &u16| asked.iter().any(|(_, ports)| ports.contains(port));
+    let mut chosen = all.into_iter().map(|(_, (origin, ports))| {
+        let mut ports = ports;
+        ports.retain(|port| *port != 0 && (origin != Origin::Default || !is_asked(port)));
+        ports
+    });
     let mut next = || chosen.next().unwrap_or_default();
-    Ok(Tunnels {
+    Some(Tunnels {
         vxlan_ports: next(),
         gpe_ports: next(),
         geneve_ports: next(),
-        depth: args.depth,
+        depth: depth?,
     })
 }
 
@@ -308,19 +472,21 @@ mod tests {
     use crate::cli::args::{Cli, Command};
     use crate::wire::decapsulate::Tunnel;
 
-    fn replay(flags: &[&str]) -> Result<Tunnels, Failure> {
+    fn replay(flags: &[&str]) -> Result<Replay, String> {
         let words = [&["vxtap", "replay", "in.pcap"], flags].concat();
-        match Cli::try_parse_from(words).unwrap().command {
-            Command::Replay(args) => {
-                Settings::of_replay(&args).map(|settings| settings.worker.tunnels)
-            }
-            _ => panic!("not replay"),
-        }
+        let Command::Replay(typed) = Cli::try_parse_from(words).unwrap().command else {
+            panic!("not replay")
+        };
+        let meant = Replay::meant(&Layers::new(typed, typed::Replay::defaults()));
+        meant.map_err(|failure| match failure {
+            Failure::Usage(error) => error.to_string(),
+            Failure::Running(error) => panic!("{error}"),
+        })
     }
 
     #[test]
     fn a_port_that_is_asked_for_wins_over_a_default() {
-        let at = |flags: &[&str], port| replay(flags).unwrap().at_port(port);
+        let at = |flags: &[&str], port| replay(flags).unwrap().run.worker.tunnels.at_port(port);
         assert_eq!(at(&[], 4789), Some(Tunnel::Vxlan));
         assert_eq!(at(&[], 4790), Some(Tunnel::Gpe));
         assert_eq!(at(&[], 6081), Some(Tunnel::Geneve));
@@ -328,26 +494,47 @@ mod tests {
         assert_eq!(at(&["--port", "6081"], 6081), Some(Tunnel::Vxlan));
         assert_eq!(at(&["--port", "8472"], 4789), None);
         assert_eq!(at(&["--gpe-port", "0"], 4790), None);
-        assert!(matches!(
-            replay(&["--port", "9", "--gpe-port", "9"]),
-            Err(Failure::Usage(_))
-        ));
+        // The default, typed, is asked for as well.
+        assert_eq!(at(&["--port", "4789"], 4789), Some(Tunnel::Vxlan));
+        assert!(replay(&["--port", "4789", "--gpe-port", "4789"]).is_err());
+        assert!(replay(&["--port", "9", "--gpe-port", "9"]).is_err());
+    }
+
+    #[test]
+    fn nothing_said_is_the_default() {
+        let meant = replay(&[]).unwrap();
+        let worker = format!("{:?}", meant.run.worker);
+        assert_eq!(worker, format!("{:?}", WorkerSettings::default()));
+        assert_eq!(meant.run.sharing.max_reorder, Duration::from_millis(100));
+        assert_eq!(meant.files, [PathBuf::from("in.pcap")]);
     }
 
     #[test]
     fn flags_that_contradict_each_other() {
-        assert!(matches!(
-            replay(&["--mtu", "100", "--mtu-overhead", "100"]),
-            Err(Failure::Usage(_))
-        ));
-        assert!(matches!(
-            replay(&["-w", "x", "--flows", "x"]),
-            Err(Failure::Usage(_))
-        ));
-        assert!(matches!(
-            replay(&["-w", "-", "--summary", "-"]),
-            Err(Failure::Usage(_))
-        ));
-        assert!(replay(&["-w", "-", "--summary", "x"]).is_ok());
+        assert!(replay(&["--mtu", "100", "--mtu-overhead", "100"]).is_err());
+        assert!(replay(&["-w", "x", "--flows", "x"]).is_err());
+        assert!(replay(&["-w", "-", "--summary", "-"]).is_err());
+        assert!(replay(&["--summary", "-", "--flows", "x"]).is_ok());
+    }
+
+    #[test]
+    fn all_mistakes_are_told_at_once() {
+        let flags = "--mtu 0 --port 0 --depth 99 --max-reorder 5x --flows a --summary a --gpe-port 9 \
+                     --geneve-port 9 --workers 257 --format zip";
+        let words: Vec<&str> = flags.split_whitespace().collect();
+        let said = replay(&words).unwrap_err();
+        let lines: Vec<&str> = said.lines().collect();
+        for part in [
+            "invalid value '0' for --mtu: a number from 68 to 65535 is needed",
+            "invalid value '0' for --port: a port from 1 to 65535 is needed",
+            "invalid value '99' for --depth: a number from 1 to 16 is needed",
+            "invalid value '5x' for --max-reorder: unknown unit 'x'",
+            "invalid value '257' for --workers: a number from 1 to 256",
+            "invalid value 'zip' for --format: one of pcapng, pcap is needed",
+            "port 9 is given to both --gpe-port and --geneve-port",
+        ] {
+            let found = lines.iter().filter(|line| line.contains(part));
+            assert_eq!(found.count(), 1, "{part}: {said}");
+        }
     }
 }

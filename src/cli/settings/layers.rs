@@ -1,0 +1,81 @@
+//! Layers of settings: what was typed lies over what holds by default. Each value keeps the layer it came
+//! from.
+
+/// Where a value came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// Nobody said anything.
+    Default,
+    /// A flag.
+    Flag,
+}
+
+/// One kind of settings, or a group of them, in layers; the first that says something counts.
+#[derive(Clone, Debug)]
+pub struct Layers<T>(Vec<(Origin, T)>);
+
+impl<T> Layers<T> {
+    /// `flags` over `defaults`.
+    pub fn new(flags: T, defaults: T) -> Self {
+        Self(vec![(Origin::Flag, flags), (Origin::Default, defaults)])
+    }
+
+    /// A group of the settings.
+    pub fn group<'a, U>(&'a self, group: impl Fn(&'a T) -> &'a U) -> Layers<&'a U> {
+        let layers = self.0.iter();
+        Layers(
+            layers
+                .map(|(origin, layer)| (*origin, group(layer)))
+                .collect(),
+        )
+    }
+
+    /// All layers, the one that counts most first.
+    pub fn iter(&self) -> impl Iterator<Item = (Origin, &T)> {
+        self.0.iter().map(|(origin, layer)| (*origin, layer))
+    }
+}
+
+impl<'a, T> Layers<&'a T> {
+    /// The value of a setting and where it came from; `None` where no layer has one.
+    pub fn find<U: ?Sized>(&self, of: impl Fn(&'a T) -> Option<&'a U>) -> Option<(Origin, &'a U)> {
+        let mut layers = self.0.iter();
+        layers.find_map(|(origin, layer)| Some((*origin, of(layer)?)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Default)]
+    struct Typed {
+        group: Group,
+    }
+
+    #[derive(Default)]
+    struct Group {
+        said: Option<u32>,
+        silent: Option<u32>,
+        neither: Option<u32>,
+    }
+
+    #[test]
+    fn a_flag_counts_before_a_default() {
+        let group = |said, silent| Typed {
+            group: Group {
+                said,
+                silent,
+                neither: None,
+            },
+        };
+        // The same number as the default, and still typed.
+        let layers = Layers::new(group(Some(1), None), group(Some(1), Some(2)));
+        let layers = layers.group(|typed| &typed.group);
+        let find = |of: fn(&Group) -> Option<&u32>| layers.find(of);
+        assert_eq!(find(|typed| typed.said.as_ref()), Some((Origin::Flag, &1)));
+        let silent = find(|typed| typed.silent.as_ref());
+        assert_eq!(silent, Some((Origin::Default, &2)));
+        assert_eq!(find(|typed| typed.neither.as_ref()), None);
+    }
+}

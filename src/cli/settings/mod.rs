@@ -1,0 +1,9 @@
+//! From what was typed to what was meant: [`typed`] holds text, [`layers`] lays the flags over the defaults
+//! and keeps where each value came from, [`meant`] reads and checks everything and tells all mistakes at
+//! once.
+
+pub mod layers;
+#[cfg(target_os = "linux")]
+pub mod listening;
+pub mod meant;
+pub mod typed;

@@ -1,0 +1,383 @@
+//! Settings as they were typed: text, all of it optional. One set of structs for the command line and for
+//! files (a table for each group, keys as the long flags), and the one place where defaults stand.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use serde::{Deserialize, Serialize};
+
+use crate::pipeline::worker::WorkerSettings;
+use crate::wire::vxlan;
+
+/// The value of a setting as somebody wrote it; a file may write numbers without quotation marks.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(from = "Scalar", into = "String")]
+pub struct Text(pub String);
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Scalar {
+    Text(String),
+    Whole(i64),
+    Fraction(f64),
+}
+
+impl From<Scalar> for Text {
+    fn from(scalar: Scalar) -> Self {
+        match scalar {
+            Scalar::Text(text) => Self(text),
+            Scalar::Whole(number) => Self(number.to_string()),
+            Scalar::Fraction(number) => Self(number.to_string()),
+        }
+    }
+}
+
+impl From<&str> for Text {
+    fn from(text: &str) -> Self {
+        Self(text.to_owned())
+    }
+}
+
+impl From<Text> for String {
+    fn from(text: Text) -> Self {
+        text.0
+    }
+}
+
+/// `vxtap replay`.
+#[derive(Clone, Debug, Default, Args, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Replay {
+    /// What is read
+    #[command(flatten)]
+    pub input: Input,
+    /// Where results go
+    #[command(flatten)]
+    pub output: Output,
+    /// What is decapsulated
+    #[command(flatten)]
+    pub tunnels: Tunnels,
+    /// What is wanted
+    #[command(flatten)]
+    pub filters: Filters,
+    /// What truncation is judged by
+    #[command(flatten)]
+    pub truncation: Truncation,
+    /// Threads and memory
+    #[command(flatten)]
+    pub limits: Limits,
+}
+
+/// `vxtap listen`.
+#[derive(Clone, Debug, Default, Args, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Listen {
+    /// What is received, and how
+    #[command(flatten)]
+    pub receive: Receive,
+    /// Where results go
+    #[command(flatten)]
+    pub output: Output,
+    /// What is decapsulated
+    #[command(flatten)]
+    pub tunnels: Tunnels,
+    /// What is wanted
+    #[command(flatten)]
+    pub filters: Filters,
+    /// What truncation is judged by
+    #[command(flatten)]
+    pub truncation: Truncation,
+    /// Threads and memory
+    #[command(flatten)]
+    pub limits: Limits,
+}
+
+/// What replay reads.
+#[derive(Clone, Debug, Default, Args, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Input {
+    /// Capture files; `-` is standard input
+    #[arg(required = true, value_name = "FILE")]
+    pub files: Option<Vec<PathBuf>>,
+    /// UDP destination port of VXLAN. Repeatable
+    #[arg(long, value_name = "PORT", help_heading = "Tunnels")]
+    pub port: Option<Vec<Text>>,
+    /// The files hold packets that are not encapsulated: take them as they are
+    #[arg(long, num_args = 0, default_missing_value = "true")]
+    pub plain: Option<bool>,
+}
+
+/// What listen receives, and how.
+#[derive(Clone, Debug, Default, Args, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Receive {
+    /// Address and port to receive on, IPv6 in brackets: 0.0.0.0:4789 or [::]:4789. Repeatable. Port 0 lets
+    /// the system choose a port, which the first line names. Ports given with --gpe-port and --geneve-port
+    /// are bound on the same addresses, unless a --bind names them, and taken for those tunnels; every other
+    /// is VXLAN
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub bind: Option<Vec<Text>>,
+    /// How packets are taken from the kernel: `udp` sockets need no privilege; a `packet` ring (CAP_NET_RAW)
+    /// loses fewer packets; `auto` takes the ring where it may and the interface is clear
+    #[arg(long, value_name = "auto|udp|packet")]
+    pub backend: Option<Text>,
+    /// Interface of the packet ring; without it that which the addresses belong to
+    #[arg(long, value_name = "IF")]
+    pub interface: Option<Text>,
+    /// Take trains of datagrams (UDP_GRO; udp backend, one worker): much faster where senders fill in the
+    /// outer UDP checksum, but one time a train, and a train the kernel drops counts as one. `auto` is
+    /// `off`: exact times and counts come first
+    #[arg(long, value_name = "auto|on|off")]
+    pub gro: Option<Text>,
+    /// Stop after this time: 90, 30s, 5m, 2h
+    #[arg(long, value_name = "TIME")]
+    pub duration: Option<Text>,
+    /// Cores to pin the workers to, in their order: 2, 0,2 or 4-7. Without it several workers take the
+    /// cores this process may use, one each
+    #[arg(long, value_name = "LIST")]
+    pub cpus: Option<Text>,
+    /// Stop after this many mirrored frames
+    #[arg(long, value_name = "N")]
+    pub count: Option<Text>,
+    /// Replace finished files of the names given to -w and --flows. Without it they are kept, and this run
+    /// writes under the next free name: out.1.pcapng
+    #[arg(
+        long,
+        num_args = 0,
+        default_missing_value = "true",
+        help_heading = "Output"
+    )]
+    pub overwrite: Option<bool>,
+}
+
+/// Where results go.
+#[derive(Clone, Debug, Default, Args, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+#[command(next_help_heading = "Output")]
+pub struct Output {
+    /// Write the mirrored frames to this capture file; `-` is standard output, if that is no terminal
+    #[arg(short = 'w', long, value_name = "FILE")]
+    pub write: Option<PathBuf>,
+    /// Kind of capture file: pcapng (one interface a mirror session, comments on cut packets) or classic
+    /// pcap with nanosecond times
+    #[arg(long, value_name = "pcapng|pcap")]
+    pub format: Option<Text>,
+    /// Write flow records as JSON lines to this file; `-` is standard output. Repeatable
+    #[arg(long, value_name = "FILE")]
+    pub flows: Option<Vec<PathBuf>>,
+    /// Write the summary as one JSON object to this file, in place of an older one; `-` is standard output
+    #[arg(long, value_name = "FILE")]
+    pub summary: Option<PathBuf>,
+    /// Permissions of the files written, octal: 640 lets the group read [default: 600, or those of the file
+    /// that is replaced]
+    #[arg(long, value_name = "OCTAL")]
+    pub mode: Option<Text>,
+}
+
+/// What is decapsulated.
+#[derive(Clone, Debug, Default, Args, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+#[command(next_help_heading = "Tunnels")]
+pub struct Tunnels {
+    /// UDP destination port of VXLAN-GPE; 0 for none. Repeatable. listen binds it if it is given
+    #[arg(long, value_name = "PORT")]
+    pub gpe_port: Option<Vec<Text>>,
+    /// UDP destination port of Geneve, as gateway load balancers put it around VXLAN; 0 for none.
+    /// Repeatable. listen binds it if it is given
+    #[arg(long, value_name = "PORT")]
+    pub geneve_port: Option<Vec<Text>>,
+    /// VXLAN layers to remove where VXLAN is nested, 1 to 16. With more than 1, listen gives all packets to
+    /// one worker
+    #[arg(long, value_name = "N")]
+    pub depth: Option<Text>,
+}
+
+/// What is wanted.
+#[derive(Clone, Debug, Default, Args, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+#[command(next_help_heading = "Filters")]
+pub struct Filters {
+    /// Take only packets whose outer source address belongs to this network, such as 10.0.0.0/8,
+    /// 2001:db8::/32, or an address alone. Repeatable
+    #[arg(long, value_name = "CIDR")]
+    pub allow: Option<Vec<Text>>,
+    /// Take only these VNIs: 5, 5,7 or 10-20. Repeatable
+    #[arg(long, value_name = "LIST")]
+    pub vni: Option<Vec<Text>>,
+}
+
+/// What truncation is judged by.
+#[derive(Clone, Debug, Default, Args, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+#[command(next_help_heading = "Truncation")]
+pub struct Truncation {
+    /// MTU of the path from mirror source to target, in bytes
+    #[arg(long, value_name = "BYTES")]
+    pub mtu: Option<Text>,
+    /// Bytes of the MTU that the cloud recommends to keep free for the mirror's headers; told as its advice
+    #[arg(long, value_name = "BYTES")]
+    pub mtu_overhead: Option<Text>,
+}
+
+/// Threads and memory.
+#[derive(Clone, Debug, Default, Args, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+#[command(next_help_heading = "Limits")]
+pub struct Limits {
+    /// Threads that work on packets, or `auto`: one core is left to the writer, the rest work
+    #[arg(long, value_name = "N|auto")]
+    pub workers: Option<Text>,
+    /// Longest wait for a worker that keeps silent, so that captures are in time order: 100ms, 1s. Replay
+    /// waits as long as it takes
+    #[arg(long, value_name = "TIME")]
+    pub max_reorder: Option<Text>,
+    /// Most flows kept at a time, shared out among the workers; the one seen longest ago makes room for a
+    /// new one
+    #[arg(long, value_name = "N")]
+    pub max_flows: Option<Text>,
+}
+
+fn text(value: impl ToString) -> Option<Text> {
+    Some(Text(value.to_string()))
+}
+
+fn list<T: ToString>(values: impl IntoIterator<Item = T>) -> Option<Vec<Text>> {
+    Some(values.into_iter().filter_map(text).collect())
+}
+
+impl Replay {
+    /// What holds where nobody says otherwise.
+    pub fn defaults() -> Self {
+        let tunnels = WorkerSettings::default().tunnels;
+        Self {
+            input: Input {
+                port: list(tunnels.vxlan_ports),
+                ..Input::default()
+            },
+            output: Output::defaults(),
+            tunnels: Tunnels::defaults(),
+            filters: Filters::default(),
+            truncation: Truncation::defaults(),
+            limits: Limits::defaults(),
+        }
+    }
+}
+
+impl Listen {
+    /// What holds where nobody says otherwise.
+    pub fn defaults() -> Self {
+        Self {
+            receive: Receive {
+                bind: list(["0.0.0.0", "[::]"].map(|any| format!("{any}:{}", vxlan::PORT))),
+                backend: text("auto"),
+                gro: text("auto"),
+                ..Receive::default()
+            },
+            output: Output::defaults(),
+            tunnels: Tunnels::defaults(),
+            filters: Filters::default(),
+            truncation: Truncation::defaults(),
+            limits: Limits::defaults(),
+        }
+    }
+}
+
+impl Output {
+    fn defaults() -> Self {
+        Self {
+            format: text("pcapng"),
+            ..Self::default()
+        }
+    }
+}
+
+impl Tunnels {
+    fn defaults() -> Self {
+        let tunnels = WorkerSettings::default().tunnels;
+        Self {
+            gpe_port: list(tunnels.gpe_ports),
+            geneve_port: list(tunnels.geneve_ports),
+            depth: text(tunnels.depth),
+        }
+    }
+}
+
+impl Truncation {
+    fn defaults() -> Self {
+        let worker = WorkerSettings::default();
+        Self {
+            mtu: text(worker.mtu),
+            mtu_overhead: text(worker.mtu_overhead),
+        }
+    }
+}
+
+impl Limits {
+    fn defaults() -> Self {
+        Self {
+            workers: text("auto"),
+            max_reorder: text("100ms"),
+            max_flows: text(WorkerSettings::default().max_flows),
+        }
+    }
+}
+
+/// The settings that `typed` says, by the name of their flag, as text.
+pub fn told(typed: &impl Serialize) -> Vec<(String, String)> {
+    let groups = serde_json::to_value(typed).unwrap_or_default();
+    let groups = groups.as_object().into_iter().flatten();
+    let settings = groups.flat_map(|(_, group)| group.as_object().into_iter().flatten());
+    let shown = |value: &serde_json::Value| match value {
+        serde_json::Value::String(text) => Some(text.clone()),
+        serde_json::Value::Array(texts) => {
+            let texts: Vec<&str> = texts.iter().filter_map(|text| text.as_str()).collect();
+            Some(texts.join(", "))
+        }
+        serde_json::Value::Bool(on) => Some(on.to_string()),
+        _ => None,
+    };
+    settings
+        .filter_map(|(name, value)| Some((name.clone(), shown(value)?)))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_has_a_table_for_each_group_and_the_names_of_the_flags() {
+        let file = r#"{"receive": {"bind": ["10.0.0.5:4789"], "count": 7},
+                       "truncation": {"mtu": "9000", "mtu-overhead": 50}}"#;
+        let typed: Listen = serde_json::from_str(file).unwrap();
+        assert_eq!(typed.receive.bind, Some(vec!["10.0.0.5:4789".into()]));
+        assert_eq!(typed.receive.count, Some("7".into()));
+        assert_eq!(typed.truncation.mtu, Some("9000".into()));
+        assert_eq!(typed.truncation.mtu_overhead, Some("50".into()));
+        assert_eq!(typed.limits.workers, None, "not said");
+        for unknown in [
+            r#"{"trunkation": {}}"#,
+            r#"{"truncation": {"mut": 1}}"#,
+            r#"{"mtu": 1500}"#,
+            r#"{"truncation": {"mtu": [1500]}}"#,
+        ] {
+            assert!(
+                serde_json::from_str::<Listen>(unknown).is_err(),
+                "{unknown}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_is_said_has_the_names_of_the_flags() {
+        let told = told(&Listen::defaults());
+        let of = |name: &str| {
+            let mut found = told.iter().filter(|(known, _)| known == name);
+            found.next().map(|(_, text)| text.as_str())
+        };
+        assert_eq!(of("bind"), Some("0.0.0.0:4789, [::]:4789"));
+        assert_eq!(of("mtu-overhead"), Some("64"));
+        assert_eq!(of("geneve-port"), Some("6081"));
+        assert_eq!(of("duration"), None);
+    }
+}
