@@ -25,7 +25,10 @@ use crate::wire::Vni;
     max_term_width = 110,
     arg_required_else_help = true
 )]
-#[command(after_help = "Exit codes: 0 done, 1 fault while running, 2 bad usage.")]
+#[command(
+    after_help = "Exit codes: 0 done, 1 fault while running, 2 bad usage. The environment variable VXTAP_LOG sets how \
+                        much is logged on standard error: error, warn, info (the default), debug, trace or off."
+)]
 pub struct Cli {
     /// What to do
     #[command(subcommand)]

@@ -36,8 +36,10 @@ use linux::run;
 mod linux {
     use std::collections::BTreeMap;
     use std::net::SocketAddr;
+    use std::sync::Arc;
 
     use super::Failure;
+    use crate::cli::hints::{Attentive, Heard, Waiting, cannot_bind};
     use crate::cli::settings::listening::{Listen, Receive};
     use crate::cli::settings::meant::Settings;
     use crate::control::Control;
@@ -48,9 +50,9 @@ mod linux {
     use crate::report::summary::conclude;
     use crate::say::say;
     use crate::source::Source;
-    use crate::source::live::sockets::{self, UdpError};
+    use crate::source::live::sockets;
     use crate::source::live::tap::PacketError;
-    use crate::source::live::{Live, LiveError, LiveSource, Plan};
+    use crate::source::live::{Backend, Live, LiveError, LiveSource, Plan};
     use crate::sys;
     use crate::wire::decapsulate::Tunnel;
 
@@ -72,7 +74,8 @@ mod linux {
             tracing::info!("this machine has no IPv6: listening on IPv4 addresses only");
             receive.addresses.retain(SocketAddr::is_ipv4);
         }
-        let mut live = Live::open(&plan(&receive, &settings)).map_err(explain)?;
+        let mut live =
+            Live::open(&plan(&receive, &settings)).map_err(|error| explain(error, &receive))?;
         // What came while the sockets were opened is no part of the run.
         let mut counters_before = Counters::read();
         // Ports the system chose are VXLAN.
@@ -119,15 +122,24 @@ mod linux {
             .min()
             .unwrap_or_default();
         let held = live.sources.iter().map(LiveSource::memory_bytes).sum();
-        let kernel: usize = live.sources.iter().map(LiveSource::kernel_bytes).sum();
+        let chosen = match receive.backend {
+            Backend::Auto => ", chosen by --backend auto",
+            Backend::Udp | Backend::Packet => "",
+        };
+        let firewall = match live.ring {
+            Some(_) => {
+                "it takes packets before the host's firewall, whose rules have no effect on them"
+            }
+            None => "the host's firewall decides what comes in",
+        };
+        let in_kernel: usize = live.sources.iter().map(LiveSource::kernel_bytes).sum();
         say(format!(
-            "vxtap {}: listening on {addresses}; {}; receive buffer {} a worker, at most {} of memory \
+            "vxtap {}: listening on {addresses}; {}{chosen}: {firewall}; at most {} of memory \
              and {} of receive buffers in the kernel. Ctrl-C ends.\n",
             env!("CARGO_PKG_VERSION"),
             live.about,
-            bytes(granted as u64),
             bytes(settings.memory_bytes(held)),
-            bytes(kernel as u64)
+            bytes(in_kernel as u64),
         ));
         if granted < wanted && matches!(live.sources.first(), Some(LiveSource::Udp(_))) {
             tracing::warn!(
@@ -136,7 +148,19 @@ mod linux {
             );
         }
         let pin = pins(&receive, live.sources.len());
-        let received = pipeline.feed(&mut live.sources, control.stop(), receive.count, pin);
+        let waiting = Waiting {
+            addresses: live.addresses.clone(),
+            ring: live.ring.clone(),
+            counters_before: counters_before.clone(),
+            heard: Arc::new(Heard::default()),
+        };
+        waiting.tell_of_silence();
+        let sources = live.sources.iter_mut();
+        let mut sources: Vec<_> = sources
+            .map(|source| Attentive::new(source, &waiting.heard))
+            .collect();
+        let received = pipeline.feed(&mut sources, control.stop(), receive.count, pin);
+        waiting.end();
         let lost = live.sources.iter_mut().map(LiveSource::lost_so_far).sum();
         live.end();
         let mut outcome = pipeline.finish(lost);
@@ -148,8 +172,7 @@ mod linux {
             .collect();
         let mut kernel_dropped = BTreeMap::from([(reason, lost)]);
         kernel_dropped.retain(|_, count| *count > 0);
-        let nothing = outcome.ledger.received == 0;
-        let remark = nothing.then(|| nothing_arrived(&addresses));
+        let remark = waiting.nothing_arrived("Nothing arrived");
         let summary = settings.outputs.summary();
         conclude(
             &outcome,
@@ -198,11 +221,16 @@ mod linux {
     }
 
     /// Adds to a fault what to do about it.
-    fn explain(error: LiveError) -> Failure {
+    fn explain(error: LiveError, receive: &Receive) -> Failure {
         let error = match error {
-            LiveError::Udp(error) => return explain_bind(error),
+            LiveError::Udp(error) => return Failure::running(cannot_bind(&error)),
             LiveError::Interface(_) => {
-                return Failure::usage(format!("{error}: name it with --interface"));
+                let loopback = |address: &SocketAddr| address.ip().is_loopback();
+                let hint = match receive.addresses.iter().all(loopback) {
+                    true => "--backend udp receives there",
+                    false => "--interface names one",
+                };
+                return Failure::usage(format!("{error}. {hint}"));
             }
             LiveError::Packet(error @ PacketError::NoInterface { .. }) => {
                 return Failure::usage(error.to_string());
@@ -217,46 +245,5 @@ mod linux {
             ": --backend udp works without"
         };
         Failure::running(format!("{error}{hint}"))
-    }
-
-    /// Adds to a bind error who holds the port and what to do.
-    fn explain_bind(error: UdpError) -> Failure {
-        let Some(address) = error.held_address() else {
-            let hint = match &error {
-                UdpError::Bind { address, source }
-                    if source.kind() == std::io::ErrorKind::AddrNotAvailable
-                        && sockets::is_specific(address.ip()) =>
-                {
-                    ": no interface of this machine has that address; 0.0.0.0 listens on all"
-                }
-                UdpError::Bind { source, .. }
-                    if source.kind() == std::io::ErrorKind::PermissionDenied =>
-                {
-                    ": ports below 1024 need root or CAP_NET_BIND_SERVICE"
-                }
-                _ => "",
-            };
-            return Failure::running(format!("{error}{hint}"));
-        };
-        let port = address.port();
-        let holder =
-            sockets::port_holder(address).map_or(String::new(), |holder| format!(" by {holder}"));
-        Failure::running(format!(
-            "cannot listen on {address}: the port is held{holder}.\n  \
-             A kernel vxlan device or a container overlay (Docker Swarm, flannel, Cilium) owns the whole port: \
-             'ip -d link show type vxlan' lists such devices, 'ip link del NAME' removes one.\n  \
-             Another receiver: 'ss -ulpn sport = :{port}' names it; end it, or choose another port with --bind \
-             and set the mirror session to it."
-        ))
-    }
-
-    fn nothing_arrived(addresses: &str) -> String {
-        format!(
-            "Nothing arrived on {addresses}. From the outside in, check that\n  \
-             1. the mirror session is enabled, has a filter that accepts traffic, and this machine's interface as target;\n  \
-             2. the target's security group AND network ACL allow inbound UDP on this port from the mirror source;\n  \
-             3. a host firewall lets it in: 'nft list ruleset' or 'iptables -S';\n  \
-             4. the packets reach the interface: 'tcpdump -ni any udp port 4789' shows them even where a firewall drops them."
-        )
     }
 }

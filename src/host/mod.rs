@@ -1,4 +1,4 @@
-//! Facts about this machine: its interfaces, the kernel's own counters with their remedies, and the
+//! Facts about this machine: its interfaces, who holds a port, the kernel's own counters with their remedies, and the
 //! nftables table that a run may own.
 
 pub mod counters;
@@ -8,3 +8,5 @@ pub mod interfaces;
 pub mod netlink;
 #[cfg(target_os = "linux")]
 pub mod nft;
+#[cfg(target_os = "linux")]
+pub mod ports;

@@ -117,8 +117,10 @@ pub struct Receive {
     /// is VXLAN
     #[arg(long, value_name = "ADDR:PORT")]
     pub bind: Option<Vec<Text>>,
-    /// How packets are taken from the kernel: `udp` sockets need no privilege; a `packet` ring (CAP_NET_RAW)
-    /// loses fewer packets; `auto` takes the ring where it may and the interface is clear
+    /// How packets are taken from the kernel: `udp` sockets need no privilege, and the host's firewall decides
+    /// what comes in; a `packet` ring (CAP_NET_RAW) loses fewer packets, but takes them before the host's
+    /// firewall, whose rules have no effect on them; `auto` takes the ring where it may and the interface is
+    /// clear, and the first line says which it took
     #[arg(long, value_name = "auto|udp|packet")]
     pub backend: Option<Text>,
     /// Interface of the packet ring; without it that which the addresses belong to

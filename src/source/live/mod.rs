@@ -78,6 +78,8 @@ pub struct Live {
     pub addresses: Vec<SocketAddr>,
     /// The way taken and why, for people.
     pub about: String,
+    /// The interface of the rings, where packets come from rings.
+    pub ring: Option<String>,
     /// Keeps what the rings take from the rest of the host, as long as they live.
     ingress: Option<IngressDrop>,
 }
@@ -112,6 +114,10 @@ impl Live {
                 }
                 // The port is taken: sockets would fail the same way.
                 Err(error @ LiveError::Udp(_)) => return Err(error),
+                // Somebody meant another one.
+                Err(error @ LiveError::Packet(PacketError::NoInterface { .. })) => {
+                    return Err(error);
+                }
                 Err(error) => {
                     tracing::warn!("{error}; falling back to sockets");
                     error.to_string()
@@ -130,6 +136,7 @@ impl Live {
                 .collect(),
             addresses,
             about: format!("UDP sockets ({why_not})"),
+            ring: None,
             ingress: None,
         })
     }
@@ -229,6 +236,7 @@ fn rings(plan: &Plan) -> Result<Live, LiveError> {
             .collect(),
         addresses,
         about: format!("packet ring on {interface} ({why}; packets {cost})"),
+        ring: Some(interface),
         ingress,
     })
 }

@@ -7,7 +7,7 @@
 //! counts a train it drops as one. Datagrams with a zero checksum are never put together.
 
 use std::io;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -564,80 +564,10 @@ fn now_ns() -> u64 {
     u64::try_from(now.as_nanos()).unwrap_or(u64::MAX)
 }
 
-/// Who holds a UDP port, in words; `None` when it cannot be told.
-pub fn port_holder(address: SocketAddr) -> Option<String> {
-    let inode = ["/proc/net/udp", "/proc/net/udp6"]
-        .iter()
-        .find_map(|table| {
-            let table = std::fs::read_to_string(table).ok()?;
-            table.lines().skip(1).find_map(|line| {
-                let columns: Vec<&str> = line.split_whitespace().collect();
-                let (_, port) = columns.get(1)?.rsplit_once(':')?;
-                let same = u16::from_str_radix(port, 16) == Ok(address.port());
-                same.then(|| columns.get(9).and_then(|inode| inode.parse::<u64>().ok()))
-                    .flatten()
-            })
-        })?;
-    let link = format!("socket:[{inode}]");
-    let mut all_seen = true;
-    for process in std::fs::read_dir("/proc").ok()?.flatten() {
-        let name = process.file_name();
-        let Some(id) = name
-            .to_str()
-            .filter(|name| name.bytes().all(|byte| byte.is_ascii_digit()))
-        else {
-            continue;
-        };
-        let Ok(files) = std::fs::read_dir(process.path().join("fd")) else {
-            all_seen = false;
-            continue;
-        };
-        let mut targets = files
-            .flatten()
-            .filter_map(|file| std::fs::read_link(file.path()).ok());
-        if targets.any(|target| target.as_os_str() == link.as_str()) {
-            let command = std::fs::read_to_string(process.path().join("comm")).unwrap_or_default();
-            return Some(format!("process {id} ({})", command.trim()));
-        }
-    }
-    let devices = vxlan_devices();
-    let devices = match devices.as_slice() {
-        [] => "no vxlan device in this network namespace".to_owned(),
-        devices => format!("vxlan devices here: {}", devices.join(", ")),
-    };
-    // A socket that no process has open is the kernel's own, if all processes could be seen.
-    let whom = if all_seen {
-        "the kernel itself"
-    } else {
-        "the kernel or another user's process"
-    };
-    Some(format!("{whom} ({devices})"))
-}
-
-/// Names of the kernel's vxlan devices in this network namespace.
-fn vxlan_devices() -> Vec<String> {
-    let Ok(devices) = std::fs::read_dir("/sys/class/net") else {
-        return Vec::new();
-    };
-    let is_vxlan = |device: &std::fs::DirEntry| {
-        let about = std::fs::read_to_string(device.path().join("uevent")).unwrap_or_default();
-        about.lines().any(|line| line == "DEVTYPE=vxlan")
-    };
-    let vxlan = devices.flatten().filter(is_vxlan);
-    vxlan
-        .map(|device| device.file_name().to_string_lossy().into_owned())
-        .collect()
-}
-
 /// Whether IPv6 addresses can be bound here: the kernel may be built or started without.
 pub fn has_ipv6() -> bool {
     let any = SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0));
     std::net::UdpSocket::bind(any).is_ok()
-}
-
-/// Whether an address is one this machine would have to own.
-pub const fn is_specific(address: IpAddr) -> bool {
-    !address.is_unspecified() && !address.is_loopback()
 }
 
 #[cfg(test)]
