@@ -5,6 +5,7 @@
 pub mod allowed;
 pub mod direction;
 pub mod ether_types;
+pub mod others;
 pub mod session;
 pub mod sizes;
 pub mod truncation;

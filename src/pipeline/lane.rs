@@ -334,9 +334,11 @@ fn warn_of_step(step: Step) {
 
 /// Tells of sessions that are new since the last batch; their table is bounded, and so is this.
 fn log_new_sessions(worker: &Worker, logged: &mut usize) {
-    let sessions = worker.sessions().list();
-    for session in sessions.iter().skip(*logged) {
-        tracing::debug!(session = %session.key.interface_name(), "mirror session first seen");
+    let sessions = worker.sessions();
+    if sessions.named() > *logged {
+        for (_, session) in sessions.named_since(*logged) {
+            tracing::debug!(session = %session.key.interface_name(), "mirror session first seen");
+        }
+        *logged = sessions.named();
     }
-    *logged = sessions.len();
 }

@@ -89,8 +89,10 @@ pub struct Total {
     pub measured: Measured,
     /// Flows that several workers had a part of, and that were put together here.
     pub flows_joined: u64,
-    /// Flows that live to the end; their sessions are places in `sessions`.
+    /// Flows that live to the end; their sessions are places in `sessions`, and behind these in `aged`.
     flows: Remaining,
+    /// Names of sessions that made room in every worker that saw them, by source and VNI.
+    aged: Vec<Session>,
     /// Records of flows that had to make room for the last packets.
     evicted: Vec<FlowRecord>,
 }
@@ -101,11 +103,14 @@ impl Total {
         let mut sum = Sum::default();
         let mut parts = Vec::new();
         let mut evicted = Vec::new();
+        let mut aged = Vec::new();
         for worker in workers {
             let part = worker.end();
             evicted.extend(part.evicted);
-            let list = part.sessions.into_list();
-            let keys: Vec<SessionKey> = list.iter().map(|session| session.key).collect();
+            let names = part.sessions.named_since(0);
+            let keys: Vec<SessionKey> = names.map(|(_, session)| session.key).collect();
+            let (list, its_aged) = part.sessions.into_lists();
+            aged.extend(its_aged);
             sum.add(Snapshot {
                 ledger: part.ledger,
                 sessions: list,
@@ -125,9 +130,16 @@ impl Total {
             measured,
             ..
         } = sum;
+        aged.sort_by_key(|session: &Session| session.key);
+        aged.dedup_by_key(|session| session.key);
         // Each worker numbers sessions for itself; now they have the place in the list of all.
         let place_of = |key| {
-            let place = sessions.binary_search_by_key(&key, |session| session.key);
+            let place = sessions
+                .binary_search_by_key(&key, |session| session.key)
+                .or_else(|_| {
+                    let aged = aged.binary_search_by_key(&key, |session| session.key);
+                    aged.map(|at| sessions.len() + at)
+                });
             SessionId(u32::try_from(place.unwrap_or(usize::MAX)).unwrap_or(u32::MAX))
         };
         let parts = parts.into_iter().map(|(keys, mut flows)| {
@@ -148,6 +160,7 @@ impl Total {
             measured,
             flows_joined,
             flows,
+            aged,
             evicted,
         }
     }
@@ -156,7 +169,9 @@ impl Total {
     /// lived to the end, in the order of their first packets.
     pub fn records(&self) -> impl Iterator<Item = FlowRecord> {
         let living = self.flows.by_first_packet().filter_map(|flow| {
-            let session = self.sessions.get(flow.key.session().0 as usize)?;
+            let place = flow.key.session().0 as usize;
+            let aged = || self.aged.get(place.checked_sub(self.sessions.len())?);
+            let session = self.sessions.get(place).or_else(aged)?;
             let reason = EndReason::Forced;
             Some(FlowRecord::new(&flow, session, reason, u64::MAX))
         });

@@ -386,7 +386,7 @@ impl Worker {
             // Known before anything is said of its target, which nobody knows.
             let (source, vni) = (origin.source, origin.vni);
             self.sessions
-                .find(SessionKey::Mirror { source, vni }, None, None);
+                .find(SessionKey::Mirror { source, vni }, None, None, record.ts_ns);
         }
         let mirrored = Mirrored {
             source: origin.source.into(),
@@ -516,8 +516,11 @@ impl Worker {
                 mirrored.vni,
                 mirrored.target,
                 mirrored.tunnel,
+                observed.frame.ts_ns,
             ),
-            None => self.sessions.find(SessionKey::Plain, None, None),
+            None => self
+                .sessions
+                .find(SessionKey::Plain, None, None, observed.frame.ts_ns),
         };
         if let Some(session) = self.sessions.session_mut(id) {
             session.add(
@@ -564,7 +567,7 @@ impl Worker {
         let Some(batch) = outlet.room(room_for(frame.bytes.len())) else {
             return outlet.no_room(session);
         };
-        if self.announced < self.sessions.list().len() {
+        if self.announced < self.sessions.named() {
             self.announce(batch);
         }
         if frame.bytes.len() > SNAPLEN as usize {
@@ -586,15 +589,14 @@ impl Worker {
     /// Tells the writer, through `batch`, of sessions it has not heard of.
     #[cold]
     fn announce(&mut self, batch: &mut Batch) {
-        let sessions = self.sessions.list();
-        for (at, session) in sessions.iter().enumerate().skip(self.announced) {
-            batch.new_sessions.push(NewSession {
-                id: SessionId(saturate(at)),
-                key: session.key,
-                to: session.target.zip(session.tunnel),
-            });
-        }
-        self.announced = sessions.len();
+        let new = self.sessions.named_since(self.announced);
+        let new = new.map(|(id, session)| NewSession {
+            id,
+            key: session.key,
+            to: session.target.zip(session.tunnel),
+        });
+        batch.new_sessions.extend(new);
+        self.announced = self.sessions.named();
     }
 
     fn remember_other_port(&mut self, udp: &OuterUdp<'_>) {

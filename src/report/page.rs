@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use super::summary::{SessionSummary, Summary};
+use super::summary::{OthersSummary, SessionSummary, Summary};
 use crate::host::counters;
-use crate::mirror::words::{counted, percent};
+use crate::mirror::session::MAX_SESSIONS;
+use crate::mirror::words::{counted, ending, percent};
 use crate::pipeline::outcome::Outcome;
 use crate::pipeline::sink::{Account, Kind};
 
@@ -216,23 +217,48 @@ impl Summary {
                 };
             }
             let _ = writeln!(page, "{}", line.trim_end());
-            let advice = at
-                .checked_sub(1)
-                .and_then(|at| shown.get(at))
-                .and_then(|session| session.advice.as_ref());
-            if let Some(advice) = advice {
-                for line in wrap(advice, 96) {
-                    let _ = writeln!(page, "        {line}");
-                }
+            let session = at.checked_sub(1).and_then(|at| shown.get(at));
+            let others = session.and_then(|session| session.others.as_ref());
+            let others = others.map(OthersSummary::sentence);
+            let advice = session.and_then(|session| session.advice.clone());
+            for line in others.iter().chain(&advice).flat_map(|text| wrap(text, 96)) {
+                let _ = writeln!(page, "        {line}");
             }
         }
-        let hidden = self.sessions.len() - shown.len();
+        let hidden = (self.sessions.len() - shown.len()) as u64;
         if hidden > 0 {
             let _ = writeln!(
                 page,
-                "  and {hidden} more sessions with fewer packets; --summary FILE lists all"
+                "  and {hidden} more session{} with fewer packets; --summary FILE lists all",
+                ending(hidden)
             );
         }
+        if shown.iter().any(|session| session.source.is_some()) {
+            page.push_str(
+                "  in / out: packets to and from the address of the mirror source itself\n",
+            );
+        }
+    }
+}
+
+impl OthersSummary {
+    fn sentence(&self) -> String {
+        let found_no_room = match self.found_no_room {
+            1 => "One session".to_owned(),
+            sessions => format!("About {sessions} sessions"),
+        };
+        let made_room = match self.made_room {
+            0 => String::new(),
+            sessions => format!(
+                ", {} made room for busier ones",
+                counted(sessions, "session")
+            ),
+        };
+        format!(
+            "Each worker keeps {MAX_SESSIONS} sessions apart. {found_no_room} found no room{made_room}: their \
+             packets are counted together here. More than these is often a flood of made-up VNIs; --allow and --vni \
+             say who is wanted."
+        )
     }
 }
 
@@ -243,15 +269,20 @@ impl SessionSummary {
             truncated => {
                 let share = percent(truncated, self.packets);
                 format!(
-                    "{truncated} packets ({share}), {} missing",
+                    "{} ({share}), {} missing",
+                    counted(truncated, "packet"),
                     bytes(self.missing_bytes)
                 )
             }
         };
-        let dash = || "-".to_owned();
+        let (vni, source) = match (self.vni, self.source) {
+            (Some(vni), Some(source)) => (vni.to_string(), source.to_string()),
+            _ if self.others.is_some() => ("other".to_owned(), "-".to_owned()),
+            _ => ("-".to_owned(), "not encapsulated".to_owned()),
+        };
         [
-            self.vni.map_or_else(dash, |vni| vni.to_string()),
-            self.source.map_or_else(dash, |source| source.to_string()),
+            vni,
+            source,
             self.packets.to_string(),
             bytes(self.bytes),
             format!("{} / {}", self.inbound, self.outbound),

@@ -177,10 +177,22 @@ pub struct SessionSummary {
     pub cut_by: Option<&'static str>,
     /// What to do about it.
     pub advice: Option<String>,
+    /// In the entry for sessions that were counted together: how many those are.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub others: Option<OthersSummary>,
     /// Time of the earliest frame, RFC 3339.
     pub first_seen: String,
     /// Time of the latest frame, RFC 3339.
     pub last_seen: String,
+}
+
+/// Sessions counted together, because the table keeps a bounded number apart.
+#[derive(Debug, Serialize)]
+pub struct OthersSummary {
+    /// Sessions that found no room, about.
+    pub found_no_room: u64,
+    /// Sessions that made room for busier ones.
+    pub made_room: u64,
 }
 
 /// One sink in the JSON summary: offered = written + dropped.
@@ -360,9 +372,14 @@ impl SessionSummary {
             }),
             // Nobody mirrors a capture that was not encapsulated: there is no session to mend.
             advice: match session.key {
-                SessionKey::Plain => None,
+                // Nor one behind packets of many sessions counted together.
+                SessionKey::Plain | SessionKey::Other => None,
                 _ => truncation.advice(session.packets, route),
             },
+            others: session.others.as_ref().map(|others| OthersSummary {
+                found_no_room: others.found_no_room(),
+                made_room: others.aged,
+            }),
             first_seen: rfc3339(session.first_ns).to_owned(),
             last_seen: rfc3339(session.last_ns).to_owned(),
         }
