@@ -770,3 +770,89 @@ fn tshark_agrees() {
         }
     }
 }
+
+/// An Ethernet frame around an IP packet of `ip_len` bytes, which declares that length.
+fn ip_frame(ip_len: u16, ipv6: bool, vlan: bool) -> Vec<u8> {
+    let mut frame = vec![2, 0, 0, 0, 0, 2, 2, 0, 0, 0, 0, 1];
+    if vlan {
+        frame.extend([0x81, 0, 0, 10]);
+    }
+    let end = frame.len() + 2 + usize::from(ip_len);
+    if ipv6 {
+        frame.extend([0x86, 0xdd, 0x60, 0, 0, 0]);
+        frame.extend((ip_len - 40).to_be_bytes());
+        frame.extend([17, 64]);
+    } else {
+        frame.extend([8, 0, 0x45, 0]);
+        frame.extend(ip_len.to_be_bytes());
+        frame.extend([0, 1, 0, 0, 64, 17, 0, 0, 10, 1, 0, 1, 10, 1, 0, 2]);
+    }
+    frame.resize(end, 0);
+    frame
+}
+
+/// Packets cut by `--mtu mtu`, and what `replay` advises.
+fn cut_by_mtu(plain: &str, source: &str, mtu: u64) -> (u64, String) {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    let (mirrored, summary) = (path("mirrored.pcap"), path("summary.json"));
+    let mtu = mtu.to_string();
+    let args = [
+        plain, "--write", &mirrored, "--source", source, "--mtu", &mtu,
+    ];
+    assert_code(&send(&args), 0);
+    let replay = Command::new(env!("CARGO_BIN_EXE_vxtap"))
+        .args(["replay", &mirrored, "--mtu", &mtu, "--summary", &summary])
+        .output()
+        .unwrap();
+    assert_code(&replay, 0);
+    let summary: serde_json::Value = serde_json::from_reader(File::open(summary).unwrap()).unwrap();
+    let session = &summary["sessions"][0];
+    let advice = session["advice"].as_str().unwrap_or_default().to_owned();
+    (session["truncated"].as_u64().unwrap(), advice)
+}
+
+/// What replay advises against an MTU cut works, and one byte less would not.
+#[test]
+fn the_advised_mtu_cuts_nothing() {
+    let number = |advice: &str, before: &str| -> u64 {
+        let digits = advice
+            .split(before)
+            .nth(1)
+            .unwrap_or_else(|| panic!("{advice}"));
+        let digits: String = digits.chars().take_while(char::is_ascii_digit).collect();
+        digits.parse().unwrap()
+    };
+    for (ipv6, vlan) in [(false, false), (true, false), (false, true)] {
+        for source in ["192.0.2.9", "2001:db8::9"] {
+            let dir = tempfile::tempdir().unwrap();
+            let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+            let file = |name: &str, lens: &[u16]| {
+                let frames: Vec<_> = lens.iter().map(|len| ip_frame(*len, ipv6, vlan)).collect();
+                let path = path(name);
+                std::fs::write(&path, pcap_of(frames.iter().map(Vec::as_slice))).unwrap();
+                path
+            };
+            let plain = file("plain.pcap", &[60, 1400, 1500, 1600, 1500]);
+            let what = format!("inner ipv6 {ipv6}, vlan {vlan}, outer {source}");
+            let (cut, advice) = cut_by_mtu(&plain, source, 1500);
+            assert_eq!(cut, 3, "{what}");
+            let raised = number(&advice, "target to ");
+            assert_eq!(
+                cut_by_mtu(&plain, source, raised),
+                (0, String::new()),
+                "{what}"
+            );
+            assert_eq!(cut_by_mtu(&plain, source, raised - 1).0, 1, "{what}");
+            let lowered = number(&advice, "interface's MTU to ") as u16;
+            let fits = file("fits.pcap", &[60, lowered]);
+            assert_eq!(
+                cut_by_mtu(&fits, source, 1500),
+                (0, String::new()),
+                "{what}"
+            );
+            let above = file("above.pcap", &[60, lowered + 1]);
+            assert_eq!(cut_by_mtu(&above, source, 1500).0, 1, "{what}");
+        }
+    }
+}
