@@ -104,6 +104,26 @@ fn replay_stdin(dir: &Path, more: &[&str]) -> Command {
     command
 }
 
+/// The replay answers when `received` packets have been read.
+fn wait_received(replay: &mut Heard, received: u64) {
+    let wanted = format!("{received} received = ");
+    let begun = Instant::now();
+    loop {
+        assert!(begun.elapsed() < SOON, "{}", replay.said);
+        // At first it may not even be loaded.
+        std::thread::sleep(Duration::from_millis(300));
+        replay.signal(Signal::SIGUSR1);
+        let from = replay.said.len();
+        replay.wait_said("vxtap: ");
+        if replay.said[from..].contains("so far") {
+            replay.wait_said("vxtap: going on");
+        }
+        if replay.said[from..].contains(&wanted) {
+            return;
+        }
+    }
+}
+
 /// A signal finds the replay waiting for a pipe, also in the middle of a record: what was read is written whole.
 #[test]
 fn a_replay_that_is_stopped_keeps_what_it_read() {
@@ -115,8 +135,7 @@ fn a_replay_that_is_stopped_keeps_what_it_read() {
             let (head, tail) = demo_cut(60);
             stdin.write_all(&head).unwrap();
             stdin.write_all(&tail[..20]).unwrap();
-            // That it reads is seen from nowhere outside.
-            std::thread::sleep(Duration::from_millis(500));
+            wait_received(&mut replay, 60);
             replay.signal(signal);
             let (code, said) = replay.end();
             assert_eq!(code, Some(1), "{said}");
@@ -186,7 +205,12 @@ fn a_sender_that_is_stopped_tells_what_it_sent() {
         command.args(args).arg("--summary").arg(&summary);
         let mut send = Heard::start(command.stdin(Stdio::piped()));
         let _stdin = send.child.stdin.take().unwrap();
-        std::thread::sleep(Duration::from_millis(300));
+        if frames == Some(0) {
+            // Nothing is seen from outside; it has surely taken its signals by then.
+            std::thread::sleep(Duration::from_secs(1));
+        } else {
+            sink.recv(&mut [0; 2000]).unwrap();
+        }
         send.signal(Signal::SIGINT);
         let (code, said) = send.end();
         assert_eq!(code, Some(1), "{said}");
@@ -242,7 +266,7 @@ fn an_ignored_hangup_stays_ignored() {
     listener.wait_said("listening on");
     listener.signal(Signal::SIGHUP);
     listener.signal(Signal::SIGUSR1);
-    listener.wait_said("vxtap: going on");
+    listener.wait_said("vxtap: ");
     listener.signal(Signal::SIGINT);
     let (code, said) = listener.end();
     assert_eq!(code, Some(0), "{said}");

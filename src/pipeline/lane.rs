@@ -3,7 +3,7 @@
 
 use std::fmt::Display;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use super::clock::Step;
@@ -38,6 +38,49 @@ pub(super) struct Shared {
     pub working: Arc<Working>,
     /// The frames wanted.
     pub shares: Shares,
+    /// Where the workers of a run that ends agree on its end.
+    pub meeting: Meeting,
+}
+
+/// Where workers agree on the end of a run. Each has taken packets until it heard of the end: they all go on to
+/// the latest of these times, so that none ends before another.
+#[derive(Default)]
+pub(super) struct Meeting {
+    /// Workers who have not come yet.
+    awaited: AtomicUsize,
+    end_ns: AtomicU64,
+}
+
+impl Meeting {
+    /// How long the others are waited for: one that is in the middle of a batch comes soon.
+    const WAIT: Duration = Duration::from_secs(1);
+
+    /// So many workers will come.
+    pub fn await_workers(&self, workers: usize) {
+        self.end_ns.store(0, Ordering::SeqCst);
+        self.awaited.store(workers, Ordering::SeqCst);
+    }
+
+    /// A worker will not come: it has ended.
+    fn excuse(&self) {
+        let less = |awaited: usize| awaited.checked_sub(1);
+        let _ = self
+            .awaited
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, less);
+    }
+
+    /// A worker comes, who has taken packets up to `at_ns`; returns the end once all have come.
+    fn agree(&self, at_ns: u64) -> u64 {
+        self.end_ns.fetch_max(at_ns, Ordering::SeqCst);
+        self.excuse();
+        let step = Duration::from_micros(200);
+        let mut waited = Duration::ZERO;
+        while self.awaited.load(Ordering::SeqCst) > 0 && waited < Self::WAIT {
+            std::thread::sleep(step);
+            waited += step;
+        }
+        self.end_ns.load(Ordering::SeqCst)
+    }
 }
 
 /// One worker and its way out.
@@ -51,6 +94,8 @@ pub(super) struct Lane {
     pub inbox: Inbox<Answer>,
     /// Time of the last packet taken, nanoseconds since 1970.
     pub latest_ns: u64,
+    /// Live, the latest time of a packet taken, since the clock was last set back.
+    pub highest_ns: u64,
 }
 
 impl Shared {
@@ -108,8 +153,22 @@ impl Lane {
         stop: &Stop,
         shared: &Shared,
     ) -> Result<(), S::Error> {
-        let mut clock = Clock::start();
         let mut ending = None;
+        let outcome = self.work(source, stop, shared, &mut ending);
+        if ending.is_none() {
+            shared.meeting.excuse();
+        }
+        outcome
+    }
+
+    fn work<S: Source>(
+        &mut self,
+        source: &mut S,
+        stop: &Stop,
+        shared: &Shared,
+        ending: &mut Option<Ending>,
+    ) -> Result<(), S::Error> {
+        let mut clock = Clock::start();
         loop {
             self.take_orders(source);
             if shared.must_end() {
@@ -132,7 +191,7 @@ impl Lane {
             let taken = self.take_batch(source, share, shared, reads_out);
             let progress = taken.inspect_err(|error| self.tell_fault(error, stop))?;
             self.tell_time(source, progress, &mut clock);
-            if self.is_over(source, progress, stop, &mut ending) {
+            if self.is_over(source, progress, stop, shared, ending) {
                 return Ok(());
             }
         }
@@ -172,6 +231,7 @@ impl Lane {
             outlet,
             live,
             latest_ns,
+            highest_ns,
             ..
         } = self;
         let most = usize::try_from(share).unwrap_or(usize::MAX);
@@ -183,6 +243,7 @@ impl Lane {
                 *latest_ns = arrival.ts_ns();
                 if let Some(live) = live {
                     live.arrived(*latest_ns);
+                    *highest_ns = (*highest_ns).max(*latest_ns);
                 }
                 worker.take(&arrival, outlet);
             })
@@ -213,6 +274,7 @@ impl Lane {
             let wall = wall_clock_ns();
             if let Some(step) = live.end_batch(wall, now - clock.begun) {
                 warn_of_step(step);
+                self.highest_ns = 0;
             }
             if now - clock.last_packets >= SILENCE {
                 now_ns = wall;
@@ -252,6 +314,7 @@ impl Lane {
         source: &mut impl Source,
         progress: Progress,
         stop: &Stop,
+        shared: &Shared,
         ending: &mut Option<Ending>,
     ) -> bool {
         if progress == Progress::End {
@@ -266,7 +329,7 @@ impl Lane {
         }
         let now = Instant::now();
         let ending = ending.get_or_insert_with(|| {
-            source.end_at(order.at_ns);
+            source.end_at(shared.meeting.agree(order.at_ns.max(self.highest_ns)));
             Ending {
                 since: now,
                 in_vain: 0,

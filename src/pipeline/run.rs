@@ -22,7 +22,7 @@ use crate::pipeline::doorbell::{Callers, doorbell};
 use crate::pipeline::ending::{PATIENCE, Patience};
 use crate::pipeline::flow_sink::{FlowChunk, FlowSink, flow_lanes};
 use crate::pipeline::inquiry::Answer;
-use crate::pipeline::lane::{Lane, Shared};
+use crate::pipeline::lane::{Lane, Meeting, Shared};
 use crate::pipeline::ledger::{Ledger, Noted};
 use crate::pipeline::measure::{LiveMeasures, Measured, WriterMeasures};
 use crate::pipeline::orders::{Inbox, Orders, orders};
@@ -141,6 +141,7 @@ impl Pipeline {
             failed: AtomicBool::new(false),
             working,
             shares: Shares::new(),
+            meeting: Meeting::default(),
         });
         let lane = |(number, (empty, inbox))| Lane {
             worker: Worker::new(WorkerSettings {
@@ -160,6 +161,7 @@ impl Pipeline {
             live: is_live.then(|| LiveMeasures::new(number == 0)),
             inbox,
             latest_ns: 0,
+            highest_ns: 0,
         };
         let lanes = queue.empty.into_iter().zip(inboxes).enumerate();
         Ok(Self {
@@ -203,6 +205,7 @@ impl Pipeline {
             ..
         } = self;
         shared.shares.want(count);
+        shared.meeting.await_workers(lanes.len().min(sources.len()));
         let pin = &pin;
         std::thread::scope(|scope| {
             let _others_end = shared.fails_with_panic();

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::io::{self, Read};
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use super::foreign;
 use super::input::{self, Input};
@@ -80,6 +80,8 @@ pub struct CaptureFile {
     told: Told,
     /// Input that may trickle, as a pipe: what is here is handed on before more is waited for.
     trickles: bool,
+    /// Set while the reader wants to go on after a moment without input; where such an input is waited for.
+    pauses: Option<Arc<AtomicBool>>,
 }
 
 /// A packet in the bytes ahead.
@@ -124,16 +126,11 @@ impl CaptureFile {
     ) -> Result<Self, CaptureError> {
         let name = path.display().to_string();
         if path == Path::new("-") {
-            let input = Counted {
-                inner: input::standard_input(stop).map_err(|source| CaptureError::Open {
-                    path: "standard input".to_owned(),
-                    source,
-                })?,
-                bytes: bytes_read,
+            let path = "standard input".to_owned();
+            return match input::standard_input(stop) {
+                Ok(input) => Self::from_input(path, input, bytes_read),
+                Err(source) => Err(CaptureError::Open { path, source }),
             };
-            let mut file = Self::from_reader("standard input".to_owned(), input)?;
-            file.trickles = true;
-            return Ok(file);
         }
         let open_error = |source| CaptureError::Open {
             path: name.clone(),
@@ -144,13 +141,18 @@ impl CaptureFile {
         if kind.is_dir() {
             return Err(CaptureError::Directory { path: name });
         }
-        let trickles = !kind.is_file();
+        Self::from_input(name, Input::new(file, stop), bytes_read)
+    }
+
+    fn from_input(path: String, input: Input, bytes: Arc<AtomicU64>) -> Result<Self, CaptureError> {
+        let pauses = input.pauses();
         let input = Counted {
-            inner: Input::new(file, stop),
-            bytes: bytes_read,
+            inner: input,
+            bytes,
         };
-        let mut file = Self::from_reader(name, input)?;
-        file.trickles = trickles;
+        let mut file = Self::from_reader(path, input)?;
+        file.trickles = pauses.is_some();
+        file.pauses = pauses;
         Ok(file)
     }
 
@@ -174,6 +176,7 @@ impl CaptureFile {
             last_ts_ns: 0,
             told: Told::default(),
             trickles: false,
+            pauses: None,
         };
         file.read_header()?;
         Ok(file)
@@ -249,6 +252,29 @@ impl CaptureFile {
     /// What was read before is worth handing on first.
     pub fn may_wait(&self) -> bool {
         self.trickles && !self.has_record_ahead()
+    }
+
+    /// Waits a moment for the next record, or the end of the input; `false` when neither came. Who reads in
+    /// batches looks for orders then. A packed input is waited for as long as it takes.
+    fn wait_a_moment(&mut self) -> bool {
+        let Some(pauses) = self.pauses.clone() else {
+            return true;
+        };
+        if self.window.packed().is_some() {
+            return true;
+        }
+        pauses.store(true, Ordering::Relaxed);
+        let mut came = self.has_record_ahead();
+        while !came {
+            let more = self.window.ahead().len() + 1;
+            if !self.window.fill(more) {
+                came = self.window.has_ended();
+                break;
+            }
+            came = self.has_record_ahead();
+        }
+        pauses.store(false, Ordering::Relaxed);
+        came
     }
 
     /// Whether the next record is here already.
@@ -471,7 +497,7 @@ impl Source for CaptureFile {
         mut each: impl FnMut(Arrival<'_>),
     ) -> Result<Progress, CaptureError> {
         for handed in 0..most.min(BATCH) {
-            if handed > 0 && self.may_wait() {
+            if self.may_wait() && (handed > 0 || !self.wait_a_moment()) {
                 return Ok(Progress::Idle);
             }
             match self.next_record()? {

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::stop::Stop;
 
@@ -16,6 +17,7 @@ pub struct Input {
     file: File,
     stop: Arc<Stop>,
     waits: bool,
+    pauses: Arc<AtomicBool>,
 }
 
 impl Input {
@@ -26,7 +28,14 @@ impl Input {
             file,
             stop: Arc::clone(stop),
             waits,
+            pauses: Arc::default(),
         }
+    }
+
+    /// While this is set, a wait in vain ends with [`io::ErrorKind::WouldBlock`] after a moment, so that the
+    /// reader can do something else. `None` where nothing has to be waited for.
+    pub fn pauses(&self) -> Option<Arc<AtomicBool>> {
+        self.waits.then(|| Arc::clone(&self.pauses))
     }
 
     /// Waits until something can be read.
@@ -36,6 +45,9 @@ impl Input {
 
         while crate::sys::wait_readable([self.file.as_fd()], LOOK_EVERY_MS)? == 0 {
             self.check()?;
+            if self.pauses.load(Ordering::Relaxed) {
+                return Err(io::ErrorKind::WouldBlock.into());
+            }
         }
         Ok(())
     }

@@ -108,6 +108,8 @@ impl Window {
                     self.at_end = read == 0;
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                // Nothing yet, and the reader has something else to do.
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return false,
                 Err(error) => {
                     self.error = Some(error);
                     self.at_end = true;
@@ -128,6 +130,11 @@ impl Window {
     /// Whether the input has ended, in good order, with all of it used.
     pub fn is_done(&mut self) -> bool {
         !self.fill(1) && self.error.is_none()
+    }
+
+    /// Whether nothing more will come.
+    pub const fn has_ended(&self) -> bool {
+        self.at_end
     }
 
     /// Whether an error ended the input.
