@@ -19,6 +19,7 @@ pub mod outlet;
 pub mod run;
 pub mod shares;
 pub mod sink;
+mod sinks;
 pub mod spread;
 pub mod total;
 pub mod worker;

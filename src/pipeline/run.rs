@@ -6,31 +6,27 @@
 use std::io;
 use std::panic::resume_unwind;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::thread::Builder;
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, bounded};
+use crossbeam_channel::bounded;
 
 use crate::bpf::steer::Steering;
-use crate::capture::merge::Merge;
 use crate::capture::writer::CaptureWriter;
 use crate::export::jsonl::JsonLines;
-use crate::pcap::record::Batch;
-use crate::pipeline::capture_sink::{CaptureNotes, CaptureSink};
-use crate::pipeline::doorbell::{Callers, doorbell};
 use crate::pipeline::ending::{PATIENCE, Patience};
-use crate::pipeline::flow_sink::{FlowChunk, FlowSink, flow_lanes};
 use crate::pipeline::inquiry::Answer;
 use crate::pipeline::lane::{Lane, Meeting, Shared};
 use crate::pipeline::ledger::{Ledger, Noted};
-use crate::pipeline::measure::{LiveMeasures, Measured, WriterMeasures};
-use crate::pipeline::orders::{Inbox, Orders, orders};
+use crate::pipeline::measure::{LiveMeasures, Measured};
+use crate::pipeline::orders::{Orders, orders};
 use crate::pipeline::outcome::Outcome;
 pub use crate::pipeline::outlet::WhenFull;
-use crate::pipeline::outlet::{FlowQueue, FromWorker, Offers, QueueOutlet, queue_places};
+use crate::pipeline::outlet::{FlowQueue, QueueOutlet};
 use crate::pipeline::shares::Shares;
-use crate::pipeline::sink::{Account, Kind, Running, SinkError, Watch, Working};
+use crate::pipeline::sink::{SinkError, Watch, Working};
+use crate::pipeline::sinks::SinkSet;
 use crate::pipeline::spread::{Chunk, ChunkSource, Guide};
 use crate::pipeline::total::Total;
 use crate::pipeline::worker::{Worker, WorkerSettings};
@@ -88,10 +84,7 @@ pub struct Pipeline {
     lanes: Vec<Lane>,
     settings: WorkerSettings,
     steering: Steering,
-    sinks: Vec<Running>,
-    /// What the capture's sink is told and tells beside its account.
-    capture_notes: Arc<CaptureNotes>,
-    measured: Receiver<WriterMeasures>,
+    sinks: SinkSet,
     /// How long the end waits for sinks without progress; `None` for as long as it takes.
     patience: Option<Duration>,
     shared: Arc<Shared>,
@@ -100,14 +93,6 @@ pub struct Pipeline {
     no_thread: Option<io::Error>,
     /// Records read from files that are done.
     records: u64,
-}
-
-/// The queue to the capture's sink, and back.
-struct CaptureQueue {
-    /// Batches that each worker has.
-    most: usize,
-    full: Callers<FromWorker>,
-    empty: Vec<Receiver<Batch>>,
 }
 
 impl Pipeline {
@@ -125,18 +110,10 @@ impl Pipeline {
         let workers = steering.workers.max(1) as usize;
         let is_live = when_full == WhenFull::Drop;
         let working = Arc::new(Working::default());
-        let capture_notes = Arc::new(CaptureNotes::default());
-        let (orders, mut inboxes) = orders(workers + usize::from(sinks.capture.is_some()));
-        let (measures_tx, measured) = bounded(1);
-        let mut running = Vec::new();
-        let for_capture = sinks.capture.and_then(|capture| {
-            let notes = Arc::clone(&capture_notes);
-            Some((capture, inboxes.pop()?, notes, measures_tx))
-        });
-        let (queue, capture) = start_capture(for_capture, sharing, &working)?;
-        running.extend(capture);
-        let (queues, flows) = start_flows(sinks.flows, flow_lanes(workers, when_full), &working)?;
-        running.extend(flows);
+        let has_capture = usize::from(sinks.capture.is_some());
+        let (orders, mut inboxes) = orders(workers + has_capture);
+        let inbox = inboxes.split_off(workers).pop();
+        let (sinks, queues) = SinkSet::start(sinks, sharing, inbox, &working)?;
         let shared = Arc::new(Shared {
             failed: AtomicBool::new(false),
             working,
@@ -150,11 +127,11 @@ impl Pipeline {
             }),
             outlet: QueueOutlet::new(
                 (number, workers),
-                queue.most,
+                queues.most,
                 when_full,
-                queue.full.clone(),
+                queues.full.clone(),
                 empty,
-                queues.iter().cloned().map(FlowQueue::new).collect(),
+                queues.flows.iter().cloned().map(FlowQueue::new).collect(),
             ),
             logged_sessions: 0,
             // The first worker watches the clock.
@@ -163,14 +140,12 @@ impl Pipeline {
             latest_ns: 0,
             highest_ns: 0,
         };
-        let lanes = queue.empty.into_iter().zip(inboxes).enumerate();
+        let lanes = queues.empty.into_iter().zip(inboxes).enumerate();
         Ok(Self {
             lanes: lanes.map(lane).collect(),
             settings,
             steering,
-            sinks: running,
-            capture_notes,
-            measured,
+            sinks,
             patience: is_live.then_some(PATIENCE),
             shared,
             orders,
@@ -343,7 +318,7 @@ impl Pipeline {
 
     /// What the sinks have done so far, for those who ask while the run goes on.
     pub fn watch(&self) -> Watch {
-        Watch::of(&self.sinks)
+        self.sinks.watch()
     }
 
     /// Ends the run: flows are handed out, queues emptied, files finished. `kernel_dropped` datagrams
@@ -353,29 +328,21 @@ impl Pipeline {
         let Self {
             lanes,
             sinks,
-            patience,
             no_thread,
-            capture_notes,
             ..
         } = self;
-        capture_notes
-            .kernel_dropped
-            .store(kernel_dropped, Ordering::Relaxed);
         let mut measured = Measured::default();
         let measures = lanes.iter().filter_map(|lane| lane.live.as_ref());
         measures.for_each(|live| live.add_to(&mut measured));
-        let steps = {
-            let watch = Watch::of(&sinks);
-            move || watch.steps()
-        };
-        let mut patience = Patience::new(patience, &steps);
+        let watch = sinks.watch();
+        let steps = move || watch.steps();
+        let mut patience = Patience::new(self.patience, &steps);
         let lanes = lanes.into_iter().map(|lane| (lane.worker, lane.outlet));
         let (workers, mut outlets): (Vec<_>, Vec<_>) = lanes.unzip();
         for outlet in &mut outlets {
             outlet.end(&mut patience);
         }
         let total = Total::of(workers);
-        let mut ledger = total.ledger.clone();
         measured.merge(&total.measured);
         if let Some(outlet) = outlets.first_mut().filter(|_| self.settings.flows) {
             for record in total.records() {
@@ -383,31 +350,18 @@ impl Pipeline {
             }
             outlet.end_flows(&mut patience);
         }
-        let (offers, flows_no_room) = offered(&outlets);
-        // The sinks end when nobody can send to them any more.
-        drop(outlets);
-        let mut flows_no_room = flows_no_room.into_iter();
-        let finish = |sink: Running| match sink.kind() {
-            Kind::Capture => sink.finish(ledger.delivered, offers.capture_no_room, &mut patience),
-            Kind::Flows => {
-                let no_room = flows_no_room.next().unwrap_or_default();
-                sink.finish(offers.flow_records, no_room, &mut patience)
-            }
-        };
-        let sinks: Vec<Account> = sinks.into_iter().map(finish).collect();
-        let behind = capture_notes.behind();
-        ledger.note_many(Noted::Late, behind.late);
-        ledger.note_many(Noted::OutOfOrder, behind.out_of_order);
-        if let Ok(measures) = self.measured.try_recv() {
-            measured.arrival_to_written = Some(measures.arrival_to_written().clone());
-        }
+        let mut ledger = total.ledger.clone();
+        let closed = sinks.finish(outlets, ledger.delivered, kernel_dropped, &mut patience);
+        ledger.note_many(Noted::Late, closed.behind.late);
+        ledger.note_many(Noted::OutOfOrder, closed.behind.out_of_order);
+        measured.arrival_to_written = closed.arrival_to_written;
         Outcome {
             ledger,
             sessions: total.sessions,
             other_ports: total.other_ports,
             not_allowed: total.strangers.most(),
-            sinks,
-            flow_records: offers.flow_records,
+            sinks: closed.accounts,
+            flow_records: closed.flow_records,
             received: total.received,
             flows_joined: total.flows_joined,
             measured,
@@ -420,94 +374,4 @@ impl Pipeline {
 /// The thread of worker `number`, to be started.
 fn worker_thread(number: usize) -> Builder {
     Builder::new().name(format!("vxtap-{number}"))
-}
-
-/// What the sink of the capture is made of: the file, its orders, what is told beside, and where its measures
-/// go.
-type ForCapture = (
-    CaptureWriter,
-    Inbox<Answer>,
-    Arc<CaptureNotes>,
-    crossbeam_channel::Sender<WriterMeasures>,
-);
-
-/// Starts the capture's sink, if there is one, and the queue to it.
-fn start_capture(
-    capture: Option<ForCapture>,
-    sharing: Sharing,
-    working: &Arc<Working>,
-) -> io::Result<(CaptureQueue, Option<Running>)> {
-    let Sharing {
-        steering,
-        max_reorder,
-        when_full,
-    } = sharing;
-    let workers = steering.workers.max(1) as usize;
-    let most = capture_queue_batches(when_full, workers);
-    let (full, full_rx) = doorbell(queue_places(workers, most));
-    let (empty_txs, empty): (Vec<_>, Vec<_>) = (0..workers).map(|_| bounded(most)).unzip();
-    let queue = CaptureQueue { most, full, empty };
-    let Some((writer, inbox, notes, measured)) = capture else {
-        return Ok((queue, None));
-    };
-    let max_wait = match when_full {
-        WhenFull::Drop => max_reorder,
-        // A file is in order however long a worker takes: it always comes, or promises.
-        WhenFull::Wait => Duration::MAX,
-    };
-    let (path, synced) = (writer.path().to_owned(), writer.synced());
-    let sink = CaptureSink {
-        writer,
-        merge: Merge::new(workers, max_wait),
-        empty: empty_txs,
-        measures: (when_full == WhenFull::Drop).then(WriterMeasures::default),
-        measured,
-        inbox,
-        notes,
-    };
-    let running = Running::start(Kind::Capture, &path, synced, sink, full_rx, working)?;
-    Ok((queue, Some(running)))
-}
-
-/// Puts chunks of flow records into the queue of one sink.
-type FlowCallers = Callers<Arc<FlowChunk>>;
-
-/// Starts a sink for each flow file; the queues to them are in the same order.
-fn start_flows(
-    files: Vec<JsonLines>,
-    lanes: usize,
-    working: &Arc<Working>,
-) -> io::Result<(Vec<FlowCallers>, Vec<Running>)> {
-    let (mut queues, mut running) = (Vec::new(), Vec::new());
-    for file in files {
-        let (queue, queue_rx) = doorbell(FLOW_QUEUE);
-        let (path, synced) = (file.path().to_owned(), file.synced());
-        let sink = FlowSink::new(file, lanes);
-        running.push(Running::start(
-            Kind::Flows,
-            &path,
-            synced,
-            sink,
-            queue_rx,
-            working,
-        )?);
-        queues.push(queue);
-    }
-    Ok((queues, running))
-}
-
-/// What all workers had for the sinks, and for each flow sink what its queue had no room for.
-fn offered(outlets: &[QueueOutlet]) -> (Offers, Vec<u64>) {
-    let mut offers = Offers::default();
-    let mut no_room: Vec<u64> = Vec::new();
-    for outlet in outlets {
-        offers.merge(outlet.offers());
-        for (at, records) in outlet.flows_without_room().enumerate() {
-            no_room.resize(no_room.len().max(at + 1), 0);
-            if let Some(sum) = no_room.get_mut(at) {
-                *sum += records;
-            }
-        }
-    }
-    (offers, no_room)
 }
