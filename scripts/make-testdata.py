@@ -1878,6 +1878,66 @@ def outer_fragments() -> bytes:
     )
 
 
+@case("outer-first-fragments.pcap")
+def outer_first_fragments() -> bytes:
+    """What a capture with the filter `udp port 4789` has, what overlaps, and what a snap length left."""
+
+    def pieces(number: int, inner: bytes, cuts: list[int]) -> list[bytes]:
+        whole = udp(WEB.ip, TARGET.ip, 50_000, PORT_VXLAN, vxlan(VNI, inner))
+        return [
+            to_target(p) for p in fragments(WEB.ip, TARGET.ip, PROTO_UDP, whole, cuts, 0x7100 + number)
+        ]
+
+    def other(number: int) -> list[bytes]:
+        whole = udp(WEB.ip, TARGET.ip, 50_000, 53, noise(300, f"dns {number}"))
+        return [to_target(p) for p in fragments(WEB.ip, TARGET.ip, PROTO_UDP, whole, [160], 0x7200 + number)]
+
+    def frame(number: int) -> bytes:
+        return udp_frame(numbered(number, 1400))
+
+    records: list[Record] = []
+
+    def add(frames: list[bytes], keep: Optional[int] = None) -> None:
+        for data in frames:
+            orig_len = len(data) if keep is not None and keep < len(data) else None
+            records.append(Record(START + len(records) * 1_001_000, data[:keep], orig_len))
+
+    # 1 to 3: first pieces alone; the first two of three; one that ends in the UDP header.
+    add(pieces(1, frame(1), [1448])[:1])
+    add(pieces(2, frame(2), [608, 1208])[:2])
+    add(pieces(3, frame(3), [8, 1448])[:1])
+    # 4: the first is missing.
+    add(pieces(4, frame(4), [608, 1208])[1:])
+    # 5: the second piece overlaps the first by 8 bytes, with other bytes; the last one comes too.
+    five = pieces(5, frame(5), [608, 1208])
+    whole = udp(WEB.ip, TARGET.ip, 50_000, PORT_VXLAN, vxlan(VNI, frame(5)))
+    liar = ipv4(
+        WEB.ip,
+        TARGET.ip,
+        PROTO_UDP,
+        b"\xee" * 8 + whole[608:1208],
+        ident=0x7105,
+        df=False,
+        more=True,
+        offset=600,
+    )
+    add([five[0], to_target(liar), five[2]])
+    # 6: every piece twice.
+    six = pieces(6, frame(6), [608, 1208])
+    add([six[0], six[0], six[1], six[1], six[2]])
+    # 7 and 8: pieces cut by a snap length of 96; of the last datagram the later piece is not there.
+    add(pieces(7, frame(7), [1448]), 96)
+    add(pieces(8, frame(8), [1448])[:1], 96)
+    # Fragments of other datagrams: whole, without the first piece's rest, cut, and of no UDP.
+    add(other(0))
+    add(other(1)[:1])
+    add(other(2)[:1], 60)
+    add([to_target(fragments(WEB.ip, TARGET.ip, PROTO_ICMP, noise(200, "icmp"), [104], 0x7300)[0])])
+    # 9: whole.
+    add([mirrored(frame(9))])
+    return pcap(records)
+
+
 @case("other-port.pcap")
 def other_port() -> bytes:
     frames = [udp_frame(numbered(n)) for n in range(5)]

@@ -459,8 +459,9 @@ fn check(
     for packet in packets {
         packet.feed(&mut worker, &mut memory);
     }
+    // Fragments that wait for others are taken at the end.
+    worker.end_input(&mut memory);
     let sessions = worker.sessions().list().to_vec();
-    // Counts of fragments that wait for others settle at the end.
     let total = Total::of([worker]);
     memory.flows.extend(total.records());
 

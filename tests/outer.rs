@@ -13,6 +13,7 @@ mod common;
 
 use std::fs;
 use std::net::UdpSocket;
+use std::time::Duration;
 
 use common::lab::{
     BACKENDS, DST, Ended, Lab, Listener, SRC, Side, TO_V4, TO_V6, datagram, outer_v4,
@@ -107,6 +108,42 @@ fn outer_fragments_are_joined() {
             assert_eq!(joined, 40 * (pieces - 1));
         }
     }
+}
+
+/// Something on the way drops later fragments, which show no ports: what the first ones hold is delivered.
+#[test]
+fn first_fragments_alone_reach_a_ring() {
+    let Some(lab) = Lab::new() else { return };
+    let listener = lab.listen("packet", &format!("--workers 2 --bind {TO_V4}"));
+    let raw = lab.raw(SRC);
+    for number in 0..20 {
+        let mut first = outer_v4(TO_V4.parse().unwrap(), &[], &[], &datagram(7, number, 1400));
+        first.truncate(14 + 20 + 800);
+        first[16..18].copy_from_slice(&820u16.to_be_bytes());
+        first[18..22].copy_from_slice(&[1, number as u8, 0x20, 0]);
+        raw.send(&first);
+    }
+    std::thread::sleep(Duration::from_millis(300));
+    let ended = listener.end();
+    ended.assert_well();
+    assert_eq!(
+        (ended.count("received"), ended.count("delivered")),
+        (20, 20)
+    );
+    assert_eq!(ended.reason("noted", "fragments_missing"), 20);
+    assert_eq!(ended.packets(), 20);
+    let session = &ended.summary["sessions"][0];
+    assert_eq!(
+        (&session["truncated"], &session["cut_by"]),
+        (&20.into(), &"missing_fragments".into())
+    );
+    assert!(
+        ended
+            .said
+            .contains("Later fragments of 20 outer packets never came"),
+        "{}",
+        ended.said
+    );
 }
 
 /// VLAN devices on both ends, one tag or two; a ring on the interface below sees the tags.

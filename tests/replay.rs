@@ -227,20 +227,87 @@ fn outer_fragments_are_put_together() {
     let replayed = replay_testdata("outer-fragments.pcap", &[]);
     assert_eq!(
         (replayed.count("received"), replayed.count("delivered")),
-        (12, 6)
+        (12, 7)
     );
     assert_eq!(
         replayed.reasons("filtered"),
         expected([("fragment_joined", 4)])
     );
+    // A last piece without its first.
     assert_eq!(
         replayed.reasons("dropped"),
-        expected([("fragment_incomplete", 2)])
+        expected([("fragment_incomplete", 1)])
     );
-    assert_eq!(replayed.session(7, "10.0.1.11")["packets"], 5);
+    assert_eq!(replayed.session(7, "10.0.1.11")["packets"], 6);
     assert_eq!(replayed.session(7, "2001:db8:1::11")["packets"], 1);
-    // Each is whole: 18 bytes of Ethernet and IP length, nothing missing.
-    assert_eq!(missing(&replayed.frames()).count(), 0);
+    // A first piece without its last: 160 bytes less UDP and VXLAN headers of a frame of 302.
+    assert_eq!(missing(&replayed.frames()).collect::<Vec<_>>(), [(7, 158)]);
+    assert_eq!(
+        replayed.reasons("noted"),
+        expected([("fragments_missing", 1)])
+    );
+}
+
+/// What the capture filter `udp port 4789` leaves of fragmented packets is not lost, and what is missing is
+/// told with its cause: fragments that were not captured, or the snap length. Overlaps win nothing.
+#[test]
+fn first_fragments_alone() {
+    let replayed = replay_testdata("outer-first-fragments.pcap", &[]);
+    assert_eq!(
+        (replayed.count("received"), replayed.count("delivered")),
+        (23, 6)
+    );
+    assert_eq!(
+        replayed.reasons("malformed"),
+        expected([("outer_overlap", 3)])
+    );
+    assert_eq!(
+        replayed.reasons("filtered"),
+        expected([("fragment_joined", 7), ("not_udp", 1), ("other_port", 3)])
+    );
+    // Two pieces whose first is missing, and a first one that ends in the UDP header.
+    assert_eq!(
+        replayed.reasons("dropped"),
+        expected([("fragment_incomplete", 3)])
+    );
+    assert_eq!(
+        replayed.reasons("noted"),
+        expected([("fragments_missing", 2)])
+    );
+    let frames = replayed.frames();
+    // Those that are waited for in vain come at the end.
+    let of_packet = |number: u8| {
+        let order = [6, 7, 9, 1, 2, 8];
+        let at = order.iter().position(|other| *other == number).unwrap();
+        let frame = &frames[at];
+        let text = &format!("packet {number} ")[..frame.bytes.len().min(51) - 42];
+        assert!(frame.bytes[42..].starts_with(text.as_bytes()), "{number}");
+        let comment = frame.comment.clone().unwrap_or_default();
+        (frame.bytes.len(), frame.orig_len, comment)
+    };
+    let cut = |kept: usize, missing: u32, why: &str| {
+        let comment = format!("truncated: {missing} of 1442 bytes missing ({why})");
+        (kept, 1442, comment)
+    };
+    let lost = "later outer fragments";
+    assert_eq!(of_packet(1), cut(1448 - 16, 10, lost));
+    assert_eq!(of_packet(2), cut(1208 - 16, 250, lost));
+    assert_eq!(of_packet(6), (1442, 1442, String::new()));
+    // 96 bytes less Ethernet, IP, UDP and VXLAN headers.
+    let snap = "snap length of the replayed capture";
+    assert_eq!(of_packet(7), cut(46, 1396, snap));
+    assert_eq!(of_packet(8), cut(46, 1396, snap));
+    assert_eq!(of_packet(9), (1442, 1442, String::new()));
+    let session = replayed.session(7, "10.0.1.11");
+    assert_eq!(counts_of(session), [6, 4, 10 + 250 + 2 * 1396, 0, 0]);
+    let advice = session["advice"].as_str().unwrap();
+    assert!(advice.contains("later fragments"), "{advice}");
+    assert!(!advice.contains("an MTU of"), "{advice}");
+    let said = &replayed.run.stderr;
+    assert!(
+        said.contains("'udp port 4789 or (ip[6:2] & 0x1fff != 0)'"),
+        "{said}"
+    );
 }
 
 #[test]

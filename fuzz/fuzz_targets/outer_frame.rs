@@ -19,7 +19,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use libfuzzer_sys::fuzz_target;
 use vxtap::wire::ip::Fragment;
 use vxtap::wire::outer::{self, LinkType, Outer, OuterFragment, OuterUdp};
-use vxtap::wire::reassembly::{Piece, Reassembly};
+use vxtap::wire::reassembly::{Missing, Piece, Reassembly};
 use vxtap_fuzz::{Input, LINKS, lies_within};
 
 fuzz_target!(|data: &[u8]| {
@@ -77,14 +77,24 @@ fn plausible_piece(piece: &OuterFragment<'_>, record: &[u8]) {
     assert!(fragment.more || fragment.offset != 0);
     let mut reassembly = Reassembly::default();
     let given = reassembly.add(0, piece);
-    reassembly.finish();
-    let lost: u64 = reassembly.take_lost().map(|lost| lost.pieces).sum();
+    let lost = given_up_at_end(&mut reassembly);
     let ended = match given {
         Piece::Held => 0,
-        Piece::Cut | Piece::Contradiction => 1,
+        Piece::Refused(_) => 1,
         Piece::Completed(_) => panic!("one piece is no datagram"),
     };
     assert_eq!(lost + ended, 1);
+}
+
+/// Pieces that were given up.
+fn given_up(reassembly: &mut Reassembly) -> u64 {
+    let given_up = std::iter::from_fn(|| reassembly.next_given_up());
+    given_up.map(|given_up| given_up.pieces).sum()
+}
+
+fn given_up_at_end(reassembly: &mut Reassembly) -> u64 {
+    while reassembly.give_up_oldest() {}
+    given_up(reassembly)
 }
 
 fn address(ipv6: bool, last: u8) -> IpAddr {
@@ -103,7 +113,7 @@ fn cut_and_join(data: &[u8]) {
     let data = &data[..data.len().min(65_000)];
     let size = 8 * (1 + usize::from(size % 64));
     let count = data.len().div_ceil(size);
-    if count < 2 {
+    if !(2..=128).contains(&count) {
         return;
     }
     let mut places: Vec<usize> = (0..count).collect();
@@ -126,7 +136,7 @@ fn cut_and_join(data: &[u8]) {
                 protocol: 17,
             },
             payload: &data[start..end],
-            cut: false,
+            len: end - start,
         };
         match reassembly.add(0, &piece) {
             Piece::Held => assert!(nth + 1 < count, "all {count} pieces are there"),
@@ -139,8 +149,7 @@ fn cut_and_join(data: &[u8]) {
             other => panic!("pieces of one datagram: {other:?}"),
         }
     }
-    reassembly.finish();
-    assert_eq!(reassembly.take_lost().count(), 0);
+    assert_eq!(given_up_at_end(&mut reassembly), 0);
 }
 
 /// A piece as it was handed over.
@@ -185,7 +194,7 @@ fn arbitrary_pieces(data: &[u8]) {
             dst: address(ipv6, 2),
             fragment,
             payload,
-            cut: flags & 2 != 0,
+            len: payload.len() + if flags & 2 != 0 { 8 } else { 0 },
         };
         let of_datagram = given
             .entry((ipv6, fragment.id, fragment.protocol))
@@ -201,11 +210,14 @@ fn arbitrary_pieces(data: &[u8]) {
         }
         match answer {
             Piece::Held => {}
-            Piece::Cut => {
-                assert!(piece.cut);
+            Piece::Refused(_) => {
+                of_datagram.clear();
                 ended += 1;
             }
-            Piece::Contradiction => ended += 1,
+            Piece::Completed(joined) if joined.missing != Missing::Nothing => {
+                ended += joined.pieces;
+                of_datagram.clear();
+            }
             Piece::Completed(joined) => {
                 ended += joined.pieces;
                 let first = of_datagram
@@ -223,11 +235,10 @@ fn arbitrary_pieces(data: &[u8]) {
                 of_datagram.clear();
             }
         }
-        ended += reassembly.take_lost().map(|lost| lost.pieces).sum::<u64>();
+        ended += given_up(&mut reassembly);
         assert!(ended <= taken, "a piece is accounted for twice");
     }
-    reassembly.finish();
-    ended += reassembly.take_lost().map(|lost| lost.pieces).sum::<u64>();
+    ended += given_up_at_end(&mut reassembly);
     assert_eq!(ended, taken, "a piece is not accounted for");
 }
 

@@ -45,6 +45,8 @@ mod linux {
     use crate::control::Control;
     use crate::control::inquire::Teller;
     use crate::host::counters::Counters;
+    use crate::mirror::words::counted;
+    use crate::pipeline::ledger::{Ledger, Noted};
     use crate::pipeline::run::Pipeline;
     use crate::report::page::bytes;
     use crate::report::summary::conclude;
@@ -172,7 +174,9 @@ mod linux {
             .collect();
         let mut kernel_dropped = BTreeMap::from([(reason, lost)]);
         kernel_dropped.retain(|_, count| *count > 0);
-        let remark = waiting.nothing_arrived("Nothing arrived");
+        let remark = waiting
+            .nothing_arrived("Nothing arrived")
+            .or_else(|| missing_fragments(&outcome.ledger));
         let summary = settings.outputs.summary();
         conclude(
             &outcome,
@@ -245,5 +249,17 @@ mod linux {
             ": --backend udp works without"
         };
         Failure::running(format!("{error}{hint}"))
+    }
+
+    /// What to do where only first fragments come: whoever drops the others does not see that they belong to
+    /// the tunnel.
+    fn missing_fragments(ledger: &Ledger) -> Option<String> {
+        let packets = *ledger.noted().get(Noted::FragmentsMissing.reason())?;
+        Some(format!(
+            "Later fragments of {} never came. A firewall or a security group on the way may drop them, since \
+             they show no ports: let fragments pass ('nft list ruleset' on this machine, 'frag-off'), or raise \
+             the MTU of the path so that nothing is fragmented.",
+            counted(packets, "outer packet")
+        ))
     }
 }

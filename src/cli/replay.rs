@@ -13,8 +13,9 @@ use super::settings::meant::Replay;
 use crate::control::Control;
 use crate::control::inquire::Teller;
 use crate::failure::Failure;
+use crate::mirror::words::counted;
 use crate::pcap::link_type::LinkTypeName;
-use crate::pipeline::ledger::Ledger;
+use crate::pipeline::ledger::{Ledger, Noted};
 use crate::pipeline::outcome::Outcome;
 use crate::pipeline::run::Pipeline;
 use crate::pipeline::worker::{OtherPort, WorkerSettings};
@@ -91,6 +92,10 @@ pub fn run(replay: &Replay) -> Result<(), Failure> {
             "{like_vxlan} datagrams to port {port} look like VXLAN: try --port {port}."
         ));
     }
+    remarks.extend(missing_fragments(
+        &outcome.ledger,
+        &settings.worker.tunnels.vxlan_ports,
+    ));
     remarks.extend(told_of_files);
     for (path, packets) in without {
         let Outcome {
@@ -115,6 +120,21 @@ pub fn run(replay: &Replay) -> Result<(), Failure> {
         errors,
         remarks,
     )
+}
+
+/// What to do where only first fragments are there.
+fn missing_fragments(ledger: &Ledger, ports: &[u16]) -> Option<String> {
+    let packets = *ledger.noted().get(Noted::FragmentsMissing.reason())?;
+    let ports: Vec<_> = ports
+        .iter()
+        .map(|port| format!("udp port {port}"))
+        .collect();
+    let filter = ports.join(" or ");
+    Some(format!(
+        "Later fragments of {} are missing. A capture filter '{filter}' takes first fragments only: \
+         record with '{filter} or (ip[6:2] & 0x1fff != 0)', over IPv6 with 'or ip6[6] = 44' behind it.",
+        counted(packets, "outer packet")
+    ))
 }
 
 /// Refuses before anything is written when no input can be read. Pipes are left alone: they can be

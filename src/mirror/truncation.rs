@@ -33,6 +33,8 @@ pub enum Cause {
     Mtu(u32),
     /// The snap length of the capture that was replayed: not the mirror.
     SnapLength,
+    /// Later fragments of the outer packets never came, or were not captured: not the mirror.
+    MissingFragments,
     /// All have one size of inner frame, in bytes, but larger frames came too: nothing cuts there.
     Contradicted(u32),
     /// Cut at varying sizes.
@@ -68,8 +70,11 @@ pub struct Truncation {
     pub cut_in_capture: u64,
     /// Bytes cut off those.
     missing_in_capture: u64,
+    /// Truncated packets of which only the first outer fragments came, and the bytes they lack.
+    without_fragments: u64,
+    missing_in_fragments: u64,
     unknown: SizeCounts,
-    /// Sizes that truncated packets were left with, those cut in the capture apart.
+    /// Sizes that truncated packets were left with, those cut in the capture or by lost fragments apart.
     cut: SizeCounts,
     /// Of packets that arrived with all their bytes, recorded or not.
     came: Largest,
@@ -130,6 +135,10 @@ impl Truncation {
                 self.oversize_fragmented += u64::from(verdict == Verdict::Oversize);
                 self.largest_fragment = self.largest_fragment.max(largest);
             }
+            Pieces::FirstFragments { largest } => {
+                self.fragmented += 1;
+                self.largest_fragment = self.largest_fragment.max(largest);
+            }
             Pieces::Unseen => self.oversize_unseen += u64::from(verdict == Verdict::Oversize),
         }
         if lengths.orig <= arrived {
@@ -143,7 +152,10 @@ impl Truncation {
             Verdict::Truncated => {
                 self.truncated += 1;
                 self.missing_bytes += u64::from(lengths.missing());
-                if evidence.not_recorded > 0 {
+                if matches!(evidence.pieces, Pieces::FirstFragments { .. }) {
+                    self.without_fragments += 1;
+                    self.missing_in_fragments += u64::from(lengths.missing());
+                } else if evidence.not_recorded > 0 {
                     self.cut_in_capture += 1;
                     self.missing_in_capture += u64::from(lengths.missing());
                 } else {
@@ -164,6 +176,8 @@ impl Truncation {
         self.missing_bytes += other.missing_bytes;
         self.cut_in_capture += other.cut_in_capture;
         self.missing_in_capture += other.missing_in_capture;
+        self.without_fragments += other.without_fragments;
+        self.missing_in_fragments += other.missing_in_fragments;
         self.unknown.merge(&other.unknown);
         self.cut.merge(&other.cut);
         self.came.add(other.came);
@@ -238,6 +252,12 @@ impl Truncation {
         if self.cut_in_capture == self.truncated {
             return Some(Cause::SnapLength);
         }
+        if self.without_fragments == self.truncated {
+            return Some(Cause::MissingFragments);
+        }
+        if self.cut_by_mirror_count() == 0 {
+            return Some(Cause::Unclear);
+        }
         let frame = self.cut_size();
         let outer = self.cut.constant(|size| size.outer).filter(|len| *len > 0);
         // Outer packets of one length around frames of several: whatever the number, it is an MTU.
@@ -266,6 +286,12 @@ impl Truncation {
                  Record it with a larger snap length (tcpdump -s 0)."
             ));
         }
+        if self.without_fragments > 0 {
+            let lost = arrived_cut(self.without_fragments, packets, self.missing_in_fragments);
+            sentences.push(format!(
+                "{lost}: later fragments of their outer packets never came, or the capture's filter left them out."
+            ));
+        }
         sentences.extend(self.came_in_fragments(route));
         sentences.extend(self.too_large_for_the_mtu(route));
         match self.suspect(route) {
@@ -281,13 +307,21 @@ impl Truncation {
         (!sentences.is_empty()).then(|| sentences.join(" "))
     }
 
+    /// Truncated packets that arrived with all that was sent.
+    const fn cut_by_mirror_count(&self) -> u64 {
+        self.truncated - self.cut_in_capture - self.without_fragments
+    }
+
     fn cut_by_mirror(&self, packets: u64, route: &Route) -> Option<String> {
-        let samples = self.truncated - self.cut_in_capture;
-        let missing = self.missing_bytes - self.missing_in_capture;
+        let samples = self.cut_by_mirror_count();
+        if samples == 0 {
+            return None;
+        }
+        let missing = self.missing_bytes - self.missing_in_capture - self.missing_in_fragments;
         let by_mirror = arrived_cut(samples, packets, missing);
         let largest = self.largest(route);
         Some(match self.cause(route)? {
-            Cause::SnapLength => return None,
+            Cause::SnapLength | Cause::MissingFragments => return None,
             Cause::SessionPacketLength(size) if samples == 1 => format!(
                 "{by_mirror}: it keeps {size} bytes. This is one sample: if more packets are cut to {size} bytes, \
                  that is the mirror session's packet length. Check it in the cloud console."
@@ -771,6 +805,29 @@ mod tests {
         // The claim of a cut packet, where larger frames came.
         ip(&mut counts, 96, 3000);
         assert_eq!(counts.largest_inner_ip(&ROUTE), 2947);
+    }
+
+    /// What the mirror sent is known from the outer UDP header: it cut nothing.
+    #[test]
+    fn lost_fragments_are_no_cut_of_the_mirror() {
+        let largest = 1500;
+        let mut counts = Truncation::default();
+        for _ in 0..2 {
+            let lost = Evidence {
+                carried_len: 1514,
+                ..in_pieces(1464, 1500, Pieces::FirstFragments { largest })
+            };
+            add(&mut counts, &lost);
+        }
+        assert_eq!((counts.truncated, counts.missing_bytes), (2, 100));
+        assert_eq!(counts.cause(&ROUTE), Some(Cause::MissingFragments));
+        let said = advice(&counts, 2);
+        assert!(
+            said.contains("later fragments of their outer packets"),
+            "{said}"
+        );
+        assert!(said.contains("as fragments of up to 1500 bytes"), "{said}");
+        assert!(!said.contains("an MTU of"), "{said}");
     }
 
     #[test]

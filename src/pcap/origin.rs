@@ -81,6 +81,7 @@ pub const fn cause_text(cut_by: CutBy) -> &'static str {
     match cut_by {
         CutBy::Mtu => " (mirror MTU)",
         CutBy::SnapLength => " (snap length of the replayed capture)",
+        CutBy::MissingFragments => " (later outer fragments)",
         CutBy::Unclear => "",
     }
 }
@@ -91,7 +92,13 @@ impl CutComment {
         let text = std::str::from_utf8(comment).ok()?;
         let (missing, rest) = text.strip_prefix("truncated: ")?.split_once(" of ")?;
         let (orig, cause) = rest.split_once(" bytes missing")?;
-        let mut causes = [CutBy::Mtu, CutBy::SnapLength, CutBy::Unclear].into_iter();
+        let mut causes = [
+            CutBy::Mtu,
+            CutBy::SnapLength,
+            CutBy::MissingFragments,
+            CutBy::Unclear,
+        ]
+        .into_iter();
         Some(Self {
             missing: missing.parse().ok()?,
             orig: orig.parse().ok()?,
@@ -148,7 +155,12 @@ mod tests {
 
     #[test]
     fn comments_read_back() {
-        for cut_by in [CutBy::Mtu, CutBy::SnapLength, CutBy::Unclear] {
+        for cut_by in [
+            CutBy::Mtu,
+            CutBy::SnapLength,
+            CutBy::MissingFragments,
+            CutBy::Unclear,
+        ] {
             let text = format!("truncated: 954 of 1454 bytes missing{}", cause_text(cut_by));
             let expected = CutComment {
                 missing: 954,

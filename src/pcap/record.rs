@@ -37,6 +37,8 @@ pub enum CutBy {
     Mtu,
     /// The capture file that was replayed held only a part of it.
     SnapLength,
+    /// Later fragments of its outer packet never came.
+    MissingFragments,
     /// Not to be seen.
     Unclear,
 }

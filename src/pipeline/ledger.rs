@@ -12,7 +12,8 @@ use crate::wire::refusal::{Filtered, Malformed, Refusal, reasons};
 reasons! {
     /// The packet was wanted, but there was no room or no way.
     Dropped {
-        /// A piece of an outer datagram whose other pieces never came.
+        /// A piece of an outer datagram whose first piece never came: nobody knows whether it was mirrored
+        /// traffic.
         FragmentIncomplete => "fragment_incomplete",
         /// It had arrived when the run was told to end, and could not be worked on within 5 s.
         Stopped => "stopped",
@@ -26,6 +27,9 @@ reasons! {
         ReservedBits => "reserved_bits",
         /// Outer lengths contradicted each other.
         OuterLengthMismatch => "outer_length_mismatch",
+        /// Cut: it came in outer fragments, of which the later ones never came. It stands behind later
+        /// packets, since they were waited for.
+        FragmentsMissing => "fragments_missing",
         /// The inner frame has a VLAN tag.
         InnerVlan => "inner_vlan",
         /// The inner frame holds no IP header: it is in the capture, in no flow.

@@ -64,7 +64,9 @@ impl<'a> Observed<'a> {
         let direction = frame.mirrored.map_or(Direction::Unknown, |mirrored| {
             Direction::of(mirrored.source, &inner)
         });
-        let cut_by = if frame.not_recorded > 0 {
+        let cut_by = if matches!(evidence.pieces, Pieces::FirstFragments { .. }) {
+            CutBy::MissingFragments
+        } else if frame.not_recorded > 0 {
             CutBy::SnapLength
         } else if evidence.outer_ip_len == settings.mtu {
             CutBy::Mtu

@@ -338,8 +338,9 @@ impl Pipeline {
         let steps = move || watch.steps();
         let mut patience = Patience::new(self.patience, &steps);
         let lanes = lanes.into_iter().map(|lane| (lane.worker, lane.outlet));
-        let (workers, mut outlets): (Vec<_>, Vec<_>) = lanes.unzip();
-        for outlet in &mut outlets {
+        let (mut workers, mut outlets): (Vec<_>, Vec<_>) = lanes.unzip();
+        for (worker, outlet) in workers.iter_mut().zip(&mut outlets) {
+            worker.end_input(outlet);
             outlet.end(&mut patience);
         }
         let total = Total::of(workers);

@@ -23,7 +23,7 @@ use crate::wire::decapsulate::{Mirrored, Tunnel, Tunnels, decapsulate};
 use crate::wire::ip::Address;
 use crate::wire::numbers::{ether_type, protocol};
 use crate::wire::outer::{self, LinkType, Outer, OuterFragment, OuterUdp, Pieces};
-use crate::wire::reassembly::{Piece, Reassembly};
+use crate::wire::reassembly::{Joined, Missing, Piece, Reassembly, Remains};
 use crate::wire::refusal::{Filtered, Malformed, Refusal};
 use crate::wire::vxlan::Payload;
 
@@ -34,6 +34,8 @@ pub struct WorkerSettings {
     pub tunnels: Tunnels,
     /// Packets are not encapsulated: take them as they are.
     pub plain: bool,
+    /// Packets come as time goes by.
+    pub live: bool,
     /// MTU of the path from mirror source to target, in bytes.
     pub mtu: u32,
     /// Bytes of the MTU that the cloud recommends to keep free for the mirror's headers.
@@ -53,6 +55,7 @@ impl Default for WorkerSettings {
         Self {
             tunnels: Tunnels::default(),
             plain: false,
+            live: false,
             mtu: 1500,
             mtu_overhead: 64,
             max_flows: 1 << 20,
@@ -186,8 +189,12 @@ impl Worker {
     /// second of silence the wall clock. Whatever is to happen at a time hangs on it; what becomes of a packet
     /// does not depend on it, only how soon that is known.
     pub fn tick(&mut self, now_ns: u64, outlet: &mut impl Outlet) {
-        self.reassembly.expire(now_ns);
-        self.count_lost_fragments();
+        // In replay the fragments alone say when they are given up: the place of a frame in the capture must not
+        // depend on how batches are cut.
+        if self.settings.live {
+            self.reassembly.expire(now_ns);
+            self.take_given_up(outlet);
+        }
         let Self {
             flows, sessions, ..
         } = self;
@@ -196,8 +203,12 @@ impl Worker {
 
     /// Ends the input: gives up what waits for more and hands out what was counted.
     pub fn end(mut self) -> Part {
-        self.reassembly.finish();
-        self.count_lost_fragments();
+        // Nothing is left after `end_input`, and without it nobody takes frames any more.
+        while self.reassembly.give_up_oldest() {}
+        while let Some(given_up) = self.reassembly.next_given_up() {
+            self.ledger
+                .drop(Dropped::FragmentIncomplete, given_up.pieces);
+        }
         let mut evicted = Evicted(Vec::new());
         let flows = self
             .flows
@@ -264,44 +275,79 @@ impl Worker {
             return self.refuse_stranger(fragment.src.into());
         }
         let piece = self.reassembly.add(ts_ns, fragment);
-        self.count_lost_fragments();
+        self.take_given_up(outlet);
         match piece {
             Piece::Held => {}
-            Piece::Cut => self.ledger.drop(Dropped::FragmentIncomplete, 1),
-            Piece::Contradiction => self.ledger.refuse(Malformed::OuterFragment.into(), 1),
-            Piece::Completed(joined) => {
-                self.ledger
-                    .refuse(Filtered::FragmentJoined.into(), joined.pieces - 1);
-                let ip = &joined.ip;
-                if ip.fragment.is_some() || ip.options_cut {
-                    // Pieces of pieces, or extension headers that do not end.
-                    return self.ledger.refuse(Malformed::OuterFragment.into(), 1);
+            Piece::Refused(reason) => self.ledger.refuse(reason.into(), 1),
+            Piece::Completed(joined) => self.joined(ts_ns, &joined, outlet),
+        }
+    }
+
+    /// Ends the input: what waits for more is given up, and delivered as far as it came.
+    pub fn end_input(&mut self, outlet: &mut impl Outlet) {
+        // Behind everything else, whichever worker has it.
+        self.place = u64::MAX;
+        while self.reassembly.give_up_oldest() {
+            self.take_given_up(outlet);
+        }
+    }
+
+    /// Takes what the reassembly has given up.
+    fn take_given_up(&mut self, outlet: &mut impl Outlet) {
+        while let Some(given_up) = self.reassembly.next_given_up() {
+            match given_up.what {
+                Remains::Refused(reason) => self.ledger.refuse(reason.into(), given_up.pieces),
+                Remains::NoBeginning => {
+                    self.ledger
+                        .drop(Dropped::FragmentIncomplete, given_up.pieces);
                 }
-                if ip.protocol != protocol::UDP {
-                    return self.ledger.refuse(Filtered::NotUdp.into(), 1);
-                }
-                match outer::read_udp(&joined.ip, &joined.payload, false) {
-                    Ok(udp) => {
-                        let largest = joined.largest_piece;
-                        let pieces = Pieces::Fragments { largest };
-                        self.udp(ts_ns, &OuterUdp { pieces, ..udp }, outlet);
-                    }
-                    Err(refusal) => self.ledger.refuse(refusal, 1),
-                }
+                Remains::Beginning(joined) => self.joined(given_up.ts_ns, &joined, outlet),
             }
         }
     }
 
-    fn count_lost_fragments(&mut self) {
-        for lost in self.reassembly.take_lost() {
-            let other = lost
-                .dst_port
-                .is_some_and(|port| self.settings.tunnels.at_port(port).is_none());
-            if other {
-                self.ledger.refuse(Filtered::OtherPort.into(), lost.pieces);
-            } else {
-                self.ledger.drop(Dropped::FragmentIncomplete, lost.pieces);
+    /// Takes a datagram that came in pieces. One of them stands for it in the ledger.
+    fn joined(&mut self, ts_ns: u64, joined: &Joined, outlet: &mut impl Outlet) {
+        let Joined { ip, missing, .. } = joined;
+        let cut = *missing != Missing::Nothing;
+        let pieces_missing = *missing == Missing::Pieces;
+        let largest = joined.largest_piece;
+        let read = match outer::read_udp(ip, &joined.payload, cut) {
+            // Pieces of pieces, or extension headers that do not end.
+            _ if ip.fragment.is_some() => Err(Malformed::OuterFragment.into()),
+            _ if ip.options_cut => Err(Malformed::OuterFragment.into()),
+            _ if ip.protocol != protocol::UDP => Err(Filtered::NotUdp.into()),
+            Ok(udp) if pieces_missing => {
+                let pieces = Pieces::FirstFragments { largest };
+                Ok(OuterUdp { pieces, ..udp })
             }
+            Ok(udp) => {
+                let pieces = Pieces::Fragments { largest };
+                Ok(OuterUdp { pieces, ..udp })
+            }
+            Err(refusal) => Err(refusal),
+        };
+        // What came is too little to say anything of it.
+        let too_short = pieces_missing
+            && match &read {
+                Ok(udp) => decapsulate(&self.settings.tunnels, udp).err(),
+                Err(refusal) => Some(*refusal),
+            }
+            .is_some_and(|refusal| matches!(refusal, Refusal::Malformed(why) if why.is_short()));
+        if too_short {
+            return self.ledger.drop(Dropped::FragmentIncomplete, joined.pieces);
+        }
+        self.ledger
+            .refuse(Filtered::FragmentJoined.into(), joined.pieces - 1);
+        match read {
+            Ok(udp) => {
+                let before = self.ledger.delivered;
+                self.udp(ts_ns, &udp, outlet);
+                if pieces_missing && self.ledger.delivered > before {
+                    self.ledger.note(Noted::FragmentsMissing);
+                }
+            }
+            Err(refusal) => self.ledger.refuse(refusal, 1),
         }
     }
 

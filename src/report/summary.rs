@@ -173,7 +173,7 @@ pub struct SessionSummary {
     pub overhead: Option<u32>,
     /// Bytes of frame that cut packets keep, when it is one size.
     pub cut_size: Option<u32>,
-    /// `session_packet_length`, `mtu`, `snap_length` or `unclear`.
+    /// `session_packet_length`, `mtu`, `snap_length`, `missing_fragments` or `unclear`.
     pub cut_by: Option<&'static str>,
     /// What to do about it.
     pub advice: Option<String>,
@@ -368,6 +368,7 @@ impl SessionSummary {
                 Cause::SessionPacketLength(_) => "session_packet_length",
                 Cause::Mtu(_) => "mtu",
                 Cause::SnapLength => "snap_length",
+                Cause::MissingFragments => "missing_fragments",
                 Cause::Contradicted(_) | Cause::Unclear => "unclear",
             }),
             // Nobody mirrors a capture that was not encapsulated: there is no session to mend.

@@ -126,7 +126,11 @@ pub fn decapsulate<'a>(tunnels: &Tunnels, udp: &OuterUdp<'a>) -> Result<Mirrored
         return Err(Malformed::InnerEmpty.into());
     }
     mirrored.outer_ip_len = udp.ip_len;
-    mirrored.not_recorded = udp.carried_len.saturating_sub(udp.payload.len());
+    mirrored.not_recorded = match udp.pieces {
+        // What lacks was never there to be recorded.
+        Pieces::FirstFragments { .. } => 0,
+        _ => udp.carried_len.saturating_sub(udp.payload.len()),
+    };
     mirrored.pieces = udp.pieces;
     Ok(mirrored)
 }

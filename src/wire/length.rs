@@ -71,8 +71,12 @@ pub struct Evidence {
 }
 
 impl Evidence {
-    /// Bytes of the inner frame that arrived, recorded or not.
+    /// Bytes of the inner frame that arrived, recorded or not, fragments that never came included.
     pub const fn arrived_len(&self) -> u32 {
+        // What was lost on the way in fragments had been sent.
+        if let Pieces::FirstFragments { .. } = self.pieces {
+            return self.carried_len.saturating_sub(self.added_len);
+        }
         self.captured_len
             .saturating_add(self.not_recorded)
             .saturating_sub(self.added_len)

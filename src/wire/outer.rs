@@ -141,6 +141,11 @@ pub enum Pieces {
         /// Bytes of the largest one, IP header included.
         largest: u32,
     },
+    /// In IP fragments, of which only the first ones are here.
+    FirstFragments {
+        /// Bytes of the largest one, IP header included.
+        largest: u32,
+    },
     /// Not to be seen: the kernel joins fragments before a socket gets their datagram.
     Unseen,
 }
@@ -186,8 +191,8 @@ pub struct OuterFragment<'a> {
     pub fragment: Fragment,
     /// Its bytes of IP payload.
     pub payload: &'a [u8],
-    /// The record holds fewer bytes than the piece has.
-    pub cut: bool,
+    /// Bytes of IP payload it had; more than `payload` holds where the capture cut it.
+    pub len: usize,
 }
 
 /// What a record holds, if it is UDP.
@@ -260,12 +265,13 @@ pub fn read_ip(packet: &[u8], record_cut: bool) -> Result<Outer<'_>, Refusal> {
             packet.len().min(ip.declared_len as usize)
         };
         let payload = packet.get(fragment.payload_at..end).unwrap_or_default();
+        let declared = (ip.declared_len as usize).saturating_sub(fragment.payload_at);
         return Ok(Outer::Fragment(OuterFragment {
             src: ip.src.ip(),
             dst: ip.dst.ip(),
             fragment,
             payload,
-            cut,
+            len: declared.max(payload.len()),
         }));
     }
     if ip.options_cut {

@@ -44,8 +44,10 @@ reasons! {
         /// Several datagrams in one packet, put together by the network card or the kernel, whose lengths
         /// do not tell how to take them apart.
         OuterSegments => "outer_segments",
-        /// Pieces of one outer datagram contradict each other.
+        /// Pieces of one outer datagram contradict each other, or are too many.
         OuterFragment => "outer_fragment",
+        /// Pieces of one outer datagram overlap: none says which bytes are the true ones (RFC 8200 §4.5).
+        OuterOverlap => "outer_overlap",
         /// A VXLAN header cut inside its 8 bytes by the capture that recorded it.
         VxlanShort => "vxlan_short",
         /// The I flag is clear: the VNI is not valid (RFC 7348 §5).
@@ -80,7 +82,7 @@ reasons! {
         Vni => "vni",
         /// To the port, but no VXLAN header: a load balancer's probe.
         Probe => "probe",
-        /// A piece of an outer datagram whose whole is counted with its last piece.
+        /// A piece of an outer datagram that is counted with another of its pieces.
         FragmentJoined => "fragment_joined",
         /// VXLAN-GPE that carries something other than Ethernet, IPv4 or IPv6 (NSH, MPLS, …), or OAM.
         GpeNotDecoded => "gpe_not_decoded",
@@ -88,6 +90,16 @@ reasons! {
         GeneveControl => "geneve_control",
         /// Geneve that carries neither Ethernet nor VXLAN.
         GeneveNotMirror => "geneve_not_mirror",
+    }
+}
+
+impl Malformed {
+    /// There are too few bytes to tell what it is.
+    pub const fn is_short(self) -> bool {
+        matches!(
+            self,
+            Self::OuterUdp | Self::VxlanShort | Self::GeneveShort | Self::InnerEmpty
+        )
     }
 }
 

@@ -269,6 +269,7 @@ impl Settings {
         let worker = WorkerSettings {
             tunnels: parts.tunnels,
             plain: parts.plain,
+            live: when_full == WhenFull::Drop,
             mtu,
             mtu_overhead,
             max_flows: limits.max_flows,
