@@ -1938,6 +1938,58 @@ def outer_first_fragments() -> bytes:
     return pcap(records)
 
 
+@case("outer-trains.pcap")
+def outer_trains() -> bytes:
+    """Datagrams put together on the machine that captured them (UDP GSO or GRO)."""
+
+    def frames(count: int, length: int, first: int) -> list[bytes]:
+        return [udp_frame(numbered(first + n, length), sport=40_000 + n) for n in range(count)]
+
+    def outer4(payload: bytes, *, udp_len: Optional[int] = None, ip_len: Optional[int] = None) -> bytes:
+        whole = udp(WEB.ip, TARGET.ip, 50_000, PORT_VXLAN, payload, length=udp_len, checksum=False)
+        return to_target(ipv4(WEB.ip, TARGET.ip, PROTO_UDP, whole, total_length=ip_len))
+
+    def train(inner: list[bytes]) -> bytes:
+        return b"".join(vxlan(VNI, frame) for frame in inner)
+
+    full = frames(3, 400, 0) + [udp_frame(numbered(3, 100))]
+    one_len = len(vxlan(VNI, full[0]))
+    payload = train(full)
+    packets = [
+        # 1 to 4: lengths of the whole; of the UDP header that of one; both 0; both that of one.
+        outer4(payload),
+        outer4(payload, udp_len=8 + one_len),
+        outer4(payload, udp_len=0, ip_len=0),
+        outer4(payload, udp_len=8 + one_len, ip_len=28 + one_len),
+    ]
+    # 5: over IPv6, two of them.
+    packets.append(datagram(train(frames(2, 1000, 10)), v6=True))
+    # 6: frames filled up to 60 bytes, an ARP request among them.
+    short = [padded(udp_frame(b"a")), padded(arp_request(WEB, "10.0.1.1")), padded(udp_frame(b"bcd"))]
+    packets.append(outer4(train(short)))
+    # 7: four frames cut to 96 bytes by the mirror source.
+    packets.append(outer4(train([cut(frame, 96) for frame in frames(4, 900, 20)])))
+    # 8: one datagram each. VXLAN within VXLAN of the same VNI, whole and cut; a capture of VXLAN in a TCP
+    # segment, whole and cut in its middle.
+    within = udp(APP.ip, STORE.ip, 51_000, PORT_VXLAN, vxlan(VNI, udp_frame(numbered(30, 30))))
+    nested = frame_of(APP, STORE, ipv4(APP.ip, STORE.ip, PROTO_UDP, within))
+    packets.append(outer4(vxlan(VNI, nested)))
+    packets.append(outer4(vxlan(VNI, cut(nested, 92))))
+    recorded = noise(54, "before") + vxlan(VNI, udp_frame(numbered(31, 100)))
+    transfer = tcp_frame(recorded + noise(200, "after"))
+    packets.append(outer4(vxlan(VNI, transfer)))
+    packets.append(outer4(vxlan(VNI, cut(transfer, 208))))
+    # 9: perhaps trains: two cut frames, and two of different VNIs.
+    packets.append(outer4(train([cut(frame, 96) for frame in frames(2, 900, 40)])))
+    two = frames(2, 300, 50)
+    packets.append(outer4(vxlan(VNI, two[0]) + vxlan(VNI + 1, two[1])))
+    records = spaced(packets)
+    # 10: a train of which the capture kept one datagram and a part of the next.
+    long = outer4(train(frames(4, 400, 60)))
+    records.append(Record(records[-1].time_ns + 1_001_000, long[:600], len(long)))
+    return pcap(records)
+
+
 @case("other-port.pcap")
 def other_port() -> bytes:
     frames = [udp_frame(numbered(n)) for n in range(5)]

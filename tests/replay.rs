@@ -310,6 +310,42 @@ fn first_fragments_alone() {
     );
 }
 
+/// tcpdump on a machine with UDP GSO or GRO shows several datagrams as one packet.
+#[test]
+fn trains_of_datagrams() {
+    let replayed = replay_testdata("outer-trains.pcap", &[]);
+    // 4 of 4, 2, 3, 4; four single ones; two that prove nothing; 2 of 4.
+    assert_eq!(
+        (replayed.count("received"), replayed.count("delivered")),
+        (33, 33)
+    );
+    assert_eq!(
+        replayed.reasons("noted"),
+        expected([
+            ("inner_not_ip", 1),
+            ("outer_train", 8),
+            ("outer_train_cut", 2),
+            ("outer_train_unproven", 2),
+        ])
+    );
+    assert_eq!(replayed.session(7, "2001:db8:1::11")["packets"], 2);
+    let frames = replayed.frames();
+    let lens: Vec<_> = frames.iter().map(|frame| frame.bytes.len()).collect();
+    let four = [442, 442, 442, 142];
+    assert_eq!(lens[..16], [four, four, four, four].concat());
+    assert_eq!(lens[16..21], [1042, 1042, 60, 60, 60]);
+    assert_eq!(lens[21..25], [96; 4]);
+    // One datagram each, whatever is in it: nested VXLAN, whole and cut, a file transfer, whole and cut.
+    assert_eq!(lens[25..29], [122, 92, 458, 208]);
+    // Left together.
+    assert_eq!(lens[29..31], [96 + 8 + 96, 342 + 8 + 342]);
+    assert_eq!(lens[31..], [442, 600 - 42 - 450 - 8]);
+    for (at, frame) in frames[..16].iter().enumerate() {
+        let text = format!("packet {} ", at % 4);
+        assert!(frame.bytes[42..].starts_with(text.as_bytes()), "{at}");
+    }
+}
+
 #[test]
 fn another_port() {
     let replayed = replay_testdata("other-port.pcap", &[]);
@@ -1191,14 +1227,18 @@ fn tcpdump_and_capinfos_open_every_capture() {
 /// The inner frames, as tshark finds them in the input, are the frames written: every byte, every time.
 #[test]
 fn tshark_finds_the_same_inner_frames() {
-    // These carry other things than VXLAN; their own tests look at the bytes. In the last one a UDP
-    // length goes beyond its IP packet, and tshark takes none of it.
+    // These carry other things than VXLAN; their own tests look at the bytes. tshark takes nothing of first
+    // fragments alone, joins those that overlap, takes no train apart, and in the last one, where a UDP
+    // length goes beyond its IP packet, it takes nothing.
     let others = [
         "gpe.pcap",
         "geneve.pcap",
         "inner-bare.pcap",
         "plain.pcap",
         "plain-sll.pcap",
+        "outer-first-fragments.pcap",
+        "outer-fragments.pcap",
+        "outer-trains.pcap",
         "udp-length-mismatch.pcap",
     ];
     if !tool("tshark") || !tool("mergecap") {

@@ -27,6 +27,14 @@ reasons! {
         ReservedBits => "reserved_bits",
         /// Outer lengths contradicted each other.
         OuterLengthMismatch => "outer_length_mismatch",
+        /// A packet that holds several tunnel datagrams, put together on the machine that captured it (UDP GSO or
+        /// GRO): taken apart, and each datagram is counted as received.
+        OuterTrain => "outer_train",
+        /// Datagrams behind those of such a packet that the capture did not store: they are in no counter.
+        OuterTrainCut => "outer_train_cut",
+        /// A packet that seems to hold several tunnel datagrams, but nothing proves where each begins: taken as
+        /// one.
+        OuterTrainUnproven => "outer_train_unproven",
         /// Cut: it came in outer fragments, of which the later ones never came. It stands behind later
         /// packets, since they were waited for.
         FragmentsMissing => "fragments_missing",

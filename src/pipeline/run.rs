@@ -15,6 +15,7 @@ use crossbeam_channel::bounded;
 use crate::bpf::steer::Steering;
 use crate::capture::writer::CaptureWriter;
 use crate::export::jsonl::JsonLines;
+use crate::pipeline::apart::{Apart, ApartFile};
 use crate::pipeline::ending::{PATIENCE, Patience};
 use crate::pipeline::inquiry::Answer;
 use crate::pipeline::lane::{Lane, Meeting, Shared};
@@ -93,6 +94,8 @@ pub struct Pipeline {
     no_thread: Option<io::Error>,
     /// Records read from files that are done.
     records: u64,
+    /// Takes apart what a capture holds as one packet.
+    apart: Apart,
 }
 
 impl Pipeline {
@@ -143,6 +146,7 @@ impl Pipeline {
         let lanes = queues.empty.into_iter().zip(inboxes).enumerate();
         Ok(Self {
             lanes: lanes.map(lane).collect(),
+            apart: Apart::new(settings.tunnels.clone()),
             settings,
             steering,
             sinks,
@@ -227,17 +231,29 @@ impl Pipeline {
     /// The file's. What came before the error is kept.
     pub fn replay(&mut self, file: &mut CaptureFile, stop: &Stop) -> Result<(), CaptureError> {
         file.number_from(self.records);
-        let outcome = if self.lanes.len() == 1 {
-            self.feed(std::slice::from_mut(file), stop, None, |_| {})
-        } else {
-            self.spread(file, stop)
+        let mut apart = std::mem::take(&mut self.apart);
+        let outcome = match (self.lanes.len(), self.settings.plain) {
+            (1, true) => self.feed(std::slice::from_mut(file), stop, None, |_| {}),
+            (1, false) => {
+                let apart = &mut apart;
+                let file = &mut *file;
+                let source = ApartFile { file, apart };
+                self.feed(&mut [source], stop, None, |_| {})
+            }
+            _ => self.spread(file, &mut apart, stop),
         };
+        self.apart = apart;
         self.records += file.packets();
         outcome
     }
 
     /// Reads a file on this thread and lets the workers, each on its own, do the rest.
-    fn spread(&mut self, file: &mut CaptureFile, stop: &Stop) -> Result<(), CaptureError> {
+    fn spread(
+        &mut self,
+        file: &mut CaptureFile,
+        apart: &mut Apart,
+        stop: &Stop,
+    ) -> Result<(), CaptureError> {
         let Self {
             lanes,
             settings,
@@ -250,6 +266,7 @@ impl Pipeline {
         // What was read is worked on.
         let never = Stop::new();
         let (empty_tx, empty_rx) = bounded(CHUNKS);
+        let plain = settings.plain;
         let mut guide = Guide::new(*steering, settings.tunnels.clone(), settings.plain);
         std::thread::scope(|scope| {
             let mut queues = Vec::new();
@@ -284,7 +301,13 @@ impl Pipeline {
                     Ok(None) => break Ok(()),
                     Err(error) => break Err(error),
                 };
-                chunk.add(guide.worker_for(&record), &record);
+                if plain {
+                    chunk.add(guide.worker_for(&record), &record);
+                } else {
+                    apart.hand_on(&record, |record| {
+                        chunk.add(guide.worker_for(record), record);
+                    });
+                }
                 // From a pipe, what is here is worked on before more is waited for.
                 if chunk.is_full() || file.may_wait() {
                     let mut next = empty_rx.try_recv().unwrap_or_default();
@@ -329,6 +352,7 @@ impl Pipeline {
             lanes,
             sinks,
             no_thread,
+            apart,
             ..
         } = self;
         let mut measured = Measured::default();
@@ -352,6 +376,9 @@ impl Pipeline {
             outlet.end_flows(&mut patience);
         }
         let mut ledger = total.ledger.clone();
+        for (note, packets) in apart.notes() {
+            ledger.note_many(note, packets);
+        }
         let closed = sinks.finish(outlets, ledger.delivered, kernel_dropped, &mut patience);
         ledger.note_many(Noted::Late, closed.behind.late);
         ledger.note_many(Noted::OutOfOrder, closed.behind.out_of_order);

@@ -112,10 +112,7 @@ pub struct Mirrored<'a> {
 #[inline]
 pub fn decapsulate<'a>(tunnels: &Tunnels, udp: &OuterUdp<'a>) -> Result<Mirrored<'a>, Refusal> {
     let tunnel = tunnels.at_port(udp.dst_port).ok_or(Filtered::OtherPort)?;
-    let mut mirrored = match tunnel {
-        Tunnel::Geneve => geneve_layer(tunnels, udp)?,
-        Tunnel::Vxlan | Tunnel::Gpe => vxlan_layer(tunnel, udp)?,
-    };
+    let mut mirrored = layer(tunnels, tunnel, udp)?;
     for _ in 1..tunnels.depth {
         let Some(deeper) = nested(tunnels, &mirrored) else {
             break;
@@ -133,6 +130,19 @@ pub fn decapsulate<'a>(tunnels: &Tunnels, udp: &OuterUdp<'a>) -> Result<Mirrored
     };
     mirrored.pieces = udp.pieces;
     Ok(mirrored)
+}
+
+/// Takes one layer off.
+#[inline(always)]
+pub(super) fn layer<'a>(
+    tunnels: &Tunnels,
+    tunnel: Tunnel,
+    udp: &OuterUdp<'a>,
+) -> Result<Mirrored<'a>, Refusal> {
+    match tunnel {
+        Tunnel::Geneve => geneve_layer(tunnels, udp),
+        Tunnel::Vxlan | Tunnel::Gpe => vxlan_layer(tunnel, udp),
+    }
 }
 
 #[inline(always)]

@@ -13,6 +13,7 @@ pub mod numbers;
 pub mod outer;
 pub mod reassembly;
 pub mod refusal;
+pub mod train;
 pub mod vxlan;
 
 use std::fmt;

@@ -212,15 +212,7 @@ pub enum Outer<'a> {
 /// [`Filtered::NotIp`] and [`Filtered::NotUdp`] for other traffic, [`Malformed`] for broken headers.
 #[inline]
 pub fn read(link: LinkType, record: &[u8], record_cut: bool) -> Result<Outer<'_>, Refusal> {
-    let LinkPayload {
-        mut ether_type,
-        mut payload,
-        ..
-    } = link.strip(record)?;
-    while ether_type::is_vlan(ether_type) {
-        ether_type = be16(payload, 2).ok_or(Malformed::OuterLink)?;
-        payload = payload.get(4..).unwrap_or_default();
-    }
+    let (ether_type, payload) = behind_tags(link, record)?;
     let version = match ether_type {
         ether_type::IPV4 => 4,
         ether_type::IPV6 => 6,
@@ -231,6 +223,93 @@ pub fn read(link: LinkType, record: &[u8], record_cut: bool) -> Result<Outer<'_>
     } else {
         Err(mislabelled(payload, record_cut))
     }
+}
+
+/// EtherType and bytes behind the link layer and all VLAN tags.
+#[inline]
+fn behind_tags(link: LinkType, record: &[u8]) -> Result<(u16, &[u8]), Refusal> {
+    let LinkPayload {
+        mut ether_type,
+        mut payload,
+        ..
+    } = link.strip(record)?;
+    while ether_type::is_vlan(ether_type) {
+        ether_type = be16(payload, 2).ok_or(Malformed::OuterLink)?;
+        payload = payload.get(4..).unwrap_or_default();
+    }
+    Ok((ether_type, payload))
+}
+
+/// What stands behind the UDP header of a packet, whatever that header says of its length.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BehindUdp<'a> {
+    /// Destination port.
+    pub dst_port: u16,
+    /// First byte of the IP packet in its record.
+    packet_at: usize,
+    /// First byte of the UDP header in it.
+    udp_at: usize,
+    /// The bytes that are here.
+    pub bytes: &'a [u8],
+    /// Bytes that were there; more where the capture cut them.
+    pub whole_len: usize,
+}
+
+impl BehindUdp<'_> {
+    /// Writes the headers of `record`, which this was read from, to `out`, with the lengths of a datagram of
+    /// `len` bytes. Tells how many bytes they are. The checksums stay as they are.
+    pub fn write_headers(&self, record: &[u8], len: usize, out: &mut Vec<u8>) -> usize {
+        let headers_len = self.udp_at + 8;
+        out.clear();
+        out.extend_from_slice(record.get(..headers_len).unwrap_or_default());
+        let is_v4 = out.get(self.packet_at).is_some_and(|first| first >> 4 == 4);
+        // IPv6 counts what follows its first 40 bytes.
+        let (ip_len_at, not_counted) = match is_v4 {
+            true => (self.packet_at + 2, 0),
+            false => (self.packet_at + 4, 40),
+        };
+        let ip_len = headers_len - self.packet_at - not_counted + len;
+        for (at, len) in [(ip_len_at, ip_len), (self.udp_at + 4, 8 + len)] {
+            let field = out.get_mut(at..).and_then(<[u8]>::first_chunk_mut::<2>);
+            if let (Some(field), Ok(len)) = (field, u16::try_from(len)) {
+                *field = len.to_be_bytes();
+            }
+        }
+        headers_len
+    }
+}
+
+/// Reads a record of a packet that had `orig_len` bytes down to what stands behind its UDP header, up to the
+/// end that the IP header declares, or that of the packet where that is not believed. `None` where there is
+/// no UDP, or a fragment of it.
+#[cold]
+pub fn behind_udp(
+    link: LinkType,
+    record: &[u8],
+    orig_len: usize,
+    believe_ip: bool,
+) -> Option<BehindUdp<'_>> {
+    let (_, packet) = behind_tags(link, record).ok()?;
+    let ip = IpHeader::read(packet).ok()?;
+    if ip.fragment.is_some() || ip.options_cut || ip.protocol != protocol::UDP {
+        return None;
+    }
+    let (header, behind) = packet.get(ip.header_len..)?.split_first_chunk::<8>()?;
+    let [_, _, d0, d1, ..] = *header;
+    let headers_len = ip.header_len + 8;
+    let there = behind.len() + orig_len.saturating_sub(record.len());
+    let whole_len = match ip.declared_len as usize {
+        1.. if !believe_ip => there,
+        0 => there,
+        len => len.checked_sub(headers_len)?.min(there),
+    };
+    Some(BehindUdp {
+        dst_port: u16::from_be_bytes([d0, d1]),
+        packet_at: record.len() - packet.len(),
+        udp_at: record.len() - packet.len() + ip.header_len,
+        bytes: behind.get(..whole_len).unwrap_or(behind),
+        whole_len,
+    })
 }
 
 /// What is wrong with a packet whose IP version is not the one its EtherType names.
