@@ -132,6 +132,14 @@ async fn control(mut signals: impl Outside, mut inbox: UnboundedReceiver<Message
             }
         };
         tokio::select! {
+            // What the run has said comes first: whoever sees that it listens may ask at once.
+            biased;
+            message = inbox.recv(), if open => match message {
+                Some(Message::EndAfter(time)) => end_at = Instant::now().checked_add(time),
+                Some(Message::Tell(new)) => teller = Some(Arc::from(new)),
+                // The run is over; what is left of it may still be stuck.
+                None => (open, teller) = (false, None),
+            },
             came = signals.next() => match came {
                 Came::End(signal) => match ended_at {
                     None => {
@@ -154,16 +162,50 @@ async fn control(mut signals: impl Outside, mut inbox: UnboundedReceiver<Message
                     }
                 },
             },
-            message = inbox.recv(), if open => match message {
-                Some(Message::EndAfter(time)) => end_at = Instant::now().checked_add(time),
-                Some(Message::Tell(new)) => teller = Some(Arc::from(new)),
-                // The run is over; what is left of it may still be stuck.
-                None => (open, teller) = (false, None),
-            },
             () = time_is_up => {
                 end_at = None;
                 stop.order(Why::TimeIsUp);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use super::*;
+
+    /// Counts how often it is looked at; nothing comes.
+    struct Quiet(Arc<AtomicU32>);
+
+    impl Outside for Quiet {
+        async fn next(&mut self) -> Came {
+            self.0.fetch_add(1, Ordering::Relaxed);
+            std::future::pending().await
+        }
+    }
+
+    /// No signal is looked at before everything that the run has said is known: a question that comes right
+    /// behind the first line has an answer.
+    #[test]
+    fn what_the_run_says_comes_before_signals() {
+        let (to, inbox) = unbounded_channel();
+        for _ in 0..100 {
+            let in_an_hour = Message::EndAfter(Duration::from_secs(3600));
+            assert!(to.send(in_an_hour).is_ok());
+        }
+        let looks = Arc::new(AtomicU32::new(0));
+        let signals = Quiet(Arc::clone(&looks));
+        let stop = Stop::new();
+        let mut runtime = tokio::runtime::Builder::new_current_thread();
+        let runtime = runtime.enable_time().build().unwrap();
+        let ended = runtime.block_on(async {
+            let some_time = Duration::from_millis(50);
+            tokio::time::timeout(some_time, control(signals, inbox, &stop)).await
+        });
+        assert!(ended.is_err(), "it goes on for as long as the process");
+        let looks = looks.load(Ordering::Relaxed);
+        assert!((1..5).contains(&looks), "{looks} looks");
     }
 }
