@@ -116,7 +116,8 @@ impl Inner {
         self.src_mac = Some([s0, s1, s2, s3, s4, s5]);
         self.ether_type = u16::from_be_bytes([t0, t1]);
         let mut offset = 14;
-        while ether_type::is_vlan(self.ether_type) {
+        // IP before tags: it is what most frames hold.
+        while !ether_type::is_ip(self.ether_type) && ether_type::is_vlan(self.ether_type) {
             let Some([c0, c1, t0, t1]) = frame.get(offset..).and_then(<[u8]>::first_chunk::<4>)
             else {
                 self.ether_type = 0;

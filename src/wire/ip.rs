@@ -123,6 +123,18 @@ impl IpHeader {
     /// See [`IpError`].
     #[inline(always)]
     pub fn read(bytes: &[u8]) -> Result<Self, IpError> {
+        // Apart from the start, so that other headers need not be in memory.
+        if bytes.get(9) == Some(&AUTHENTICATION)
+            && bytes.first().is_some_and(|first| first >> 4 == 4)
+        {
+            return Self::read_authenticated(bytes);
+        }
+        Self::read_plain(bytes)
+    }
+
+    /// As [`Self::read`], but an authentication header behind IPv4 is not walked through.
+    #[inline(always)]
+    pub(super) fn read_plain(bytes: &[u8]) -> Result<Self, IpError> {
         match bytes.first().map(|first| first >> 4) {
             None => Err(IpError::Cut),
             Some(4) => Self::read_ipv4(bytes),
@@ -195,7 +207,7 @@ impl IpHeader {
             payload_at: header_len,
             protocol,
         });
-        let ip = Self {
+        Ok(Self {
             src: Address::v4([s0, s1, s2, s3]),
             dst: Address::v4([d0, d1, d2, d3]),
             protocol,
@@ -210,12 +222,18 @@ impl IpHeader {
             ttl,
             fragment,
             options_cut: header_len > bytes.len(),
-        };
-        Ok(if protocol == AUTHENTICATION && offset == 0 {
-            ip.behind_extensions(bytes.get(header_len..).unwrap_or_default())
-        } else {
-            ip
         })
+    }
+
+    /// An IPv4 header with an authentication header behind it.
+    #[cold]
+    #[inline(never)]
+    fn read_authenticated(bytes: &[u8]) -> Result<Self, IpError> {
+        let mut ip = Self::read_ipv4(bytes)?;
+        if !ip.options_cut && !ip.is_later_fragment() {
+            ip.read_extensions(bytes.get(ip.header_len..).unwrap_or_default());
+        }
+        Ok(ip)
     }
 
     #[inline(always)]

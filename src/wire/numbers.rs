@@ -122,7 +122,14 @@ pub mod ether_type {
     /// Every type of VLAN tag: two bytes with the identifier, then the next EtherType.
     pub const VLANS: [u16; 5] = [VLAN, VLAN_SERVICE, VLAN_9100, VLAN_9200, VLAN_8200];
 
+    /// Whether an IP packet follows.
+    #[inline]
+    pub const fn is_ip(ether_type: u16) -> bool {
+        matches!(ether_type, IPV4 | IPV6)
+    }
+
     /// Whether a VLAN tag follows.
+    #[inline]
     pub const fn is_vlan(ether_type: u16) -> bool {
         matches!(
             ether_type,

@@ -328,7 +328,7 @@ fn mislabelled(packet: &[u8], record_cut: bool) -> Refusal {
 /// As [`read`].
 #[inline(always)]
 pub fn read_ip(packet: &[u8], record_cut: bool) -> Result<Outer<'_>, Refusal> {
-    let ip = IpHeader::read(packet).map_err(|_: IpError| Malformed::OuterIp)?;
+    let ip = IpHeader::read_plain(packet).map_err(|_: IpError| Malformed::OuterIp)?;
     let cut = if ip.declared_len == 0 {
         record_cut
     } else {
@@ -356,10 +356,25 @@ pub fn read_ip(packet: &[u8], record_cut: bool) -> Result<Outer<'_>, Refusal> {
     if ip.options_cut {
         return Err(Malformed::OuterIp.into());
     }
+    if ip.protocol == protocol::AUTHENTICATION {
+        return behind_authentication(packet, cut);
+    }
     if ip.protocol != protocol::UDP {
         return Err(Filtered::NotUdp.into());
     }
     read_udp(&ip, ip.payload(packet), cut).map(Outer::Udp)
+}
+
+/// The UDP datagram behind IPv4's authentication header.
+#[cold]
+fn behind_authentication(packet: &[u8], cut: bool) -> Result<Outer<'_>, Refusal> {
+    match IpHeader::read(packet) {
+        Ok(ip) if !ip.options_cut && ip.protocol == protocol::UDP => {
+            read_udp(&ip, ip.payload(packet), cut).map(Outer::Udp)
+        }
+        Ok(ip) if !ip.options_cut => Err(Filtered::NotUdp.into()),
+        _ => Err(Malformed::OuterIp.into()),
+    }
 }
 
 /// Reads the UDP datagram that is the payload of `ip`; `cut` says that bytes of it are missing.
@@ -521,6 +536,25 @@ mod tests {
         big[38..40].fill(0);
         let udp = udp(LinkType::Ethernet, &big, false);
         assert_eq!((udp.payload.len(), udp.ip_len), (10, 38));
+    }
+
+    #[test]
+    fn an_authentication_header_is_walked_through() {
+        let plain = frame();
+        let mut authenticated = plain[..34].to_vec();
+        (authenticated[17], authenticated[23]) = (62, 51);
+        authenticated.extend([17, 4, 0, 0, 0, 0, 0, 9, 0, 0, 0, 1]);
+        authenticated.extend([0xaa; 12]);
+        authenticated.extend(&plain[34..]);
+        let datagram = udp(LinkType::Ethernet, &authenticated, false);
+        assert_eq!((datagram.payload, datagram.ip_len), (&plain[42..], 62));
+        authenticated[34] = 6;
+        let read_it = |frame| read(LinkType::Ethernet, frame, false);
+        assert_eq!(read_it(&authenticated), Err(Filtered::NotUdp.into()));
+        assert_eq!(
+            read_it(&authenticated[..50]),
+            Err(Malformed::OuterIp.into())
+        );
     }
 
     #[test]
