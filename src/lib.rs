@@ -1,16 +1,17 @@
-//! vxtap receives mirrored traffic: it takes VXLAN off, knows which packets were cut on the way, and
-//! writes capture files and flow records.
+//! vxtap receives mirrored traffic: it decapsulates VXLAN, finds out which packets were truncated on the way,
+//! and writes capture files and flow records.
 //!
 //! ```text
-//!            source                     pipeline (one worker a core, nothing shared)          sinks
-//!  ┌ udp    recvmmsg           ┐   ┌─────────────────────────────────────────────┐   ┌ capture: merge → file
-//!  │                           ├──►│ decapsulate → read inner → judge length →   │──►│
-//!  └ file   pcap / pcapng      ┘   │ mirror session → flow table → encode record │   ├ export: flow records
-//!                                  └─────────────────────────────────────────────┘   └ ledger: each packet once
+//!            source                     pipeline (workers share nothing)               sinks, each with an account
+//!  ┌ sockets recvmmsg          ┐   ┌─────────────────────────────────────────┐   ┌ capture: merge by time → file or pipe
+//!  ├ ring    TPACKET_V3        ├──►│ decapsulate → observe → admit →         │──►│
+//!  └ file    pcap, pcapng      ┘   │ account → follow (flow) → keep (record) │   └ flows: JSON lines
+//!                                  └───────────────────▲─────────────────────┘
+//!  control: signals, timers, orders between batches ───┘       ledger: each packet once
 //! ```
 //!
-//! Live traffic and replayed files differ only in the source. The rooms, and which may use which, are
-//! described in `docs/ARCHITECTURE.md`.
+//! Live traffic and replayed files differ only in the source. `docs/ARCHITECTURE.md` describes the rooms, and
+//! which may use which.
 
 #![cfg_attr(not(test), deny(clippy::disallowed_macros))]
 
