@@ -15,8 +15,8 @@ use crate::send::options::HostPort;
 use crate::send::traffic::FrameSize;
 use crate::wire::Vni;
 
-/// VXLAN mirror target: receives mirrored traffic, removes VXLAN, judges truncation, writes pcapng and
-/// flow records.
+/// VXLAN mirror target: receives mirrored traffic, decapsulates it, finds truncated packets, and writes
+/// pcapng and flow records.
 #[derive(Debug, Parser)]
 #[command(
     name = "vxtap",
@@ -61,10 +61,10 @@ pub enum Command {
 /// `vxtap send`.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "A file that holds VXLAN datagrams is taken to be encapsulated already: they are sent as they are, \
-                  other packets are skipped. Frames are cut only where --packet-length or --mtu says so. Frames that \
-                  --generate makes hold valid TCP and UDP packets to and from port 9; their payload starts with a \
-                  number that counts from 0, 8 bytes, most significant first.\n\n\
+    after_help = "If a file holds VXLAN datagrams, send takes it as encapsulated already: it sends them as they are and \
+                  skips other packets. Only --packet-length and --mtu cut frames. --generate makes valid TCP and UDP \
+                  packets to and from port 9; their payload starts with a number that counts from 0, 8 bytes, most \
+                  significant first.\n\n\
                   Ctrl-C (SIGINT), SIGTERM and SIGHUP stop sending: the last line and --summary tell what was sent, \
                   and the exit code is 1. A second signal ends at once."
 )]
@@ -115,10 +115,10 @@ pub struct SendArgs {
     /// Packets a second; without it as fast as the system takes them (--generate --write: 1000)
     #[arg(long, value_name = "N", value_parser = values::positive, group = "pace")]
     pub pps: Option<f64>,
-    /// Times the recorded speed
+    /// Send at the recorded speed times FACTOR
     #[arg(long, value_name = "FACTOR", value_parser = values::positive, group = "pace")]
     pub speed: Option<f64>,
-    /// At the recorded speed
+    /// Send at the recorded speed
     #[arg(long, group = "pace")]
     pub as_recorded: bool,
     /// Send the files this many times
@@ -162,7 +162,7 @@ pub struct GenerateArgs {
     /// the two directions of a flow may differ
     #[arg(long, value_name = "N", requires = "generate", default_value_t = 1, value_parser = |text: &str| values::number(text, 1..=4096_u16))]
     pub source_ports: u16,
-    /// Another number gives other addresses, lengths and another order
+    /// Seed: another number gives other addresses, lengths and another order
     #[arg(long, value_name = "N", requires = "generate", default_value_t = 1, value_parser = |text: &str| values::number(text, 0..=u64::MAX))]
     pub seed: u64,
     /// Count packets the system has no room for as unsent, instead of sending them again: a rate is offered

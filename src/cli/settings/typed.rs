@@ -102,7 +102,7 @@ pub struct Input {
     /// UDP destination port of VXLAN. Repeatable
     #[arg(long, value_name = "PORT", help_heading = "Tunnels")]
     pub port: Option<Vec<Text>>,
-    /// The files hold packets that are not encapsulated: take them as they are
+    /// The files hold packets that are not encapsulated: read them as they are
     #[arg(long, num_args = 0, default_missing_value = "true")]
     pub plain: Option<bool>,
 }
@@ -111,38 +111,37 @@ pub struct Input {
 #[derive(Clone, Debug, Default, Args, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Receive {
-    /// Address and port to receive on, IPv6 in brackets: 0.0.0.0:4789 or [::]:4789. Repeatable. Port 0 lets
-    /// the system choose a port, which the first line names. Ports given with --gpe-port and --geneve-port
-    /// are bound on the same addresses, unless a --bind names them, and taken for those tunnels; every other
-    /// is VXLAN
+    /// Address and port to receive on, IPv6 in brackets: 0.0.0.0:4789 or [::]:4789. Repeatable. With
+    /// port 0 the system chooses a port, and the first line names it. vxtap also binds a given --gpe-port and
+    /// --geneve-port on the same addresses, unless a --bind names them. Every other port is VXLAN
     #[arg(long, value_name = "ADDR:PORT")]
     pub bind: Option<Vec<Text>>,
-    /// How packets are taken from the kernel: `udp` sockets need no privilege, and the host's firewall decides
-    /// what comes in; a `packet` ring (CAP_NET_RAW) loses fewer packets, but takes them before the host's
-    /// firewall, whose rules have no effect on them; `auto` takes the ring where it may and the interface is
-    /// clear, and the first line says which it took
+    /// How vxtap takes packets from the kernel. `udp`: sockets; they need no privilege, and the host's firewall
+    /// decides what comes in. `packet`: a ring (CAP_NET_RAW); it loses fewer packets, but passes the host's
+    /// firewall, whose rules have no effect on it. `auto`: the ring if this process may open one and the
+    /// interface is clear, else sockets. The first line says which it took
     #[arg(long, value_name = "auto|udp|packet")]
     pub backend: Option<Text>,
-    /// Interface of the packet ring; without it that which the addresses belong to
+    /// Interface of the packet ring. Without it vxtap takes the one that has the addresses
     #[arg(long, value_name = "IF")]
     pub interface: Option<Text>,
-    /// Take trains of datagrams (UDP_GRO; udp backend, one worker): much faster where senders fill in the
-    /// outer UDP checksum, but one time a train, and a train the kernel drops counts as one. `auto` is
+    /// Receive trains of datagrams (UDP_GRO; udp backend, one worker). This is much faster if senders fill in the
+    /// outer UDP checksum, but a train has one time, and counts as one if the kernel drops it. `auto` is
     /// `off`: exact times and counts come first
     #[arg(long, value_name = "auto|on|off")]
     pub gro: Option<Text>,
     /// Stop after this time: 90, 30s, 5m, 2h
     #[arg(long, value_name = "TIME")]
     pub duration: Option<Text>,
-    /// Cores to pin the workers to, in their order: 2, 0,2 or 4-7. Without it several workers take the
-    /// cores this process may use, one each
+    /// Cores to pin the workers to, in this order: 2, 0,2 or 4-7. Without it several workers take one core each
+    /// of those that this process may use
     #[arg(long, value_name = "LIST")]
     pub cpus: Option<Text>,
     /// Stop after this many mirrored frames
     #[arg(long, value_name = "N")]
     pub count: Option<Text>,
-    /// Replace finished files of the names given to -w and --flows. Without it they are kept, and this run
-    /// writes under the next free name: out.1.pcapng
+    /// Replace finished files that -w and --flows name. Without it vxtap keeps them and writes under the next
+    /// free name: out.1.pcapng
     #[arg(
         long,
         num_args = 0,
@@ -184,12 +183,11 @@ pub struct Tunnels {
     /// UDP destination port of VXLAN-GPE; 0 for none. Repeatable. listen binds it if it is given
     #[arg(long, value_name = "PORT")]
     pub gpe_port: Option<Vec<Text>>,
-    /// UDP destination port of Geneve, as gateway load balancers put it around VXLAN; 0 for none.
+    /// UDP destination port of Geneve, which gateway load balancers put around VXLAN; 0 for none.
     /// Repeatable. listen binds it if it is given
     #[arg(long, value_name = "PORT")]
     pub geneve_port: Option<Vec<Text>>,
-    /// VXLAN layers to remove where VXLAN is nested, 1 to 16. With more than 1, listen gives all packets to
-    /// one worker
+    /// Layers of nested VXLAN to remove, 1 to 16. With more than 1, listen gives all packets to one worker
     #[arg(long, value_name = "N")]
     pub depth: Option<Text>,
 }
@@ -216,7 +214,8 @@ pub struct Truncation {
     /// MTU of the path from mirror source to target, in bytes
     #[arg(long, value_name = "BYTES")]
     pub mtu: Option<Text>,
-    /// Bytes of the MTU that the cloud recommends to keep free for the mirror's headers; told as its advice
+    /// Bytes of the MTU that the cloud recommends to keep free for the mirror's headers; the summary tells it as
+    /// the cloud's advice
     #[arg(long, value_name = "BYTES")]
     pub mtu_overhead: Option<Text>,
 }
@@ -226,15 +225,14 @@ pub struct Truncation {
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 #[command(next_help_heading = "Limits")]
 pub struct Limits {
-    /// Threads that work on packets, or `auto`: one core is left to the writer, the rest work
+    /// Threads that work on packets. `auto`: one for each core but one, which is left to the writer
     #[arg(long, value_name = "N|auto")]
     pub workers: Option<Text>,
-    /// Longest wait for a worker that keeps silent, so that captures are in time order: 100ms, 1s. Replay
-    /// waits as long as it takes
+    /// Longest wait for a silent worker, to keep captures in time order: 100ms, 1s. Replay waits as long as
+    /// it takes
     #[arg(long, value_name = "TIME")]
     pub max_reorder: Option<Text>,
-    /// Most flows kept at a time, shared out among the workers; the one seen longest ago makes room for a
-    /// new one
+    /// Most flows kept at a time, shared between the workers. A new flow replaces the one seen longest ago
     #[arg(long, value_name = "N")]
     pub max_flows: Option<Text>,
 }
