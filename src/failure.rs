@@ -7,6 +7,8 @@ pub enum Failure {
     Usage(anyhow::Error),
     /// Something went wrong while running: exit code 1.
     Running(anyhow::Error),
+    /// Something was lost, and the exit code has to tell: exit code 3.
+    Loss(anyhow::Error),
 }
 
 impl Failure {
@@ -35,7 +37,7 @@ impl Failure {
 impl std::fmt::Display for Failure {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Usage(error) | Self::Running(error) => error.fmt(f),
+            Self::Usage(error) | Self::Running(error) | Self::Loss(error) => error.fmt(f),
         }
     }
 }

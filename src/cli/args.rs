@@ -26,7 +26,7 @@ use crate::wire::Vni;
     arg_required_else_help = true
 )]
 #[command(
-    after_help = "Exit codes: 0 done, 1 fault while running, 2 bad usage. The environment variable VXTAP_LOG sets how \
+    after_help = "Exit codes: 0 done, 1 fault while running, 2 bad usage, 3 something was lost (with --fail-on-loss). The environment variable VXTAP_LOG sets how \
                         much is logged on standard error: error, warn, info (the default), debug, trace or off."
 )]
 pub struct Cli {

@@ -177,12 +177,11 @@ mod linux {
         let remark = waiting
             .nothing_arrived("Nothing arrived")
             .or_else(|| missing_fragments(&outcome.ledger));
-        let summary = settings.outputs.summary();
         conclude(
             &outcome,
             kernel_dropped,
             &settings.worker,
-            summary,
+            settings.outputs.telling(),
             errors,
             remark,
         )

@@ -51,6 +51,7 @@ pub fn main() -> ExitCode {
         Err(failure) if failure.is_closed_pipe() => 0,
         Err(Failure::Usage(_)) => 2,
         Err(Failure::Running(_)) => 1,
+        Err(Failure::Loss(_)) => 3,
     };
     if let Err(failure) = outcome.as_ref()
         && code != 0

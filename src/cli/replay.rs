@@ -111,12 +111,11 @@ pub fn run(replay: &Replay) -> Result<(), Failure> {
             &settings.worker,
         ));
     }
-    let summary = settings.outputs.summary();
     conclude(
         &outcome,
         BTreeMap::new(),
         &settings.worker,
-        summary,
+        settings.outputs.telling(),
         errors,
         remarks,
     )

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::args::{GenerateArgs, SendArgs};
-use super::settings::meant::{Mistakes, check_places};
+use super::settings::meant::{Mistakes, check_no_terminal, check_places};
 use crate::control::Control;
 use crate::failure::Failure;
 use crate::outfile::{Creation, Existing};
@@ -145,6 +145,9 @@ fn check(args: &SendArgs, mistakes: &mut Mistakes) {
         .into_iter()
         .filter_map(|(flag, path)| Some((flag, path.as_deref()?)));
     check_places(&outputs.collect::<Vec<_>>(), &args.files, mistakes);
+    if let Some(path) = &args.write {
+        check_no_terminal("--write", path, mistakes);
+    }
     if let (Some(source), Some(to)) = (args.source, &args.to)
         && let Ok(target) = to.host.parse::<IpAddr>()
         && source.is_ipv4() != target.is_ipv4()

@@ -15,25 +15,35 @@ use crate::mirror::truncation::{Cause, Route};
 use crate::outfile::{Creation, write_whole};
 use crate::patience::PATIENCE;
 use crate::pipeline::clock::ClockSteps;
+use crate::pipeline::ledger::Dropped;
 use crate::pipeline::measure::Facts;
 use crate::pipeline::outcome::Outcome;
 use crate::pipeline::sink::{Account, SinkError};
 use crate::pipeline::worker::WorkerSettings;
 use crate::say::{flush, say};
 
+/// How the end of a run is told.
+#[derive(Clone, Copy, Default)]
+pub struct Telling<'a> {
+    /// Where the JSON object goes, and how that file is made.
+    pub summary_file: Option<(&'a Path, Creation)>,
+    /// The exit code tells whether anything was lost.
+    pub fail_on_loss: bool,
+}
+
 /// Ends a run: tells people and, where asked for, a file what came of it, and what went wrong.
 ///
-/// `kernel_dropped` counts datagrams by reason, `summary_file` is where the JSON object goes and how that file
-/// is made, `errors` are those of the source, `remarks` follow the page.
+/// `kernel_dropped` counts datagrams by reason, `errors` are those of the source, `remarks` follow the page.
 ///
 /// # Errors
 ///
-/// [`Failure::Running`] with everything that went wrong.
+/// [`Failure::Running`] with everything that went wrong; [`Failure::Loss`] with the same where anything was lost
+/// and the exit code has to tell.
 pub fn conclude(
     outcome: &Outcome,
     kernel_dropped: BTreeMap<&'static str, u64>,
     settings: &WorkerSettings,
-    summary_file: Option<(&Path, Creation)>,
+    telling: Telling<'_>,
     mut errors: Vec<String>,
     remarks: impl IntoIterator<Item = String>,
 ) -> Result<(), Failure> {
@@ -53,11 +63,20 @@ pub fn conclude(
         ));
         summary.errors.clone_from(&errors);
     }
-    if let Some((path, creation)) = summary_file {
+    if let Some((path, creation)) = telling.summary_file {
         // Whoever reads our standard output may have all it wanted.
         let written = summary.write(path, creation);
         let fault = written.err().filter(|fault| !fault.is_closed_pipe());
         errors.extend(fault.map(|fault| fault.to_string()));
+    }
+    let lost = summary.lost();
+    if telling.fail_on_loss && lost > 0 {
+        errors.push(format!(
+            "{lost} lost, packets and flow records together (--fail-on-loss)"
+        ));
+        return Err(Failure::Loss(anyhow::Error::msg(
+            errors.join("\nvxtap: error: "),
+        )));
     }
     if errors.is_empty() {
         Ok(())
@@ -283,6 +302,15 @@ impl Summary {
             sinks: sinks.iter().map(SinkSummary::new).collect(),
             errors,
         }
+    }
+
+    /// What was lost in the kernel, at the end of the run, or on the way to a sink: each packet once for each sink
+    /// that misses it.
+    fn lost(&self) -> u64 {
+        let kernel: u64 = self.kernel_dropped.values().sum();
+        let stopped = self.dropped.get(Dropped::Stopped.reason());
+        let sinks = self.sinks.iter().flat_map(|sink| sink.dropped.values());
+        kernel + stopped.copied().unwrap_or_default() + sinks.sum::<u64>()
     }
 
     /// Writes the object to `path`, `-` for standard output.

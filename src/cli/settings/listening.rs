@@ -277,7 +277,7 @@ mod tests {
         let meant = Listen::meant(&Layers::new(typed, typed::Listen::defaults()));
         meant.map_err(|failure| match failure {
             Failure::Usage(error) => error.to_string(),
-            Failure::Running(error) => panic!("{error}"),
+            Failure::Running(error) | Failure::Loss(error) => panic!("{error}"),
         })
     }
 

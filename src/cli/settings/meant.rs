@@ -1,6 +1,7 @@
 //! What the settings mean, checked together before a file or socket is opened for writing. All mistakes are
 //! told at once.
 
+use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
@@ -19,6 +20,7 @@ use crate::pcap::section::About;
 use crate::pipeline::memory;
 use crate::pipeline::run::{Sharing, Sinks, WhenFull};
 use crate::pipeline::worker::WorkerSettings;
+use crate::report::summary::Telling;
 use crate::wire::decapsulate::Tunnels;
 
 /// A run of the pipeline as it was meant.
@@ -50,6 +52,8 @@ pub struct Outputs {
     summary: Option<PathBuf>,
     /// Of captures and flow files; a summary is the last state, and replaced.
     creation: Creation,
+    /// The exit code tells whether anything was lost.
+    fail_on_loss: bool,
 }
 
 /// What is wrong with the settings, in words.
@@ -315,12 +319,14 @@ impl Outputs {
         let write = typed.find(|t| t.write.as_ref());
         let flows = typed.find(|t| t.flows.as_ref());
         let summary = typed.find(|t| t.summary.as_ref());
+        let fail_on_loss = typed.find(|t| t.fail_on_loss.as_ref());
         let outputs = Self {
             write: write.map(|(_, path)| path.clone()),
             format: format.unwrap_or(Format::PcapNg),
             flows: flows.map(|(_, paths)| paths.clone()).unwrap_or_default(),
             summary: summary.map(|(_, path)| path.clone()),
             creation: Creation { mode, existing },
+            fail_on_loss: fail_on_loss.is_some_and(|(_, fails)| *fails),
         };
         outputs.check(inputs, mistakes);
         format.map(|_| outputs)
@@ -342,6 +348,9 @@ impl Outputs {
     }
 
     fn check(&self, inputs: &[PathBuf], mistakes: &mut Mistakes) {
+        if let Some(path) = &self.write {
+            check_no_terminal("-w", path, mistakes);
+        }
         check_places(&self.named().collect::<Vec<_>>(), inputs, mistakes);
     }
 
@@ -370,8 +379,16 @@ impl Outputs {
         Ok(sinks)
     }
 
+    /// How the end of the run is told.
+    pub fn telling(&self) -> Telling<'_> {
+        Telling {
+            summary_file: self.summary(),
+            fail_on_loss: self.fail_on_loss,
+        }
+    }
+
     /// Where the JSON summary goes, and how that file is made.
-    pub fn summary(&self) -> Option<(&Path, Creation)> {
+    fn summary(&self) -> Option<(&Path, Creation)> {
         let existing = Existing::Replace;
         let creation = Creation {
             existing,
@@ -379,6 +396,37 @@ impl Outputs {
         };
         Some((self.summary.as_deref()?, creation))
     }
+}
+
+/// Refuses to write binary data to a terminal, by whatever name.
+pub fn check_no_terminal(flag: &str, path: &Path, mistakes: &mut Mistakes) {
+    if is_terminal(path) {
+        mistakes.note(format!(
+            "{flag} {} would write binary data to a terminal: name a file, or send standard output to a file \
+             or to a program ('| tshark -r -')",
+            path.display()
+        ));
+    }
+}
+
+fn is_terminal(path: &Path) -> bool {
+    if path == Path::new("-") {
+        return std::io::stdout().is_terminal();
+    }
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+        // A terminal that is opened must not become that of this process.
+        let no_terminal = nix::libc::O_NOCTTY | nix::libc::O_NONBLOCK;
+        let is_device = path
+            .metadata()
+            .is_ok_and(|meta| meta.file_type().is_char_device());
+        let mut options = std::fs::OpenOptions::new();
+        let options = options.write(true).custom_flags(no_terminal);
+        is_device && options.open(path).is_ok_and(|file| file.is_terminal())
+    }
+    #[cfg(not(unix))]
+    false
 }
 
 /// Refuses outputs, each with its flag, that would be written into an input or into each other, and names
@@ -481,7 +529,7 @@ mod tests {
         let meant = Replay::meant(&Layers::new(typed, typed::Replay::defaults()));
         meant.map_err(|failure| match failure {
             Failure::Usage(error) => error.to_string(),
-            Failure::Running(error) => panic!("{error}"),
+            Failure::Running(error) | Failure::Loss(error) => panic!("{error}"),
         })
     }
 

@@ -156,7 +156,7 @@ pub struct Receive {
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 #[command(next_help_heading = "Output")]
 pub struct Output {
-    /// Write the mirrored frames to this capture file; `-` is standard output, if that is no terminal
+    /// Write the mirrored frames to this capture file; `-` is standard output, which must not be a terminal
     #[arg(short = 'w', long, value_name = "FILE")]
     pub write: Option<PathBuf>,
     /// Kind of capture file: pcapng (one interface a mirror session, comments on cut packets) or classic
@@ -173,6 +173,9 @@ pub struct Output {
     /// that is replaced]
     #[arg(long, value_name = "OCTAL")]
     pub mode: Option<Text>,
+    /// Exit with code 3 when anything was lost: in the kernel, or on the way to an output
+    #[arg(long, num_args = 0, default_missing_value = "true")]
+    pub fail_on_loss: Option<bool>,
 }
 
 /// What is decapsulated.
