@@ -1,15 +1,19 @@
-# Not built by CI: there is no container engine there. Build it with `docker build -t vxtap .`
+# docker build -t vxtap . ; scripts/check-dockerfile.sh proves the steps without a container engine.
 FROM rust:1-bookworm AS build
 WORKDIR /src
-COPY Cargo.toml Cargo.lock clippy.toml ./
+COPY Cargo.toml Cargo.lock ./
 COPY src src
-RUN cargo build --release --locked
+COPY benches benches
+RUN cargo build --release --locked --bin vxtap
 
 FROM debian:bookworm-slim
 COPY --from=build /src/target/release/vxtap /usr/local/bin/vxtap
-# A port above 1023 and a plain socket need no privilege.
+RUN mkdir /captures && chown 65534:65534 /captures
+# A port above 1023 and a plain socket need no privilege. The packet backend needs CAP_NET_RAW and
+# CAP_NET_ADMIN: docker run --network host --user 0 --cap-drop ALL --cap-add NET_RAW --cap-add NET_ADMIN …
 USER 65534:65534
 WORKDIR /captures
+VOLUME /captures
 EXPOSE 4789/udp
 ENTRYPOINT ["vxtap"]
 CMD ["listen"]
