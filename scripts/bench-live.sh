@@ -25,19 +25,26 @@
 # Namespaces, devices and sysctls are put back when it ends, also by Ctrl-C.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+case ${1:-} in
+  -h | --help) sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p}' "$0"; exit 0 ;;
+esac
 for needed in ip ethtool capinfos python3; do
   command -v "$needed" >/dev/null || { echo "$needed is needed (iproute2, ethtool, wireshark-common, python3)" >&2; exit 1; }
 done
 [ "$(id -u)" = 0 ] || { echo "root is needed: network namespaces" >&2; exit 1; }
 [ -n "${VXTAP:-}" ] || cargo build --release --locked --quiet
-export VXTAP=${VXTAP:-$PWD/target/release/vxtap}
+# Relative to here, as Cargo reads it.
+export VXTAP=${VXTAP:-$(realpath "${CARGO_TARGET_DIR:-target}/release/vxtap")}
 # The same process id for all: nothing is left between this shell and the program that cleans up.
 exec python3 - "$@" <<'PY'
 import datetime, json, math, os, shutil, signal, statistics, subprocess, sys, tempfile, time
 
-seconds = float(sys.argv[1]) if len(sys.argv) > 1 else 3
-rounds = int(sys.argv[2]) if len(sys.argv) > 2 else 5
-rate = float(sys.argv[3]) * 1e3 if len(sys.argv) > 3 else 150e3
+try:
+    seconds = float(sys.argv[1]) if len(sys.argv) > 1 else 3
+    rounds = int(sys.argv[2]) if len(sys.argv) > 2 else 5
+    rate = float(sys.argv[3]) * 1e3 if len(sys.argv) > 3 else 150e3
+except ValueError as error:
+    sys.exit(f"{error}; usage: scripts/bench-live.sh [SECONDS] [ROUNDS] [RATE_KPPS] [MODE…]")
 modes = sys.argv[4:] or ["cpu", "loss-free", "overload"]
 if set(modes) - {"cpu", "loss-free", "overload"}:
     sys.exit("modes are cpu, loss-free and overload")
@@ -232,7 +239,9 @@ class Lab:
             print(f"  {name} did not end by itself", flush=True)
             self.receiver.kill()
             _, status, usage = os.wait4(self.receiver.pid, 0)
-        self.receiver.returncode = os.waitstatus_to_exitcode(status)
+        code = self.receiver.returncode = os.waitstatus_to_exitcode(status)
+        if code not in (0, -signal.SIGKILL):
+            print(f"  {name} failed: it ended with {code}", flush=True)
         return (usage.ru_utime + usage.ru_stime) * 1e9
 
 

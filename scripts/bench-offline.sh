@@ -7,12 +7,16 @@
 # Prints wall and CPU time, ns a packet, peak memory, and vxtap's ratio to each peer: median (min to max).
 set -euo pipefail
 cd "$(dirname "$0")/.."
+case ${1:-} in
+  -h | --help) sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p}' "$0"; exit 0 ;;
+esac
 megabytes=${1:-500} rounds=${2:-5} dir=${3:-/dev/shm}
 cargo build --release --locked --quiet
 work=$(mktemp -d "$dir/vxtap-bench.XXXXXX")
 trap 'rm -rf "$work"' EXIT
 python3 scripts/make-bench-capture.py "$work/in.pcap" "$megabytes"
-exec_path=$PWD/target/release/vxtap
+# Relative to here, as Cargo reads it.
+exec_path=$(realpath "${CARGO_TARGET_DIR:-target}/release/vxtap")
 python3 - "$work" "$rounds" "$exec_path" <<'PY'
 import os, shutil, statistics, subprocess, sys, time
 
@@ -26,7 +30,12 @@ commands = {
     "editcap -C 50": ["editcap", "-C", "50", source, f"{work}/out"],
     "tshark -r -w": ["tshark", "-n", "-r", source, "-w", f"{work}/out"],
 }
-commands = {name: argv for name, argv in commands.items() if shutil.which(argv[0])}
+for name, argv in list(commands.items()):
+    if not shutil.which(argv[0]):
+        if argv[0] == vxtap:
+            sys.exit(f"{vxtap} is not there")
+        print(f"left out: {name} ({argv[0]} is not installed)")
+        del commands[name]
 rows = {name: [] for name in commands}
 
 
@@ -34,12 +43,15 @@ def run(argv):
     for left in ("out", "flows"):
         if os.path.exists(f"{work}/{left}"):
             os.unlink(f"{work}/{left}")
+    said = open(f"{work}/said", "w+")
     begin = time.monotonic()
-    process = subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=said)
     _, status, usage = os.wait4(process.pid, 0)
+    wall = time.monotonic() - begin
     if status:
-        sys.exit(f"{argv} failed")
-    return time.monotonic() - begin, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024
+        said.seek(0)
+        sys.exit(f"{' '.join(argv)}: ended with {os.waitstatus_to_exitcode(status)}: {said.read().strip()}")
+    return wall, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024
 
 
 for at in range(rounds + 1):

@@ -2,13 +2,16 @@
 # Instructions a packet by stage, counted by valgrind's callgrind: figures that do not depend on how busy the
 # machine is.
 #
-#   scripts/callgrind.sh [FLOWS] [VXTAP]      default 10000 and target/release/vxtap, which is built
+#   scripts/callgrind.sh [FLOWS] [VXTAP]      default 10000 and the release build, which is made
 #
 # Replays a capture of three packets a flow and one of fifteen, and takes the difference: what is left is the
 # cost of a packet of a known flow. What a flow costs (its first packet, its record and line at the end) is told
 # apart. "with callees" counts what a function calls too, where it is not inlined.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+case ${1:-} in
+  -h | --help) sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p}' "$0"; exit 0 ;;
+esac
 flows=${1:-10000} vxtap=${2:-}
 for tool in valgrind callgrind_annotate python3; do
   if ! command -v "$tool" >/dev/null 2>&1; then
@@ -18,7 +21,7 @@ for tool in valgrind callgrind_annotate python3; do
 done
 if [ -z "$vxtap" ]; then
   cargo build --release --locked --quiet
-  vxtap=target/release/vxtap
+  vxtap=${CARGO_TARGET_DIR:-target}/release/vxtap
 fi
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT

@@ -21,6 +21,12 @@ fail() {
     exit 2
 }
 
+case ${1-} in
+    -h | --help)
+        sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p}' "$0"
+        exit 0
+        ;;
+esac
 seconds=60
 if [[ ${1-} =~ ^[0-9]+$ ]]; then
     seconds=$1

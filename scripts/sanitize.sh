@@ -15,9 +15,11 @@
 #
 # Miri needs a nightly toolchain with the components miri and rust-src ($MIRI_TOOLCHAIN, default nightly);
 # tsan needs rust-src, and a stable toolchain does: RUSTC_BOOTSTRAP lets it build std with the sanitizer,
-# without which waiting and waking inside std would look like races. Each keeps its own folder in target/.
+# without which waiting and waking inside std would look like races. Each keeps its own folder in target/ or $CARGO_TARGET_DIR.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+
+targets=${CARGO_TARGET_DIR:-target}
 
 fail() {
     echo "sanitize.sh: $1" >&2
@@ -31,7 +33,7 @@ miri() {
     # proptest looks for its file of regressions, which isolation would forbid. The steering tests left out
     # read some 10,000 packets each without any unsafe code.
     PROPTEST_CASES=${PROPTEST_CASES:-8} MIRIFLAGS="-Zmiri-disable-isolation ${MIRIFLAGS-}" \
-        cargo "+$toolchain" miri test --locked --target-dir target/miri --lib -- \
+        cargo "+$toolchain" miri test --locked --target-dir "$targets/miri" --lib -- \
         sys::message_batch sys::blocks sys::ring bpf::assembler bpf::filter bpf::steer \
         source::live::targets pipeline::shares pipeline::outlet pipeline::doorbell source::live::ingress_drop \
         --skip both_directions_meet_and_load_is_spread --skip packets_without_a_frame_meet \
@@ -41,7 +43,7 @@ miri() {
 loom() {
     # Without optimisation the models take several times as long.
     RUSTFLAGS="--cfg vxtap_loom ${RUSTFLAGS-}" CARGO_PROFILE_DEV_OPT_LEVEL=1 \
-        cargo test --locked --target-dir target/loom --lib loom_
+        cargo test --locked --target-dir "$targets/loom" --lib loom_
 }
 
 tsan() {
@@ -53,7 +55,7 @@ tsan() {
     # Reports go to files: a test may start the program and not look at what it says.
     RUSTC_BOOTSTRAP=1 RUSTFLAGS="-Zsanitizer=thread ${RUSTFLAGS-}" \
         CARGO_PROFILE_DEV_DEBUG=line-tables-only TSAN_OPTIONS="log_path=$logs/report ${TSAN_OPTIONS-}" \
-        cargo test --locked -Zbuild-std --target "$host" --target-dir target/tsan --no-fail-fast \
+        cargo test --locked -Zbuild-std --target "$host" --target-dir "$targets/tsan" --no-fail-fast \
         --lib --test handoff --test workers --test listen --test observe || outcome=$?
     if compgen -G "$logs/report*" >/dev/null; then
         cat "$logs"/report* >&2
@@ -63,6 +65,12 @@ tsan() {
     return "$outcome"
 }
 
+case ${1-} in
+    -h | --help)
+        sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p}' "$0"
+        exit 0
+        ;;
+esac
 runs=("${1:-all}")
 [[ ${runs[0]} != all ]] || runs=(loom miri tsan)
 found=0
