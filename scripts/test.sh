@@ -20,16 +20,30 @@ needed=(
   python3:python3
   ip:iproute2
   ping:iputils-ping
+  tc:iproute2
+  sysctl:procps
+  setcap:libcap2-bin
+  bzip2:bzip2
+  xz:xz-utils
+  mergecap:wireshark-common
   nft:nftables
   ethtool:ethtool
   setpriv:util-linux
   prlimit:util-linux
   mount:mount
 )
+# Administrators' programs are not on every user's path.
+PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
+scratch=$(mktemp -d)
+trap 'rm -rf "$scratch"' EXIT
 missing=()
 for pair in "${needed[@]}"; do
   command -v "${pair%%:*}" >/dev/null 2>&1 || missing+=("${pair##*:}")
 done
+# A compiler without the C library's headers and start files cannot link.
+if ! echo 'int main(void) { return 0; }' | cc -xc - -o "$scratch/a.out" 2>/dev/null; then
+  missing+=(libc6-dev)
+fi
 if [ ${#missing[@]} -gt 0 ] && [ -z "${VXTAP_NO_APT:-}" ]; then
   sudo=()
   [ "$(id -u)" = 0 ] || sudo=(sudo)
@@ -47,8 +61,7 @@ if command -v python3 >/dev/null 2>&1; then
 fi
 
 # Tests skip what they cannot do here and say "skipped: WHY" on standard error; show those lines.
-log=$(mktemp)
-trap 'rm -f "$log"' EXIT
+log=$scratch/log
 # What follows a failed pipeline overwrites PIPESTATUS, even `|| true`: it is read right behind.
 set +e
 cargo test --locked --no-fail-fast -- --nocapture 2>&1 | tee "$log" | grep -vE '^(test .* ok|running [0-9]+ tests?|)$'

@@ -19,6 +19,8 @@ use common::{
     Run, assert_closes, expected, flow_packets, json_lines, replay, tool, tshark, vxtap,
     vxtap_command,
 };
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use pcap_file::pcap::PcapReader;
 use serde_json::Value;
 
@@ -366,11 +368,8 @@ fn listen_accounts_for_all_that_was_sent() {
     let (heard, sent, flows) = (path("heard.json"), path("sent.json"), path("flows.jsonl"));
     let mut command = vxtap_command(["listen", "--bind", "127.0.0.1:0", "--duration", "60s"]);
     command.args(["--summary", &heard, "--flows", &flows]);
-    let mut listener = command
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
+    command.stdout(Stdio::null()).stderr(Stdio::piped());
+    let mut listener = common::Running::start(&mut command);
     let mut stderr = BufReader::new(listener.stderr.take().unwrap());
     let mut line = String::new();
     stderr.read_line(&mut line).unwrap();
@@ -389,9 +388,8 @@ fn listen_accounts_for_all_that_was_sent() {
     ];
     let run = generate(&[&args[..], &["--summary", &sent, "--source-ports", "4"]].concat());
     assert_eq!(run.code, Some(0), "{}", run.stderr);
-    let signalled =
-        common::run(std::process::Command::new("kill").args(["-INT", &listener.id().to_string()]));
-    assert_eq!(signalled.code, Some(0));
+    let id = Pid::from_raw(listener.id().cast_signed());
+    kill(id, Signal::SIGINT).unwrap();
     let mut said = String::new();
     stderr.read_to_string(&mut said).unwrap();
     assert_eq!(listener.wait().unwrap().code(), Some(0), "{said}");
@@ -470,7 +468,7 @@ fn nobody_listens() {
 #[cfg(target_os = "linux")]
 const SLOW_LINK: &str = "
     exec 3>&2 2>/dev/null
-    sysctl -qw net.ipv6.conf.default.disable_ipv6=1
+    [ ! -e /proc/sys/net/ipv6 ] || echo 1 >/proc/sys/net/ipv6/conf/default/disable_ipv6 || exit 77
     ip link add name slow0 type veth peer name slow1 &&
     ip addr add 192.0.2.1/24 dev slow0 &&
     ip link set slow0 up && ip link set slow1 up &&
