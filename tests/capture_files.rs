@@ -13,7 +13,7 @@ use std::io::{Read, Write};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use common::{Replayed, assert_closes, replay, testdata, vxtap_command};
+use common::{Replayed, Running, assert_closes, replay, testdata, tool, vxtap_command};
 
 // ---------------------------------------------------------------------------------------------
 // Files made here, little-endian
@@ -185,12 +185,9 @@ fn a_slow_pipe_is_replayed_as_it_comes() {
     let made = Command::new("mkfifo").args([&fifo, &output]).status();
     assert!(made.unwrap().success());
     for (input, workers) in [("-", "1"), ("-", "3"), (fifo.to_str().unwrap(), "3")] {
-        let mut child = vxtap_command(["replay", input, "--workers", workers, "-w"])
-            .arg(&output)
-            .stdin(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
+        let mut command = vxtap_command(["replay", input, "--workers", workers, "-w"]);
+        command.arg(&output).stdin(Stdio::piped());
+        let mut child = Running::start(command.stderr(Stdio::null()));
         let mut out = fs::File::open(&output).unwrap();
         let mut feed: Box<dyn Write> = match input {
             "-" => Box::new(child.stdin.take().unwrap()),
@@ -239,7 +236,6 @@ fn packed_files_are_read() {
     let capture = fs::read(testdata("session-96.pcap")).unwrap();
     for (packer, end) in packers {
         let Some(packed) = through(packer, &capture) else {
-            eprintln!("skipped: no {packer}");
             continue;
         };
         for zeros in [0, 1, 4096] {
@@ -255,15 +251,15 @@ fn packed_files_are_read() {
 
 /// `input` as `packer` packs it; `None` where it is not installed.
 fn through(packer: &str, input: &[u8]) -> Option<Vec<u8>> {
-    let mut child = Command::new(packer)
-        .args(["-c"])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .ok()?;
+    if !tool(packer) {
+        return None;
+    }
+    let mut command = Command::new(packer);
+    command.arg("-c").stdin(Stdio::piped());
+    let mut child = Running::start(command.stdout(Stdio::piped()));
     // Shorter than a pipe holds.
     child.stdin.take().unwrap().write_all(input).unwrap();
-    let output = child.wait_with_output().unwrap();
+    let output = child.wait_with_output();
     assert!(output.status.success());
     Some(output.stdout)
 }

@@ -16,7 +16,7 @@ mod common;
 use std::fs;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::thread::sleep;
 use std::time::Duration;
 
@@ -24,7 +24,7 @@ use common::lab::{
     BACKENDS, Ended, Lab, Listener, Sent, Side, TO_V4, TO_V6, datagram, long_tests, wait_stopped,
     wait_until,
 };
-use common::{Run, assert_closes, expected, reasons, run};
+use common::{Run, Running, assert_closes, expected, reasons, run};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::signal::Signal;
 
@@ -76,12 +76,9 @@ fn too_much_traffic_is_counted_to_the_last_packet() {
         let Sent { tried: first, .. } = lab.generate(TO_V4, &first);
         listener.go_on();
         let count = if long_tests() { 3_000_000 } else { 150_000 };
-        let mut generator = lab
-            .generator(TO_V4, &format!("--frame-size imix --count {count}"))
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
+        let mut command = lab.generator(TO_V4, &format!("--frame-size imix --count {count}"));
+        command.stdout(Stdio::piped()).stderr(Stdio::null());
+        let mut generator = Running::start(&mut command);
         // It works half of the time at the most.
         while generator.try_wait().unwrap().is_none() {
             listener.halt();
@@ -89,7 +86,7 @@ fn too_much_traffic_is_counted_to_the_last_packet() {
             listener.go_on();
             sleep(Duration::from_millis(20));
         }
-        let output = generator.wait_with_output().unwrap();
+        let output = generator.wait_with_output();
         let Sent { tried, .. } = Sent::of(&Run {
             code: output.status.code(),
             stdout: output.stdout,
@@ -119,7 +116,7 @@ fn too_much_traffic_is_counted_to_the_last_packet() {
 
 /// A `cat` into a file that can be made to stand still.
 struct Reader {
-    cat: Child,
+    cat: Running,
     file: PathBuf,
 }
 
@@ -129,11 +126,9 @@ impl Reader {
         let args = ["--backend", backend, "--workers", "1", "-w", "-"];
         let (mut command, dir) = lab.listen_command(&[], &args, words);
         let file = dir.path().join("cat.pcapng");
-        let mut cat = Command::new("cat")
-            .stdin(Stdio::piped())
-            .stdout(fs::File::create(&file).unwrap())
-            .spawn()
-            .unwrap();
+        let mut reader = Command::new("cat");
+        reader.stdin(Stdio::piped());
+        let mut cat = Running::start(reader.stdout(fs::File::create(&file).unwrap()));
         command.stdout(cat.stdin.take().unwrap());
         let mut listener = Listener::start(command, dir);
         listener.wait_said("listening on ");
@@ -148,13 +143,6 @@ impl Reader {
     fn halt(&self) {
         self.signal(Signal::SIGSTOP);
         wait_stopped(self.cat.id());
-    }
-}
-
-impl Drop for Reader {
-    fn drop(&mut self) {
-        let _ = self.cat.kill();
-        let _ = self.cat.wait();
     }
 }
 
@@ -424,19 +412,15 @@ fn an_interface_that_goes_under_traffic_ends_the_run() {
         let Some(lab) = Lab::new() else { return };
         let mut listener = lab.listen("packet", workers);
         let words = "--frame-size 200 --count 10000000 --pps 40000";
-        let mut generator = lab
-            .generator(TO_V4, words)
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
+        let mut command = lab.generator(TO_V4, words);
+        command.stdout(Stdio::null()).stderr(Stdio::null());
+        let generator = Running::start(&mut command);
         wait_until("traffic", || {
             (listener.page().received > 5000).then_some(())
         });
         lab.ip(Side::Receiver, "link del dst0");
         let ended = listener.wait();
-        let _ = generator.kill();
-        let _ = generator.wait();
+        drop(generator);
         assert_eq!(ended.code, Some(1), "{workers}: {}", ended.said);
         let gone = "the interface dst0 is gone";
         assert!(ended.said.contains(gone), "{workers}: {}", ended.said);

@@ -7,19 +7,24 @@
     reason = "a test ends where something is not as expected"
 )]
 
+mod common;
+
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read};
 use std::net::{SocketAddr, UdpSocket};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 
+use common::Running;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::Value;
 
 const VXTAP: &str = env!("CARGO_BIN_EXE_vxtap");
 
 /// A running `vxtap listen` on ports of the system's choice.
 struct Listener {
-    child: Child,
+    child: Running,
     stderr: BufReader<std::process::ChildStderr>,
     addresses: Vec<SocketAddr>,
 }
@@ -36,7 +41,7 @@ impl Listener {
             .args(args)
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
-        let mut child = command.spawn().unwrap();
+        let mut child = Running::start(&mut command);
         let mut stderr = BufReader::new(child.stderr.take().unwrap());
         let mut line = String::new();
         stderr.read_line(&mut line).unwrap();
@@ -55,12 +60,8 @@ impl Listener {
         }
     }
 
-    fn signal(&self, name: &str) {
-        let status = Command::new("kill")
-            .args([name, &self.child.id().to_string()])
-            .status()
-            .unwrap();
-        assert!(status.success());
+    fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.child.id().cast_signed()), signal).unwrap();
     }
 
     /// Waits for its end and returns exit code and what it said.
@@ -244,7 +245,7 @@ fn several_addresses_of_both_families_and_every_frame_unchanged() {
 
 #[test]
 fn a_signal_finishes_the_file() {
-    for signal in ["-INT", "-TERM"] {
+    for signal in [Signal::SIGINT, Signal::SIGTERM] {
         let dir = tempfile::tempdir().unwrap();
         let (capture, summary) = (dir.path().join("out.pcapng"), dir.path().join("out.json"));
         let args = [

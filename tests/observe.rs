@@ -8,10 +8,15 @@
     reason = "a test ends where something is not as expected"
 )]
 
+mod common;
+
 use std::io::{BufRead, BufReader, Read};
 use std::net::{SocketAddr, UdpSocket};
-use std::process::{Child, ChildStderr, Command, Stdio};
+use std::process::{ChildStderr, Command, Stdio};
 
+use common::Running;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::Value;
 
 const VXTAP: &str = env!("CARGO_BIN_EXE_vxtap");
@@ -22,7 +27,7 @@ const CHARGE: u64 = 512;
 
 /// A running `vxtap listen` on a port of the system's choice, its summary on standard output.
 struct Listener {
-    child: Child,
+    child: Running,
     stderr: BufReader<ChildStderr>,
     to: SocketAddr,
 }
@@ -36,12 +41,12 @@ impl Listener {
             args,
         ]
         .concat();
-        let mut child = Command::new(words[0])
+        let mut command = Command::new(words[0]);
+        command
             .args(&words[1..])
             .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
+            .stderr(Stdio::piped());
+        let mut child = Running::start(&mut command);
         let mut stderr = BufReader::new(child.stderr.take().unwrap());
         let mut line = String::new();
         stderr.read_line(&mut line).unwrap();
@@ -52,15 +57,13 @@ impl Listener {
         Self { child, stderr, to }
     }
 
-    fn signal(&self, name: &str) {
-        let id = self.child.id().to_string();
-        let status = Command::new("kill").args([name, &id]).status().unwrap();
-        assert!(status.success());
+    fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.child.id().cast_signed()), signal).unwrap();
     }
 
     /// Asks for a page.
     fn page(&mut self) -> String {
-        self.signal("-USR1");
+        self.signal(Signal::SIGUSR1);
         let mut page = String::new();
         while !page.ends_with("vxtap: going on\n") {
             assert!(self.stderr.read_line(&mut page).unwrap() > 0, "{page}");
@@ -85,20 +88,13 @@ impl Listener {
 
     /// Ends it and returns the summary and what it said at the end.
     fn end(mut self) -> (Value, String) {
-        self.signal("-TERM");
+        self.signal(Signal::SIGTERM);
         let (mut said, mut json) = (String::new(), String::new());
         self.stderr.read_to_string(&mut said).unwrap();
         let mut stdout = self.child.stdout.take().unwrap();
         stdout.read_to_string(&mut json).unwrap();
         assert_eq!(self.child.wait().unwrap().code(), Some(0), "{said}");
         (serde_json::from_str(&json).unwrap(), said)
-    }
-}
-
-impl Drop for Listener {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }
 
@@ -188,9 +184,9 @@ fn what_a_full_socket_loses_is_counted_here_and_in_the_kernel() {
     };
     // More than fits, while nobody takes them out.
     let sent = 2 * buffer / CHARGE + 1000;
-    listener.signal("-STOP");
+    listener.signal(Signal::SIGSTOP);
     send(listener.to, 0..sent);
-    listener.signal("-CONT");
+    listener.signal(Signal::SIGCONT);
     let page = listener.wait_for(sent);
     assert!(page.contains("UdpRcvbufErrors"), "{page}");
 
@@ -254,7 +250,7 @@ fn signals_in_a_row_harm_nothing() {
     let listener = Listener::start(&[], &["--workers", "2"]);
     for round in 0..20 {
         send(listener.to, 10 * round..10 * round + 10);
-        listener.signal("-USR1");
+        listener.signal(Signal::SIGUSR1);
     }
     let (summary, said) = listener.end();
     assert_closes(&summary);

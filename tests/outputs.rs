@@ -17,11 +17,11 @@ use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStderr, Command, Stdio};
+use std::process::{ChildStderr, Command, Stdio};
 use std::sync::mpsc;
 use std::time::Duration;
 
-use common::{Run, frames, run, testdata, vxtap, vxtap_command};
+use common::{Run, Running, frames, run, testdata, vxtap, vxtap_command};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::stat::Mode;
@@ -68,7 +68,7 @@ impl Folder {
 
 /// A `vxtap listen` on a port of the system's choice, killed when it is dropped.
 struct Listener {
-    child: Child,
+    child: Running,
     stderr: BufReader<ChildStderr>,
     address: SocketAddr,
     begin: String,
@@ -78,15 +78,15 @@ impl Listener {
     /// `Err` with what it said when it ends before it listens.
     fn try_start(dir: &Folder, args: &[&OsStr]) -> Result<Self, String> {
         let listen = ["listen", "--backend", "udp", "--bind", "127.0.0.1:0"];
-        let mut child = vxtap_command(listen)
+        let mut command = vxtap_command(listen);
+        command
             .args(["--workers", "1"])
             .args(args)
             .current_dir(dir.0.path())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
+            .stderr(Stdio::piped());
+        let mut child = Running::start(&mut command);
         let mut listener = Self {
             stderr: BufReader::new(child.stderr.take().unwrap()),
             child,
@@ -146,13 +146,6 @@ impl Listener {
         let mut said = std::mem::take(&mut self.begin);
         self.stderr.read_to_string(&mut said).unwrap();
         (self.child.wait().unwrap().code(), said)
-    }
-}
-
-impl Drop for Listener {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }
 
@@ -253,16 +246,13 @@ fn a_pipe_that_does_not_wait() {
     fcntl(&writer, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).unwrap();
     let mut command = vxtap_command(["replay"]);
     command.arg(testdata("demo.pcap")).args(["-w", "-"]);
-    let child = command
-        .stdout(OwnedFd::from(writer))
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
+    command.stdout(OwnedFd::from(writer)).stderr(Stdio::piped());
+    let child = Running::start(&mut command);
     drop(command);
     std::thread::sleep(Duration::from_millis(300));
     let mut all = Vec::new();
     reader.read_to_end(&mut all).unwrap();
-    let output = child.wait_with_output().unwrap();
+    let output = child.wait_with_output();
     let said = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(0), "{said}");
     assert!(all == fs::read(dir.path("file")).unwrap());
@@ -506,15 +496,15 @@ fn a_summary_for_a_fifo() {
     let (tell, told) = mpsc::channel();
     let reading = fifo.clone();
     std::thread::spawn(move || tell.send(fs::read_to_string(reading).unwrap()));
-    let replaying = Command::new(common::VXTAP)
+    let mut command = Command::new(common::VXTAP);
+    command
         .arg("replay")
         .arg(testdata("demo.pcap"))
         .arg("--summary")
         .arg(&fifo)
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
+        .stderr(Stdio::null());
+    let replaying = Running::start(&mut command);
     let summary = told.recv_timeout(LONG).unwrap();
     assert!(summary.contains("\"delivered\""), "{summary}");
-    assert!(replaying.wait_with_output().unwrap().status.success());
+    assert!(replaying.wait_with_output().status.success());
 }

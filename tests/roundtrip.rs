@@ -112,7 +112,8 @@ fn through_a_socket() {
     for (path, sent) in small.take(40) {
         let name = path.display();
         let count = sent.len().to_string();
-        let mut listener = Command::new(common::VXTAP)
+        let mut command = Command::new(common::VXTAP);
+        command
             .args([
                 "listen",
                 "--bind",
@@ -124,9 +125,8 @@ fn through_a_socket() {
                 "-w",
             ])
             .arg(&received)
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
+            .stderr(Stdio::piped());
+        let mut listener = common::Running::start(&mut command);
         let mut stderr = BufReader::new(listener.stderr.take().unwrap());
         let mut line = String::new();
         stderr.read_line(&mut line).unwrap();

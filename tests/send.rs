@@ -7,6 +7,8 @@
     reason = "the helpers of a test may fail it"
 )]
 
+mod common;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::Write;
@@ -15,6 +17,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
+use common::Running;
 use pcap_file::pcap::{PcapHeader, PcapReader, PcapTsResolution};
 use pcap_file::{DataLink, Endianness};
 
@@ -30,17 +33,17 @@ fn send(args: &[&str]) -> Output {
 }
 
 fn send_with_stdin(args: &[&str], stdin: &[u8]) -> Output {
-    let mut child = Command::new(env!("CARGO_BIN_EXE_vxtap"))
+    let mut command = Command::new(env!("CARGO_BIN_EXE_vxtap"));
+    command
         .arg("send")
         .args(args)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
+        .stderr(Stdio::piped());
+    let mut child = Running::start(&mut command);
     // It may end without reading: then there is nobody to write to.
     let _ = child.stdin.take().unwrap().write_all(stdin);
-    child.wait_with_output().unwrap()
+    child.wait_with_output()
 }
 
 fn stderr(output: &Output) -> String {
@@ -468,7 +471,7 @@ fn sent_frames_arrive() {
 #[test]
 fn sent_frames_arrive_over_ipv6() {
     let Ok(socket) = UdpSocket::bind("[::1]:0") else {
-        println!("skipped: this machine has no IPv6");
+        eprintln!("skipped: this machine has no IPv6");
         return;
     };
     let receiver = Receiver(socket);
@@ -702,7 +705,8 @@ fn bad_usage_exits_with_2() {
 /// The reader of a pipe that goes away ends the run; it is no fault.
 #[test]
 fn a_closed_pipe() {
-    let mut child = Command::new(env!("CARGO_BIN_EXE_vxtap"))
+    let mut command = Command::new(env!("CARGO_BIN_EXE_vxtap"));
+    command
         .args([
             "send",
             &testdata("plain.pcap"),
@@ -712,11 +716,10 @@ fn a_closed_pipe() {
             "1000",
         ])
         .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
+        .stderr(Stdio::piped());
+    let mut child = Running::start(&mut command);
     drop(child.stdout.take());
-    assert_code(&child.wait_with_output().unwrap(), 0);
+    assert_code(&child.wait_with_output(), 0);
 }
 
 /// Each field that tshark finds in each packet of `path`.
@@ -737,7 +740,7 @@ fn tshark(path: &str, fields: &[&str]) -> Option<Vec<Vec<String>>> {
 fn tshark_agrees() {
     let plain = testdata("plain.pcap");
     let Some(inner) = tshark(&plain, &["frame.time_epoch", "frame.protocols"]) else {
-        println!("skipped: tshark is not installed");
+        eprintln!("skipped: tshark is not installed");
         return;
     };
     for (to, ip) in [("192.0.2.9", "ip"), ("2001:db8::9", "ipv6")] {

@@ -215,7 +215,8 @@ fn live_conversations_stay_on_one_worker() {
             Bare => &["--gpe-port", &port],
             Nested => &["--depth", "2"],
         };
-        let mut listener = Command::new(common::VXTAP)
+        let mut command = Command::new(common::VXTAP);
+        command
             .args(["listen", "--bind", &format!("127.0.0.1:{port}")])
             .args(["--workers", "2", "--duration", "20s"])
             .args(flags)
@@ -223,9 +224,8 @@ fn live_conversations_stay_on_one_worker() {
             .arg(&summary)
             .arg("--flows")
             .arg(&flows)
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
+            .stderr(Stdio::piped());
+        let mut listener = common::Running::start(&mut command);
         let mut stderr = BufReader::new(listener.stderr.take().unwrap());
         let mut line = String::new();
         stderr.read_line(&mut line).unwrap();

@@ -37,6 +37,10 @@ impl Chain {
     /// # Errors
     ///
     /// What is in the way, in words: no nft, no permission, no support in the kernel.
+    #[allow(
+        clippy::disallowed_methods,
+        reason = "the child ends with its standard input"
+    )]
     pub fn start(interface: &str, targets: &[SocketAddr]) -> Result<Self, String> {
         if let Ok(false) = caps::has_cap(None, CapSet::Effective, Capability::CAP_NET_ADMIN) {
             return Err("an nftables rule that drops them needs CAP_NET_ADMIN".to_owned());
@@ -170,6 +174,10 @@ fn complaints(stderr: impl Read + Send + 'static) -> Receiver<String> {
 }
 
 /// What a program writes on standard output; `None` when it does not end in time, or does not start.
+#[allow(
+    clippy::disallowed_methods,
+    reason = "a child that does not end in time is killed"
+)]
 fn output_within(command: &mut Command, patience: Duration) -> Option<Vec<u8>> {
     let command = command.stdin(Stdio::null()).stderr(Stdio::null());
     let mut child = command.stdout(Stdio::piped()).spawn().ok()?;
@@ -232,6 +240,7 @@ mod tests {
 
     /// Programs that do not do what nft does cost a bounded time, and none of them is left behind.
     #[test]
+    #[allow(clippy::disallowed_methods, reason = "the chain ends its child")]
     fn other_programs_end_in_time() {
         let start = |script: &str| {
             let mut shell = Command::new("sh");

@@ -4,11 +4,11 @@
 //! Nothing here decides by the clock: what is waited for is asked for again and again, and the time
 //! limit only turns a hang into a failure.
 
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader};
 use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -22,7 +22,7 @@ use serde_json::Value;
 use socket2::{Domain, Protocol, Socket, Type};
 use tempfile::TempDir;
 
-use super::{Run, VXTAP, json_lines, reasons, run};
+use super::{Run, Running, VXTAP, json_lines, reasons, run};
 
 /// The sender's end of the pair.
 pub const SRC: &str = "src0";
@@ -39,6 +39,9 @@ pub const BACKENDS: [&str; 2] = ["udp", "packet"];
 
 /// Longest wait for something that is sure to come.
 const LIMIT: Duration = Duration::from_secs(60);
+
+/// Fails and says why where the settings of the network cannot be written.
+const WRITES_SYSCTLS: &str = "echo 0 >/proc/sys/net/ipv4/ip_forward";
 
 /// One of the two namespaces.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,6 +92,14 @@ impl Lab {
             let made = run(Command::new("ip").args(["netns", "add", &lab.netns(side)]));
             if made.code != Some(0) {
                 eprintln!("skipped: no network namespace: {}", made.stderr.trim());
+                return None;
+            }
+            // `ip netns exec` mounts /sys anew, which needs a `/` that is a mount point; the lab writes to
+            // /proc/sys, which a container may have read-only.
+            let tried = run(&mut lab.command(side, &["sh", "-c", WRITES_SYSCTLS]));
+            if tried.code != Some(0) {
+                let why = tried.stderr.trim();
+                eprintln!("skipped: no program can be run in a network namespace: {why}");
                 return None;
             }
         }
@@ -374,7 +385,7 @@ impl RawSender {
 
 /// A running `vxtap listen`.
 pub struct Listener {
-    child: Child,
+    child: Running,
     said: Arc<Mutex<String>>,
     reader: Option<JoinHandle<()>>,
     pub dir: TempDir,
@@ -385,7 +396,7 @@ pub struct Listener {
 impl Listener {
     pub fn start(mut command: Command, dir: TempDir) -> Self {
         // Standard output stays what it was set to; nobody reads it here.
-        let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
+        let mut child = Running::start(command.stderr(Stdio::piped()));
         let stderr = BufReader::new(child.stderr.take().unwrap());
         let said = Arc::new(Mutex::new(String::new()));
         let into = Arc::clone(&said);
@@ -519,8 +530,6 @@ impl Listener {
 
 impl Drop for Listener {
     fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
         if std::thread::panicking() {
             eprintln!("the listener said: {}", self.said());
         }
@@ -624,15 +633,6 @@ impl Ended {
     pub fn packets_in_flows(&self) -> u64 {
         self.flows.iter().map(super::flow_packets).sum()
     }
-}
-
-/// Reads all there is to read of a stream on a thread of its own.
-pub fn drain(mut stream: impl Read + Send + 'static) -> JoinHandle<Vec<u8>> {
-    std::thread::spawn(move || {
-        let mut bytes = Vec::new();
-        stream.read_to_end(&mut bytes).unwrap();
-        bytes
-    })
 }
 
 /// A VXLAN datagram of `vni` around an Ethernet frame of at least 60 bytes: UDP between ports 9, its

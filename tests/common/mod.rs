@@ -13,9 +13,10 @@ pub mod lab;
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, Output, Stdio};
+use std::thread::JoinHandle;
 
 use pcap_file::pcapng::blocks::enhanced_packet::EnhancedPacketOption;
 use pcap_file::pcapng::blocks::interface_description::InterfaceDescriptionOption;
@@ -54,9 +55,37 @@ pub struct Running(pub Child);
 
 impl Running {
     /// Starts `command`.
+    #[track_caller]
+    #[allow(clippy::disallowed_methods, reason = "this is what kills it")]
     pub fn start(command: &mut Command) -> Self {
-        Self(command.spawn().unwrap())
+        let child = command.spawn();
+        Self(child.unwrap_or_else(|error| panic!("{:?}: {error}", command.get_program())))
     }
+
+    /// Reads what it still says and waits for its end.
+    pub fn wait_with_output(mut self) -> Output {
+        drop(self.stdin.take());
+        let stdout = self.stdout.take().map(drain);
+        let stderr = self.stderr.take().map(drain);
+        let status = self.wait().unwrap();
+        let all = |reader: Option<JoinHandle<_>>| {
+            reader.map_or_else(Vec::new, |reader| reader.join().unwrap())
+        };
+        Output {
+            status,
+            stdout: all(stdout),
+            stderr: all(stderr),
+        }
+    }
+}
+
+/// Reads all there is to read of a stream on a thread of its own.
+pub fn drain(mut stream: impl Read + Send + 'static) -> JoinHandle<Vec<u8>> {
+    std::thread::spawn(move || {
+        let mut bytes = Vec::new();
+        stream.read_to_end(&mut bytes).unwrap();
+        bytes
+    })
 }
 
 impl Drop for Running {
@@ -99,17 +128,14 @@ pub fn vxtap<S: AsRef<OsStr>>(args: impl IntoIterator<Item = S>) -> Run {
 
 /// Runs the program with `args` and `input` on standard input.
 pub fn vxtap_fed<S: AsRef<OsStr>>(args: impl IntoIterator<Item = S>, input: &[u8]) -> Run {
-    let mut child = vxtap_command(args)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
+    let mut command = vxtap_command(args);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut child = Running::start(command.stderr(Stdio::piped()));
     let mut stdin = child.stdin.take().unwrap();
     let input = input.to_vec();
     // A program that gives up early closes the pipe; the test looks at what it said.
     let writer = std::thread::spawn(move || _ = stdin.write_all(&input));
-    let output = child.wait_with_output().unwrap();
+    let output = child.wait_with_output();
     writer.join().unwrap();
     Run {
         code: output.status.code(),
