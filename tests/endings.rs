@@ -203,3 +203,18 @@ fn a_summary_that_fails_hides_nothing() {
         assert!(said.contains("cannot write /dev/full"), "{said}");
     }
 }
+
+/// A test that fails leaves no program behind.
+#[test]
+fn what_a_failing_test_started_is_gone() {
+    let (tell, told) = std::sync::mpsc::channel();
+    let failing = std::panic::catch_unwind(|| {
+        let mut command = vxtap_command(["listen", "--backend", "udp", "--bind", "127.0.0.1:0"]);
+        let child = Running::start(command.stderr(Stdio::null()));
+        tell.send(child.id()).unwrap();
+        std::panic::resume_unwind(Box::new("as a failed assertion does"));
+    });
+    assert!(failing.is_err());
+    let process = format!("/proc/{}", told.recv().unwrap());
+    assert!(!std::path::Path::new(&process).exists(), "{process}");
+}
