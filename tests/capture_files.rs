@@ -135,8 +135,8 @@ fn packets_of_unreadable_link_types_are_passed_over() {
             );
             assert_says(
                 &replayed,
-                "2 packets of link type 249 (USBPCAP), 1 packet of link type 4000 (no name is \
-                 registered for it) cannot be read and were passed over",
+                "vxtap cannot read 2 packets of link type 249 (USBPCAP), 1 packet of link type 4000 (no name is \
+                 registered for it): passed over",
             );
         }
         let plain = replay_bytes("mixed.pcapng", &file, &["--plain"]);

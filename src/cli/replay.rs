@@ -211,7 +211,7 @@ fn passed_over(file: &CaptureFile) -> Option<String> {
         .collect();
     let more = link_types.len() - named.len();
     Some(format!(
-        "{}: {}{} cannot be read and were passed over (filtered: link_type); the other packets were read.",
+        "{}: vxtap cannot read {}{}: passed over (filtered: link_type). The other packets were read.",
         file.path(),
         named.join(", "),
         if more > 0 {
@@ -243,6 +243,12 @@ fn nothing_found(
         .iter()
         .map(u16::to_string)
         .collect();
+    if !ledger.malformed().is_empty() || !ledger.dropped().is_empty() {
+        return format!(
+            "{name}: none of its {packets} packets could be decapsulated. The malformed and dropped packets counted \
+             above say why."
+        );
+    }
     let mut text = format!(
         "{name}: none of its {packets} packets is VXLAN on UDP port {}.",
         ports.join(", ")
@@ -261,11 +267,7 @@ fn nothing_found(
             seen.join(", ")
         ));
     }
-    if ledger.malformed().is_empty() {
-        text.push_str(" If the capture holds the inner packets already, use --plain; if VXLAN has another port, --port N.");
-    } else {
-        text.push_str(" The malformed packets counted above say what was found instead.");
-    }
+    text.push_str(" If the capture holds the inner packets already, use --plain; if VXLAN has another port, --port N.");
     text
 }
 
