@@ -123,7 +123,7 @@ async fn control(mut signals: impl Outside, mut inbox: UnboundedReceiver<Message
     let mut telling: Option<JoinHandle<()>> = None;
     let mut open = true;
     let mut end_at: Option<Instant> = None;
-    let mut ended_at: Option<Instant> = None;
+    let mut ended_at: Option<(Signal, Instant)> = None;
     loop {
         let time_is_up = async {
             match end_at {
@@ -144,9 +144,12 @@ async fn control(mut signals: impl Outside, mut inbox: UnboundedReceiver<Message
                 Came::End(signal) => match ended_at {
                     None => {
                         stop.order(Why::Signal(signal));
-                        ended_at = Some(Instant::now());
+                        ended_at = Some((signal, Instant::now()));
                     }
-                    Some(at) if signal == Signal::Hangup && at.elapsed() < SAME_CAUSE => {}
+                    // Which of two that come together is seen first is chance.
+                    Some((first, at))
+                        if [first, signal].contains(&Signal::Hangup)
+                            && at.elapsed() < SAME_CAUSE => {}
                     Some(_) => {
                         flush(LAST_WORDS);
                         std::process::exit(signal.exit_code().into());

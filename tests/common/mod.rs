@@ -112,7 +112,9 @@ impl std::ops::DerefMut for Running {
 
 /// The program with `args`, not yet started. What the surroundings say about logging is left out.
 pub fn vxtap_command<S: AsRef<OsStr>>(args: impl IntoIterator<Item = S>) -> Command {
-    let mut command = Command::new(VXTAP);
+    let mut command = Command::new("env");
+    // Whoever runs the tests under nohup has SIGHUP ignored, and would hand that on.
+    command.args(["--default-signal=HUP", VXTAP]);
     command
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .env_remove("VXTAP_LOG")
