@@ -157,3 +157,29 @@ fn without_net_admin_packets_also_go_the_long_way() {
     }
     assert_eq!(lab.snmp("Icmp:", "OutDestUnreachs"), 0);
 }
+
+/// A system that gives no thread is an error that says so, with cores to check and without.
+#[test]
+fn without_threads_it_ends_with_an_error() {
+    use std::os::unix::fs::PermissionsExt;
+    // The limit does not hold for root.
+    if Lab::new().is_none() || !tool("setpriv") || !tool("prlimit") {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+    let program = dir.path().join("vxtap");
+    std::fs::copy(env!("CARGO_BIN_EXE_vxtap"), &program).unwrap();
+    for cores in [&[][..], &["--cpus", "0"]] {
+        let mut command = std::process::Command::new("setpriv");
+        command.args(["--reuid", "54321", "--regid", "54321", "--clear-groups"]);
+        command.args(["prlimit", "--nproc=1"]).arg(&program);
+        command.args(["listen", "--backend", "udp", "--bind", "127.0.0.1:0"]);
+        let output = command.args(["--duration", "100ms"]).args(cores).output();
+        let output = output.unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(matches!(output.status.code(), Some(1 | 2)), "{said}");
+        assert!(said.contains("Resource temporarily unavailable"), "{said}");
+        assert!(!said.contains("panicked"), "{said}");
+    }
+}

@@ -195,15 +195,20 @@ fn check_addresses(addresses: &[SocketAddr]) -> Result<(), String> {
 ///
 /// # Errors
 ///
-/// Which, and those there are.
+/// Which, and those there are; or that the system gives no thread.
 pub fn check_cores(flag: &str, cores: &[usize]) -> Result<(), String> {
+    if cores.is_empty() {
+        return Ok(());
+    }
     let wanted = cores.to_vec();
     // The answer is the kernel's; a thread of its own is moved about for it.
-    let bad = std::thread::spawn(move || {
+    let asking = std::thread::Builder::new().spawn(move || {
         let mut wanted = wanted.into_iter();
         wanted.find(|core| sys::pin_to_core(*core).is_err())
     });
-    match bad.join() {
+    let asking =
+        asking.map_err(|error| format!("cannot start a thread to check {flag}: {error}"))?;
+    match asking.join() {
         Ok(Some(core)) => Err(format!(
             "invalid value '{core}' for {flag}: this process can run on {}",
             named(&sys::allowed_cores())
