@@ -233,7 +233,7 @@ fn behind_tags(link: LinkType, record: &[u8]) -> Result<(u16, &[u8]), Refusal> {
         mut payload,
         ..
     } = link.strip(record)?;
-    while ether_type::is_vlan(ether_type) {
+    while !ether_type::is_ip(ether_type) && ether_type::is_vlan(ether_type) {
         ether_type = be16(payload, 2).ok_or(Malformed::OuterLink)?;
         payload = payload.get(4..).unwrap_or_default();
     }
