@@ -84,7 +84,7 @@ impl Way {
 impl FlowKey {
     /// The key of a frame and the way it goes; `None` when the frame holds no IP header. `vni` keeps
     /// networks apart that share the session "other".
-    #[inline]
+    #[inline(always)]
     pub fn of(session: SessionId, vni: Option<Vni>, inner: &Inner) -> Option<(Self, Way)> {
         let InnerIp {
             header, transport, ..

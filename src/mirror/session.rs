@@ -149,6 +149,7 @@ impl Session {
     }
 
     /// Counts one frame: what was known of it and what came of that. `lengths` are those it had on the wire.
+    #[inline]
     pub fn add(
         &mut self,
         ts_ns: u64,

@@ -90,6 +90,9 @@ pub struct Truncation {
     largest_fragment: u32,
     /// Most bytes of outer packet around an inner IP packet.
     overhead: u32,
+    /// The least of the largest sizes above that whole packets have: one in an outer packet up to this, in
+    /// bytes, is the largest of nothing.
+    ordinary: u32,
 }
 
 /// The largest of some packets, in bytes.
@@ -113,7 +116,37 @@ impl Largest {
 
 impl Truncation {
     /// Counts one frame: what was known of it and what came of that. `lengths` are those it had on the wire.
+    #[inline]
     pub fn add(&mut self, evidence: &Evidence, lengths: FrameLen, verdict: Verdict) {
+        if verdict != Verdict::Whole || !self.is_ordinary(evidence, lengths) {
+            self.add_any(evidence, lengths, verdict);
+        }
+    }
+
+    /// Whether a whole frame changes nothing here: it came as it was, in an outer packet that is larger than it,
+    /// and larger ones and more headers around them are known.
+    #[inline]
+    const fn is_ordinary(&self, evidence: &Evidence, lengths: FrameLen) -> bool {
+        let Evidence {
+            captured_len,
+            outer_ip_len,
+            ip_offset,
+            ..
+        } = *evidence;
+        let seen = match evidence.pieces {
+            Pieces::One => outer_ip_len <= self.largest_one_piece,
+            Pieces::Unseen => true,
+            Pieces::Fragments { .. } | Pieces::FirstFragments { .. } => false,
+        };
+        seen && outer_ip_len <= self.ordinary
+            && captured_len <= outer_ip_len
+            && lengths.orig == captured_len
+            && (evidence.not_recorded | evidence.added_len) == 0
+            && outer_ip_len - captured_len + ip_offset <= self.overhead
+    }
+
+    #[inline(never)]
+    fn add_any(&mut self, evidence: &Evidence, lengths: FrameLen, verdict: Verdict) {
         let arrived = evidence.arrived_len();
         let outer = evidence.outer_ip_len;
         let size = Size {
@@ -164,6 +197,13 @@ impl Truncation {
             }
             Verdict::Unknown => self.unknown.add(size, 1),
         }
+        self.ordinary = self.least_of_largest();
+    }
+
+    fn least_of_largest(&self) -> u32 {
+        let Largest { ip, frame, outer } = self.came;
+        let sizes = [ip, frame, outer, self.largest_frame, self.largest_outer];
+        sizes.into_iter().min().unwrap_or_default()
     }
 
     /// Adds the counts of another worker.
@@ -187,6 +227,7 @@ impl Truncation {
         self.largest_one_piece = self.largest_one_piece.max(other.largest_one_piece);
         self.largest_fragment = self.largest_fragment.max(other.largest_fragment);
         self.overhead = self.overhead.max(other.overhead);
+        self.ordinary = self.least_of_largest();
     }
 
     /// Frames of unknown length.

@@ -47,13 +47,10 @@ impl Apart {
 
     /// Hands on `record`, or the datagrams in it as records of their own.
     #[inline]
-    pub fn hand_on(&mut self, record: &Record<'_>, mut each: impl FnMut(&Record<'_>)) {
-        let record = &Record {
-            order: record.order << PLACES,
-            ..*record
-        };
+    pub fn hand_on(&mut self, mut record: Record<'_>, mut each: impl FnMut(Record<'_>)) {
+        record.order <<= PLACES;
         if train::is_one_record(record.link, record.bytes, record.orig_len as usize)
-            || !self.take_apart(record, &mut each)
+            || !self.take_apart(&record, &mut each)
         {
             each(record);
         }
@@ -61,7 +58,7 @@ impl Apart {
 
     /// Hands on the datagrams of a train; `false` when there is only one.
     #[cold]
-    fn take_apart(&mut self, record: &Record<'_>, each: &mut impl FnMut(&Record<'_>)) -> bool {
+    fn take_apart(&mut self, record: &Record<'_>, each: &mut impl FnMut(Record<'_>)) -> bool {
         let mut unproven = false;
         // The IP header may say how much there is, or leave it at one datagram.
         for believe_ip in [true, false] {
@@ -94,7 +91,7 @@ impl Apart {
         record: &Record<'_>,
         behind: &BehindUdp<'_>,
         segment: usize,
-        each: &mut impl FnMut(&Record<'_>),
+        each: &mut impl FnMut(Record<'_>),
     ) {
         self.trains += 1;
         let starts = (0..behind.whole_len).step_by(segment);
@@ -108,7 +105,7 @@ impl Apart {
             let here = here.get(..len).unwrap_or(here);
             let headers_len = behind.write_headers(record.bytes, len, &mut self.scratch);
             self.scratch.extend_from_slice(here);
-            each(&Record {
+            each(Record {
                 bytes: &self.scratch,
                 orig_len: u32::try_from(headers_len + len).unwrap_or(u32::MAX),
                 order: record.order + number,
@@ -137,7 +134,7 @@ impl Source for ApartFile<'_> {
         let Self { file, apart } = self;
         file.next_batch(most, |arrival| match arrival {
             Arrival::Record(record) => {
-                apart.hand_on(&record, |record| each(Arrival::Record(*record)));
+                apart.hand_on(record, |record| each(Arrival::Record(record)));
             }
             other => each(other),
         })

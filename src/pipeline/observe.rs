@@ -27,7 +27,7 @@ pub(super) struct Frame<'a> {
 /// A frame with what the inside of it tells, and the verdict on its length.
 pub(super) struct Observed<'a> {
     pub frame: &'a Frame<'a>,
-    pub inner: Inner,
+    pub inner: &'a Inner,
     pub evidence: Evidence,
     /// As it is stored, with an Ethernet header that was put in front.
     pub lengths: FrameLen,
@@ -36,16 +36,16 @@ pub(super) struct Observed<'a> {
     pub verdict: Verdict,
     /// Which way it went at the mirror source.
     pub direction: Direction,
-    /// What cut it, as far as the packet alone shows.
+    /// What cut it, where it is truncated, as far as the packet alone shows.
     pub cut_by: CutBy,
 }
 
 impl<'a> Observed<'a> {
-    /// Reads the frame and judges its length.
-    #[inline]
-    pub fn of(frame: &'a Frame<'a>, settings: &WorkerSettings) -> Self {
-        let mut inner = Inner::default();
+    /// Reads the frame into `inner`, which is still empty, and judges its length.
+    #[inline(always)]
+    pub fn of(frame: &'a Frame<'a>, inner: &'a mut Inner, settings: &WorkerSettings) -> Self {
         inner.fill_in(frame.bytes);
+        let inner = &*inner;
         let captured_len = u32::try_from(frame.bytes.len()).unwrap_or(u32::MAX);
         let evidence = Evidence {
             captured_len,
@@ -62,16 +62,11 @@ impl<'a> Observed<'a> {
         };
         let (lengths, verdict) = judge(&evidence, settings.mtu);
         let direction = frame.mirrored.map_or(Direction::Unknown, |mirrored| {
-            Direction::of(mirrored.source, &inner)
+            Direction::of(mirrored.source, inner)
         });
-        let cut_by = if matches!(evidence.pieces, Pieces::FirstFragments { .. }) {
-            CutBy::MissingFragments
-        } else if frame.not_recorded > 0 {
-            CutBy::SnapLength
-        } else if evidence.outer_ip_len == settings.mtu {
-            CutBy::Mtu
-        } else {
-            CutBy::Unclear
+        let cut_by = match verdict {
+            Verdict::Truncated => cut_by(&evidence, settings.mtu),
+            Verdict::Whole | Verdict::Oversize | Verdict::Unknown => CutBy::Unclear,
         };
         Self {
             frame,
@@ -83,5 +78,18 @@ impl<'a> Observed<'a> {
             direction,
             cut_by,
         }
+    }
+}
+
+/// What cut a frame, as far as the packet alone shows.
+const fn cut_by(evidence: &Evidence, mtu: u32) -> CutBy {
+    if matches!(evidence.pieces, Pieces::FirstFragments { .. }) {
+        CutBy::MissingFragments
+    } else if evidence.not_recorded > 0 {
+        CutBy::SnapLength
+    } else if evidence.outer_ip_len == mtu {
+        CutBy::Mtu
+    } else {
+        CutBy::Unclear
     }
 }

@@ -325,6 +325,7 @@ impl QueueOutlet {
 }
 
 impl Outlet for QueueOutlet {
+    #[inline]
     fn room(&mut self, len: usize) -> Option<&mut Batch> {
         let used = self.current.bytes.len();
         let first = self.allocated == 0;

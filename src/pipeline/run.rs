@@ -304,8 +304,8 @@ impl Pipeline {
                 if plain {
                     chunk.add(guide.worker_for(&record), &record);
                 } else {
-                    apart.hand_on(&record, |record| {
-                        chunk.add(guide.worker_for(record), record);
+                    apart.hand_on(record, |record| {
+                        chunk.add(guide.worker_for(&record), &record);
                     });
                 }
                 // From a pipe, what is here is worked on before more is waited for.

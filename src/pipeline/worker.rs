@@ -20,6 +20,7 @@ use crate::pipeline::measure::Distribution;
 use crate::pipeline::observe::{Frame, Observed};
 use crate::source::{Arrival, Datagram, Record, Told};
 use crate::wire::decapsulate::{Mirrored, Tunnel, Tunnels, decapsulate};
+use crate::wire::inner::Inner;
 use crate::wire::ip::Address;
 use crate::wire::numbers::{ether_type, protocol};
 use crate::wire::outer::{self, LinkType, Outer, OuterFragment, OuterUdp, Pieces};
@@ -525,7 +526,8 @@ impl Worker {
     /// The stages of a frame, one after the other.
     #[inline]
     fn deliver(&mut self, frame: &Frame<'_>, outlet: &mut impl Outlet) {
-        let observed = Observed::of(frame, &self.settings);
+        let mut inner = Inner::default();
+        let observed = Observed::of(frame, &mut inner, &self.settings);
         if let Err(refusal) = self.admit(&observed) {
             return self.ledger.refuse(refusal, 1);
         }
@@ -586,7 +588,7 @@ impl Worker {
         if !self.settings.flows {
             return;
         }
-        let inner = &observed.inner;
+        let inner = observed.inner;
         let vni = observed.frame.mirrored.map(|mirrored| mirrored.vni);
         let Some((key, way)) = FlowKey::of(session, vni, inner) else {
             return;

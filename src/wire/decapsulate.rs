@@ -58,12 +58,17 @@ impl Tunnels {
     /// The tunnel behind a destination port. The source port says nothing: it is a hash of the inner
     /// packet (RFC 7348 §5) and may be 4789 by chance.
     #[inline]
+    #[allow(
+        clippy::manual_contains,
+        reason = "one or two ports each: a search made for many costs more"
+    )]
     pub fn at_port(&self, port: u16) -> Option<Tunnel> {
-        if self.vxlan_ports.contains(&port) {
+        let is_among = |ports: &[u16]| ports.iter().any(|known| *known == port);
+        if is_among(&self.vxlan_ports) {
             Some(Tunnel::Vxlan)
-        } else if self.gpe_ports.contains(&port) {
+        } else if is_among(&self.gpe_ports) {
             Some(Tunnel::Gpe)
-        } else if self.geneve_ports.contains(&port) {
+        } else if is_among(&self.geneve_ports) {
             Some(Tunnel::Geneve)
         } else {
             None
@@ -112,6 +117,22 @@ pub struct Mirrored<'a> {
 #[inline]
 pub fn decapsulate<'a>(tunnels: &Tunnels, udp: &OuterUdp<'a>) -> Result<Mirrored<'a>, Refusal> {
     let tunnel = tunnels.at_port(udp.dst_port).ok_or(Filtered::OtherPort)?;
+    if tunnels.depth > 1 {
+        return innermost(tunnels, tunnel, udp);
+    }
+    match layer(tunnels, tunnel, udp) {
+        Ok(mirrored) if mirrored.bytes.is_empty() => Err(Malformed::InnerEmpty.into()),
+        read => read,
+    }
+}
+
+/// Takes off as many layers as there are, up to `tunnels.depth`.
+#[inline(never)]
+fn innermost<'a>(
+    tunnels: &Tunnels,
+    tunnel: Tunnel,
+    udp: &OuterUdp<'a>,
+) -> Result<Mirrored<'a>, Refusal> {
     let mut mirrored = layer(tunnels, tunnel, udp)?;
     for _ in 1..tunnels.depth {
         let Some(deeper) = nested(tunnels, &mirrored) else {
@@ -122,14 +143,17 @@ pub fn decapsulate<'a>(tunnels: &Tunnels, udp: &OuterUdp<'a>) -> Result<Mirrored
     if mirrored.bytes.is_empty() {
         return Err(Malformed::InnerEmpty.into());
     }
-    mirrored.outer_ip_len = udp.ip_len;
-    mirrored.not_recorded = match udp.pieces {
+    Ok(mirrored)
+}
+
+/// Bytes of a datagram that the record which held it lacks.
+#[inline(always)]
+const fn not_recorded(udp: &OuterUdp<'_>) -> usize {
+    match udp.pieces {
         // What lacks was never there to be recorded.
         Pieces::FirstFragments { .. } => 0,
         _ => udp.carried_len.saturating_sub(udp.payload.len()),
-    };
-    mirrored.pieces = udp.pieces;
-    Ok(mirrored)
+    }
 }
 
 /// Takes one layer off.
@@ -165,7 +189,7 @@ fn vxlan_layer<'a>(tunnel: Tunnel, udp: &OuterUdp<'a>) -> Result<Mirrored<'a>, R
         bytes: header.inner,
         carried_len: udp.carried_len - (udp.payload.len() - header.inner.len()),
         outer_ip_len: udp.ip_len,
-        not_recorded: 0,
+        not_recorded: not_recorded(udp),
         pieces: udp.pieces,
         reserved_set: header.reserved_set,
         length_mismatch: udp.length_mismatch,
@@ -202,7 +226,12 @@ fn geneve_layer<'a>(tunnels: &Tunnels, udp: &OuterUdp<'a>) -> Result<Mirrored<'a
     if let Ok(Outer::Udp(inner)) = within
         && let Some(tunnel @ (Tunnel::Vxlan | Tunnel::Gpe)) = tunnels.at_port(inner.dst_port)
     {
-        return vxlan_layer(tunnel, &inner);
+        return Ok(Mirrored {
+            outer_ip_len: udp.ip_len,
+            not_recorded: not_recorded(udp),
+            pieces: udp.pieces,
+            ..vxlan_layer(tunnel, &inner)?
+        });
     }
     if header.protocol != geneve::PROTOCOL_ETHERNET {
         return Err(Filtered::GeneveNotMirror.into());
@@ -216,7 +245,7 @@ fn geneve_layer<'a>(tunnels: &Tunnels, udp: &OuterUdp<'a>) -> Result<Mirrored<'a
         bytes: header.inner,
         carried_len: udp.carried_len - (udp.payload.len() - header.inner.len()),
         outer_ip_len: udp.ip_len,
-        not_recorded: 0,
+        not_recorded: not_recorded(udp),
         pieces: udp.pieces,
         reserved_set: false,
         length_mismatch: udp.length_mismatch,
@@ -241,6 +270,9 @@ fn nested<'a>(tunnels: &Tunnels, outer: &Mirrored<'a>) -> Option<Mirrored<'a>> {
     Some(Mirrored {
         reserved_set: inner.reserved_set | outer.reserved_set,
         length_mismatch: inner.length_mismatch | outer.length_mismatch,
+        outer_ip_len: outer.outer_ip_len,
+        not_recorded: outer.not_recorded,
+        pieces: outer.pieces,
         ..inner
     })
 }

@@ -104,6 +104,13 @@ impl Evidence {
         }
     }
 
+    /// Whether the outer packet of a whole frame may have to be longer than `mtu`, at a glance: what carries a
+    /// whole IP packet is no longer than what came, the outer packet or the frame.
+    #[inline]
+    const fn may_need_more_than(&self, mtu: u32) -> bool {
+        self.outer_ip_len > mtu || self.arrived_len() > mtu
+    }
+
     /// Bytes of outer packet that it takes to carry the inner IP packet as it declares itself.
     pub const fn needed_outer_len(&self) -> Option<u32> {
         match self.overhead() {
@@ -127,6 +134,7 @@ pub const fn believed(declared: u32, present: u32) -> u32 {
 }
 
 /// Weighs the evidence; `mtu` is that of the path from mirror source to target, in bytes.
+#[inline]
 pub fn judge(evidence: &Evidence, mtu: u32) -> (FrameLen, Verdict) {
     let Evidence {
         captured_len,
@@ -157,9 +165,10 @@ pub fn judge(evidence: &Evidence, mtu: u32) -> (FrameLen, Verdict) {
         Verdict::Truncated
     } else if declared_len == 0 {
         Verdict::Unknown
-    } else if evidence
-        .needed_outer_len()
-        .is_some_and(|needed| needed > mtu)
+    } else if evidence.may_need_more_than(mtu)
+        && evidence
+            .needed_outer_len()
+            .is_some_and(|needed| needed > mtu)
     {
         Verdict::Oversize
     } else {

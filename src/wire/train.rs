@@ -45,9 +45,34 @@ pub enum Found {
 /// without tags is looked at so.
 #[inline]
 pub fn is_one_record(link: LinkType, record: &[u8], orig_len: usize) -> bool {
-    if link != LinkType::Ethernet {
+    link == LinkType::Ethernet
+        && (is_one_of_ipv4(record, orig_len) || is_one_of_any(record, orig_len))
+}
+
+/// The same for what most records are: a whole IPv4 packet in VXLAN in IPv4 without options, and no padding around
+/// that. Of others it says nothing.
+#[inline]
+fn is_one_of_ipv4(record: &[u8], orig_len: usize) -> bool {
+    /// Outer Ethernet, IPv4 and UDP, tunnel, and inner Ethernet and IPv4 up to its length.
+    const HEADERS: usize = 14 + 20 + 8 + SHORTEST + 4;
+    let Some(headers) = record.first_chunk::<HEADERS>() else {
         return false;
-    }
+    };
+    let at = |at| be16(headers, at).map_or(0, usize::from);
+    let datagram_len = at(38);
+    let behind = datagram_len.wrapping_sub(8 + SHORTEST + at(66));
+    at(12) == usize::from(ether_type::IPV4)
+        && headers.get(14) == Some(&0x45)
+        && headers.get(23) == Some(&protocol::UDP)
+        && at(20) & 0x3fff == 0
+        && at(16) == 20 + datagram_len
+        && orig_len == 14 + 20 + datagram_len
+        && at(62) == usize::from(ether_type::IPV4)
+        // Padding of the inner frame leaves no room for another datagram.
+        && behind < SHORTEST
+}
+
+fn is_one_of_any(record: &[u8], orig_len: usize) -> bool {
     let at = |at| be16(record, at).unwrap_or_default();
     let (protocol, udp_at, ip_end) = match at(12) {
         ether_type::IPV4 => (record.get(23), 34, 14 + at(16)),
