@@ -12,6 +12,8 @@ use super::clock::{ClockSteps, ClockWatch, Step};
 const MAX_LATENCY_NS: u64 = 60_000_000_000;
 /// Most datagrams of a batch told apart.
 const MAX_BATCH: u64 = 1 << 16;
+/// Frames of fewer bytes are each told apart, as three digits do.
+const SMALL_FRAME: usize = 2048;
 /// Largest frame told apart, in bytes.
 const MAX_FRAME: u64 = 1 << 18;
 
@@ -21,6 +23,8 @@ pub struct Distribution {
     unit: &'static str,
     /// Always there: the bounds below are good.
     counts: Option<Histogram<u64>>,
+    /// Values below its length are counted here, at a fraction of the time; [`Self::all`] puts them in.
+    small: Vec<u64>,
 }
 
 /// A distribution in ten numbers. Values are right to one part in a hundred (latencies, batches) or in a
@@ -50,7 +54,11 @@ pub struct Facts {
 impl Distribution {
     fn new(unit: &'static str, most: u64, digits: u8) -> Self {
         let counts = Histogram::new_with_bounds(1, most, digits).ok();
-        Self { unit, counts }
+        Self {
+            unit,
+            counts,
+            small: Vec::new(),
+        }
     }
 
     /// Of latencies, in nanoseconds.
@@ -65,12 +73,19 @@ impl Distribution {
 
     /// Of frames, in bytes; to the byte below 2048.
     pub fn of_frames() -> Self {
-        Self::new("bytes", MAX_FRAME, 3)
+        Self {
+            small: vec![0; SMALL_FRAME],
+            ..Self::new("bytes", MAX_FRAME, 3)
+        }
     }
 
     /// Counts one value. A value too large counts as the largest.
+    #[inline]
     pub fn record(&mut self, value: u64) {
-        if let Some(counts) = &mut self.counts {
+        let at = usize::try_from(value).unwrap_or(usize::MAX);
+        if let Some(small) = self.small.get_mut(at) {
+            *small += 1;
+        } else if let Some(counts) = &mut self.counts {
             counts.saturating_record(value);
         }
     }
@@ -100,6 +115,9 @@ impl Distribution {
 
     /// Adds another of the same kind.
     pub fn merge(&mut self, other: &Self) {
+        for (mine, theirs) in self.small.iter_mut().zip(&other.small) {
+            *mine += theirs;
+        }
         if let (Some(mine), Some(theirs)) = (&mut self.counts, &other.counts) {
             // Fails only where theirs holds larger values than mine can: the bounds are the same.
             let _ = mine.add(theirs);
@@ -108,7 +126,7 @@ impl Distribution {
 
     /// Its facts; `None` while it is empty.
     pub fn facts(&self) -> Option<Facts> {
-        let counts = self.counts.as_ref().filter(|counts| !counts.is_empty())?;
+        let counts = self.all().filter(|counts| !counts.is_empty())?;
         let at = |quantile| counts.value_at_quantile(quantile);
         Some(Facts {
             unit: self.unit,
@@ -123,9 +141,18 @@ impl Distribution {
         })
     }
 
+    /// Every value.
+    fn all(&self) -> Option<Histogram<u64>> {
+        let mut counts = self.counts.clone()?;
+        for (value, times) in (0..).zip(&self.small).filter(|(_, times)| **times > 0) {
+            counts.saturating_record_n(value, *times);
+        }
+        Some(counts)
+    }
+
     fn memory_bytes(&self) -> usize {
         let values = self.counts.as_ref().map_or(0, Histogram::distinct_values);
-        values * size_of::<u64>()
+        (values + self.small.len()) * size_of::<u64>()
     }
 }
 
