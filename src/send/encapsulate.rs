@@ -8,6 +8,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use etherparse::{EtherType, Ethernet2Header, IpNumber, Ipv4Header, Ipv6Header, UdpHeader};
 
+use crate::source::Record;
 use crate::wire::Vni;
 use crate::wire::inner::{Inner, Mac, Transport};
 use crate::wire::length::max_inner_frame;
@@ -52,6 +53,25 @@ pub fn encapsulated_already<'a>(
         dst_port: udp.dst_port,
     };
     Some((headers, udp))
+}
+
+/// Appends to `out` the frame that `record`, a packet of another link type than Ethernet, would have been;
+/// `false` when none can be made of it.
+pub fn frame(record: &Record<'_>, out: &mut Vec<u8>) -> bool {
+    let Ok(link) = record.link.strip(record.bytes) else {
+        return false;
+    };
+    let missing = record.orig_len as usize - record.bytes.len().min(record.orig_len as usize);
+    // Linux gives frames with an 802.3 length a number of its own, below any EtherType.
+    let ether_type = match link.ether_type {
+        0..0x0600 => u16::try_from((link.payload.len() + missing).min(1500)).unwrap_or_default(),
+        ether_type => ether_type,
+    };
+    out.extend_from_slice(&[0; 6]);
+    out.extend_from_slice(&link.src_mac.unwrap_or_default());
+    out.extend_from_slice(&ether_type.to_be_bytes());
+    out.extend_from_slice(link.payload);
+    true
 }
 
 /// What a mirror source keeps of each frame.

@@ -124,7 +124,10 @@ struct Counts {
     sent: u64,
     /// Of those: shortened by --packet-length or --mtu.
     cut: u64,
+    /// Not VXLAN in a capture that holds VXLAN, or no frame can be made of them.
     skipped: u64,
+    /// Packets without a frame that got an Ethernet header.
+    ethernet_added: u64,
     too_large: u64,
     /// The system had no room for them (--no-retry), or the time was over or a fault came before it took them.
     unsent: u64,
@@ -137,9 +140,18 @@ struct Counts {
 impl Counts {
     fn files_line(&self, verb: &str, seconds: f64) -> String {
         format!(
-            "{} read, {} {verb}, {} of them cut, {} skipped (not VXLAN), {} too large; \
+            "{} read, {} {verb}, {} of them cut, {} skipped (not VXLAN), {} too large{}; \
              {} bytes of UDP payload in {seconds:.3} s",
-            self.read, self.sent, self.cut, self.skipped, self.too_large, self.payload_bytes
+            self.read,
+            self.sent,
+            self.cut,
+            self.skipped,
+            self.too_large,
+            match self.ethernet_added {
+                0 => String::new(),
+                added => format!(", {added} given an Ethernet header (they had none)"),
+            },
+            self.payload_bytes
         )
     }
 
@@ -267,7 +279,7 @@ impl<'a> Run<'a> {
             if self.stop.is_set() {
                 return Ok(());
             }
-            self.frame(&held.record(), ahead.has_vxlan, &name)?;
+            self.frame(&held.record(), ahead.has_vxlan)?;
         }
         if let Some(fault) = ahead.fault {
             return Err(fault.into());
@@ -276,15 +288,15 @@ impl<'a> Run<'a> {
             if self.stop.is_set() {
                 return Ok(());
             }
-            self.frame(&record, ahead.has_vxlan, &name)?;
+            self.frame(&record, ahead.has_vxlan)?;
         }
         Ok(())
     }
 
-    fn frame(&mut self, record: &Record, has_vxlan: bool, name: &str) -> Result<(), Failure> {
+    fn frame(&mut self, record: &Record, has_vxlan: bool) -> Result<(), Failure> {
         self.counts.read += 1;
         if !has_vxlan {
-            return self.encapsulate(record, name);
+            return self.encapsulate(record);
         }
         match self.datagram_in(record) {
             Some((headers, udp)) => self.pass_on(record, headers, &udp),
@@ -295,17 +307,23 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// Puts a plain frame into VXLAN.
-    fn encapsulate(&mut self, record: &Record, name: &str) -> Result<(), Failure> {
-        if record.link != LinkType::Ethernet {
-            return Err(Failure::running(format!(
-                "{name}: its link type is {}; only Ethernet frames can be put into VXLAN",
-                link_type_name(record.link)
-            )));
-        }
-        let frame = self.cut.apply(record.bytes, self.ips.is_ipv6());
+    /// Puts a plain frame into VXLAN. A packet that came without an Ethernet header gets one, as replay gives.
+    fn encapsulate(&mut self, record: &Record) -> Result<(), Failure> {
+        let mut room = Vec::new();
+        let whole = match record.link {
+            LinkType::Ethernet => record.bytes,
+            _ if encapsulate::frame(record, &mut room) => {
+                self.counts.ethernet_added += 1;
+                &room
+            }
+            _ => {
+                self.counts.skipped += 1;
+                return Ok(());
+            }
+        };
+        let frame = self.cut.apply(whole, self.ips.is_ipv6());
         let payload = encapsulate::encapsulate(self.vni, frame);
-        let hashed = self.hashed_port(record.bytes);
+        let hashed = self.hashed_port(whole);
         let src_port = hashed.or(self.options.source_port);
         let headers = OuterHeaders {
             ips: self.ips,
@@ -321,7 +339,7 @@ impl<'a> Run<'a> {
                 file.put_datagram(record.ts_ns, headers, &payload, payload.len())?
             }
         };
-        self.counts.cut += u64::from(fits && frame.len() < record.bytes.len());
+        self.counts.cut += u64::from(fits && frame.len() < whole.len());
         self.count(fits, payload.len());
         Ok(())
     }
@@ -374,17 +392,5 @@ impl<'a> Run<'a> {
             tracing::warn!(frame, payload_len, "too large for a UDP datagram: left out");
         }
         counts.too_large += 1;
-    }
-}
-
-fn link_type_name(link: LinkType) -> &'static str {
-    match link {
-        LinkType::Ethernet => "Ethernet (1)",
-        LinkType::Null => "null (0)",
-        LinkType::Loop => "loop (108)",
-        LinkType::RawIp => "raw IP (101)",
-        LinkType::LinuxSll => "Linux SLL (113)",
-        LinkType::LinuxSll2 => "Linux SLL2 (276)",
-        LinkType::Unreadable(_) => "one that cannot be read",
     }
 }
