@@ -366,3 +366,63 @@ fn interfaces_of_other_programs_stay_plain() {
     assert_read(&replayed, 1, 1);
     assert!(replayed.sessions()[0]["vni"].is_null());
 }
+
+// ---------------------------------------------------------------------------------------------
+// Times
+
+/// A time that a format cannot hold is the nearest it can, and counted.
+#[test]
+fn times_out_of_range_are_counted() {
+    let vxlan = &packets_of("session-96.pcap")[1];
+    let offset = |seconds: i64| option(14, &seconds.to_le_bytes());
+    let file = [
+        section(&[]),
+        interface(1, &[]),
+        interface(1, &offset(-10)),
+        packet(0, u64::MAX, vxlan, &[]),
+        packet(1, 9_000_000, vxlan, &[]),
+        packet(1, 11_000_000, vxlan, &[]),
+        // 2200, beyond pcap's seconds.
+        packet(0, 7_258_118_400_000_000, vxlan, &[]),
+    ]
+    .concat();
+    let replayed = replay_bytes("times.pcapng", &file, &[]);
+    assert_read(&replayed, 4, 4);
+    assert_eq!(replayed.summary["noted"]["time_clamped"], 2);
+    let pcap = replay_bytes("times.pcapng", &file, &["--format", "pcap"]);
+    assert_eq!(pcap.summary["noted"]["time_clamped"], 3);
+}
+
+/// `send` puts what `replay --plain` takes into VXLAN.
+#[test]
+fn send_takes_every_link_type() {
+    for (name, packets) in [
+        ("plain-sll.pcap", 5),
+        ("sll2.pcap", 5),
+        ("raw-ip.pcap", 4),
+        ("ipv6-link.pcap", 2),
+        ("null.pcap", 5),
+        ("loop.pcap", 4),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let sent = dir.path().join("sent.pcap");
+        let input = testdata(name);
+        let run = common::vxtap([
+            "send".as_ref(),
+            input.as_os_str(),
+            "--plain".as_ref(),
+            "--write".as_ref(),
+            sent.as_os_str(),
+        ]);
+        assert_eq!(run.code, Some(0), "{name}: {}", run.stderr);
+        let words = format!("{packets} given an Ethernet header");
+        assert!(run.stderr.contains(&words), "{name}: {}", run.stderr);
+        let plain = replay([input.as_os_str(), "--plain".as_ref()]);
+        let mirrored = replay([sent.as_os_str()]);
+        let frames = |replayed: &Replayed| -> Vec<Vec<u8>> {
+            let frames = replayed.frames().into_iter();
+            frames.map(|frame| frame.bytes).collect()
+        };
+        assert_eq!(frames(&plain), frames(&mirrored), "{name}");
+    }
+}

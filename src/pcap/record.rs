@@ -14,6 +14,8 @@ use crate::wire::length::{FrameLen, Verdict};
 
 /// Most bytes of a frame that are stored; what libpcap-based readers accept at most.
 pub const SNAPLEN: u32 = 262_144;
+/// The last time that pcap can tell, in nanoseconds since 1970: its seconds end in 2106.
+pub const PCAP_LATEST_NS: u64 = u32::MAX as u64 * 1_000_000_000 + 999_999_999;
 /// Bytes of a batch when it is handed on; a set of these stays in a core's second-level cache.
 pub const BATCH_LEN: usize = 256 << 10;
 /// Records of a batch when it is handed on, however short they are.
@@ -254,9 +256,11 @@ fn encode_pcap(record: &CaptureRecord<'_>, out: &mut Vec<u8>) {
 
 /// Appends a record of classic pcap: nanoseconds, little-endian.
 pub fn append_pcap(ts_ns: u64, packet: &[u8], captured_len: u32, orig_len: u32, out: &mut Vec<u8>) {
-    // The format's seconds end in 2106.
-    let seconds = u32::try_from(ts_ns / 1_000_000_000).unwrap_or(u32::MAX);
-    let nanoseconds = (ts_ns % 1_000_000_000) as u32;
+    let ts_ns = ts_ns.min(PCAP_LATEST_NS);
+    let (seconds, nanoseconds) = (
+        (ts_ns / 1_000_000_000) as u32,
+        (ts_ns % 1_000_000_000) as u32,
+    );
     let words = [seconds, nanoseconds, captured_len, orig_len];
     out.extend_from_slice(words.map(u32::to_le_bytes).as_flattened());
     out.extend_from_slice(packet);

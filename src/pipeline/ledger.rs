@@ -44,6 +44,9 @@ reasons! {
         InnerNotIp => "inner_not_ip",
         /// The tunnel carried an IP packet without a frame; an Ethernet header was put in front.
         EthernetAdded => "ethernet_added",
+        /// Its time is outside of what the capture read (1970 to 2554) or written (pcap: to 2106) can tell:
+        /// the nearest was taken.
+        TimeClamped => "time_clamped",
         /// The frame was longer than the capture's snap length and was cut by us.
         SnapLength => "snap_length",
         /// Written behind later packets: its worker was not heard of for longer than --max-reorder.

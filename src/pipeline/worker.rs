@@ -14,7 +14,9 @@ use crate::flow::updates::Updates;
 use crate::mirror::allowed::{Allowed, Strangers};
 use crate::mirror::session::{Session, SessionId, SessionKey, Sessions};
 use crate::pcap::origin::Origin;
-use crate::pcap::record::{Batch, CaptureRecord, CutBy, Format, NewSession, SNAPLEN, room_for};
+use crate::pcap::record::{
+    Batch, CaptureRecord, CutBy, Format, NewSession, PCAP_LATEST_NS, SNAPLEN, room_for,
+};
 use crate::pipeline::ledger::{Dropped, Ledger, Noted};
 use crate::pipeline::measure::Distribution;
 use crate::pipeline::observe::{Frame, Observed};
@@ -166,6 +168,11 @@ impl Worker {
     pub fn take(&mut self, arrival: &Arrival<'_>, outlet: &mut impl Outlet) {
         self.ledger.received += 1;
         self.place = arrival.order();
+        if let Arrival::Record(record) = arrival
+            && record.told.is_some_and(|told| told.time_clamped)
+        {
+            self.ledger.note(Noted::TimeClamped);
+        }
         match arrival {
             Arrival::Record(record) if self.settings.plain => self.plain(record, outlet),
             Arrival::Record(record) => self.record(record, outlet),
@@ -620,6 +627,10 @@ impl Worker {
         }
         if frame.bytes.len() > SNAPLEN as usize {
             self.ledger.note(Noted::SnapLength);
+        }
+        // The latest time of all was noted when it was read.
+        if format == Format::Pcap && frame.ts_ns > PCAP_LATEST_NS && frame.ts_ns != u64::MAX {
+            self.ledger.note(Noted::TimeClamped);
         }
         let record = CaptureRecord {
             session,
