@@ -69,7 +69,7 @@ pub enum Command {
                   and the exit code is 1. A second signal ends at once."
 )]
 pub struct SendArgs {
-    /// Capture files with Ethernet frames; `-` is standard input
+    /// Capture files of any link type that replay --plain takes; `-` is standard input
     #[arg(required_unless_present = "generate", value_name = "FILE")]
     pub files: Vec<PathBuf>,
     /// Where to send: host or address, with or without a port (default 4789)
