@@ -243,12 +243,6 @@ fn nothing_found(
         .iter()
         .map(u16::to_string)
         .collect();
-    if !ledger.malformed().is_empty() || !ledger.dropped().is_empty() {
-        return format!(
-            "{name}: none of its {packets} packets could be decapsulated. The malformed and dropped packets counted \
-             above say why."
-        );
-    }
     let mut text = format!(
         "{name}: none of its {packets} packets is VXLAN on UDP port {}.",
         ports.join(", ")
@@ -267,7 +261,11 @@ fn nothing_found(
             seen.join(", ")
         ));
     }
-    text.push_str(" If the capture holds the inner packets already, use --plain; if VXLAN has another port, --port N.");
+    if ledger.malformed().is_empty() {
+        text.push_str(" If the capture holds the inner packets already, use --plain; if VXLAN has another port, --port N.");
+    } else {
+        text.push_str(" The malformed packets counted above say what was found instead.");
+    }
     text
 }
 
