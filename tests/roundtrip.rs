@@ -118,6 +118,7 @@ fn through_a_socket() {
                 "listen",
                 "--bind",
                 "127.0.0.1:0",
+                "--overwrite",
                 "--duration",
                 "20s",
                 "--count",
