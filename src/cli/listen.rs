@@ -7,7 +7,7 @@ use crate::failure::Failure;
 ///
 /// # Errors
 ///
-/// When flags do not fit, and as [`run`].
+/// When flags do not fit, and when the run fails.
 #[cfg(target_os = "linux")]
 pub fn command(flags: typed::Listen) -> Result<(), Failure> {
     use super::settings::layers::Layers;

@@ -58,7 +58,7 @@ pub struct Evidence {
     pub not_recorded: u32,
     /// Bytes before the inner IP header; 0 when there is none.
     pub ip_offset: u32,
-    /// Length the inner IP header declares, header and payload, as far as it is [believed](believed);
+    /// Length the inner IP header declares, header and payload, as far as it is [`believed`];
     /// 0 when it declares none.
     pub ip_len: u32,
     /// Bytes of the frame as a layer in front of IP declares them (802.3, PPPoE); 0 when none does. Counts

@@ -111,7 +111,7 @@ pub struct Input {
 #[derive(Clone, Debug, Default, Args, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Receive {
-    /// Address and port to receive on, IPv6 in brackets: 0.0.0.0:4789 or [::]:4789. Repeatable. With
+    /// Address and port to receive on, IPv6 in brackets: `0.0.0.0:4789` or `[::]:4789`. Repeatable. With
     /// port 0 the system chooses a port, and the first line names it. vxtap also binds a given --gpe-port and
     /// --geneve-port on the same addresses, unless a --bind names them. Every other port is VXLAN
     #[arg(long, value_name = "ADDR:PORT")]
