@@ -5,11 +5,9 @@
 
 use std::net::IpAddr;
 use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 
 use crate::mirror::session::SessionKey;
-use crate::outfile::{Creation, OutError, OutFile};
+use crate::outfile::{Creation, ItemFile, OutError, OutFile};
 use crate::pcap::record::{BATCH_LEN, Batch, EPB_INTERFACE_AT, Format, NewSession, RecordFacts};
 use crate::pcap::section::{About, Section, whole_prefix};
 use crate::wire::decapsulate::Tunnel;
@@ -37,7 +35,7 @@ impl Known {
 
 /// A capture file being written.
 pub struct CaptureWriter {
-    out: OutFile,
+    file: ItemFile,
     format: Format,
     section: Section,
     /// For each worker, its sessions by its own numbers.
@@ -46,10 +44,6 @@ pub struct CaptureWriter {
     buffer: Vec<u8>,
     /// Packets in the buffer.
     buffered: u64,
-    written: u64,
-    lost: u64,
-    error: Option<OutError>,
-    has_failed: bool,
 }
 
 impl CaptureWriter {
@@ -74,24 +68,19 @@ impl CaptureWriter {
         out.end_header();
         buffer.clear();
         Ok(Self {
-            out,
+            file: ItemFile::new(out),
             format,
             section,
             workers: Vec::new(),
             buffer,
             buffered: 0,
-            written: 0,
-            lost: 0,
-            error: None,
-            has_failed: false,
         })
     }
 
     /// Writes records of `worker` in the order of `records`, which are places in the batch. The interface
     /// numbers of this file are put into them.
     ///
-    /// A failure is kept for [`Self::take_error`]; the file is cut back to its last whole record, and what
-    /// is given from then on is counted in [`Self::lost`].
+    /// A failure is kept for [`Self::take_error`]; see [`ItemFile::write`].
     pub fn append(&mut self, worker: usize, batch: &mut Batch, records: std::ops::Range<usize>) {
         if records.start == 0 {
             self.tell_no_room(worker, batch);
@@ -224,62 +213,21 @@ impl CaptureWriter {
         }
     }
 
-    /// Writes whole records and blocks. Where the disk takes only a part of them, the records it took stay.
+    /// Writes whole records and blocks.
     fn write(&mut self, bytes: &[u8], packets: u64) {
-        if self.has_failed {
-            self.lost += packets;
-            return;
-        }
-        let before = self.out.bytes();
-        let mut kept = packets;
-        if let Err(error) = self.out.write(bytes) {
-            let len = usize::try_from(self.out.bytes() - before).unwrap_or(usize::MAX);
-            let (whole, packets) = whole_prefix(self.format, bytes, len);
-            kept = packets;
-            let cut = self.out.cut_to(before + whole as u64);
-            self.error = Some(error);
-            self.has_failed = true;
-            if let Err(error) = cut {
-                tracing::warn!(%error, "a half-written record stays at the end");
-            }
-        }
-        self.written += kept;
-        self.lost += packets - kept;
+        let format = self.format;
+        let whole = |bytes: &[u8], len| whole_prefix(format, bytes, len);
+        self.file.write(bytes, packets, whole);
     }
 
-    /// Its name in messages.
-    pub fn path(&self) -> &str {
-        self.out.path()
-    }
-
-    /// Counts the bytes that the end has brought to the disk.
-    pub fn synced(&self) -> Arc<AtomicU64> {
-        self.out.synced()
-    }
-
-    /// Packets that are in the file.
-    pub const fn written(&self) -> u64 {
-        self.written
-    }
-
-    /// Bytes of the file.
-    pub const fn bytes(&self) -> u64 {
-        self.out.bytes()
-    }
-
-    /// Packets that could not be written.
-    pub const fn lost(&self) -> u64 {
-        self.lost
-    }
-
-    /// Whether something went wrong: nothing is written any more.
-    pub const fn has_failed(&self) -> bool {
-        self.has_failed
+    /// The file, with what became of the packets.
+    pub const fn file(&self) -> &ItemFile {
+        &self.file
     }
 
     /// What went wrong, once.
     pub const fn take_error(&mut self) -> Option<OutError> {
-        self.error.take()
+        self.file.take_error()
     }
 
     /// Ends the file with its statistics, gives it its final name, and tells that and its bytes. `kernel_dropped`
@@ -290,18 +238,19 @@ impl CaptureWriter {
     /// When it cannot be given its name; the message says where it is.
     pub fn finish(mut self, kernel_dropped: u64) -> Result<(String, u64), OutError> {
         self.flush();
+        let has_failed = self.file.has_failed();
+        let mut out = self.file.into_out();
         // In a file that could not be written whole some interfaces may be described in what was cut off.
-        if !self.has_failed {
-            let whole = self.out.bytes();
+        if !has_failed {
+            let whole = out.bytes();
             self.section.end(kernel_dropped, &mut self.buffer);
-            let statistics = self.out.write(&self.buffer);
-            if let Err(error) = statistics {
+            if let Err(error) = out.write(&self.buffer) {
                 // The packets are worth more than their statistics: a full disk takes the latter only.
                 tracing::warn!(%error, "no interface statistics");
-                self.out.cut_to(whole)?;
+                out.cut_to(whole)?;
             }
         }
-        let bytes = self.out.bytes();
-        Ok((self.out.finish()?, bytes))
+        let bytes = out.bytes();
+        Ok((out.finish()?, bytes))
     }
 }

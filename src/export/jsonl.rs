@@ -2,13 +2,11 @@
 
 use std::net::IpAddr;
 use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 
 use crate::flow::community_id::CommunityId;
 use crate::flow::record::{FlowId, FlowRecord, Time};
 use crate::flow::text::{self, Text};
-use crate::outfile::{Creation, OutError, OutFile};
+use crate::outfile::{Creation, ItemFile, OutError, OutFile};
 use crate::wire::inner::Mac;
 
 /// Bytes gathered before they are written.
@@ -19,14 +17,10 @@ pub const MEMORY_BYTES: usize = 2 * BUFFER_LEN;
 
 /// A file of flow records being written.
 pub struct JsonLines {
-    out: OutFile,
+    file: ItemFile,
     buffer: Vec<u8>,
     /// Records in the buffer.
     buffered: u64,
-    written: u64,
-    lost: u64,
-    error: Option<OutError>,
-    has_failed: bool,
 }
 
 impl JsonLines {
@@ -37,21 +31,16 @@ impl JsonLines {
     /// When it cannot be written.
     pub fn create(path: &Path, creation: Creation) -> Result<Self, OutError> {
         Ok(Self {
-            out: OutFile::create_as(path, creation)?,
+            file: ItemFile::new(OutFile::create_as(path, creation)?),
             buffer: Vec::with_capacity(BUFFER_LEN),
             buffered: 0,
-            written: 0,
-            lost: 0,
-            error: None,
-            has_failed: false,
         })
     }
 
-    /// Adds a record. What cannot be written is counted in [`Self::lost`].
+    /// Adds a record. What cannot be written is counted as lost.
     pub fn write(&mut self, record: &FlowRecord) {
-        if self.has_failed {
-            self.lost += 1;
-            return;
+        if self.file.has_failed() {
+            return self.file.lose(1);
         }
         write_line(record, &mut self.buffer);
         self.buffered += 1;
@@ -60,78 +49,48 @@ impl JsonLines {
         }
     }
 
-    /// Writes out what is gathered, so that it can be read. Where the disk takes only a part, the whole lines
-    /// of it stay, and the failure is kept for [`Self::take_error`].
+    /// Writes out what is gathered, so that it can be read. A failure is kept for [`Self::take_error`]; see
+    /// [`ItemFile::write`].
     pub fn flush(&mut self) {
         let records = std::mem::take(&mut self.buffered);
-        let before = self.out.bytes();
-        let mut kept = records;
-        if let Err(error) = self.out.write(&self.buffer) {
-            let len = usize::try_from(self.out.bytes() - before).unwrap_or(usize::MAX);
-            let taken = self.buffer.get(..len).unwrap_or_default();
-            let whole = taken.iter().rposition(|byte| *byte == b'\n');
-            let whole = whole.map_or(0, |at| at + 1);
-            kept = taken.iter().filter(|byte| **byte == b'\n').count() as u64;
-            self.has_failed = true;
-            self.error = Some(error);
-            if let Err(error) = self.out.cut_to(before + whole as u64) {
-                tracing::warn!(%error, "a half-written record stays at the end");
-            }
-        }
+        self.file.write(&self.buffer, records, whole_lines);
         self.buffer.clear();
-        self.written += kept;
-        self.lost += records - kept;
     }
 
-    /// Its name in messages.
-    pub fn path(&self) -> &str {
-        self.out.path()
-    }
-
-    /// Counts bytes brought to the disk at the end; see [`OutFile::synced`].
-    pub fn synced(&self) -> Arc<AtomicU64> {
-        self.out.synced()
-    }
-
-    /// Records that are in the file.
-    pub const fn written(&self) -> u64 {
-        self.written
-    }
-
-    /// Bytes of the file.
-    pub const fn bytes(&self) -> u64 {
-        self.out.bytes()
-    }
-
-    /// Records that could not be written.
-    pub const fn lost(&self) -> u64 {
-        self.lost
-    }
-
-    /// Whether something went wrong: nothing is written any more.
-    pub const fn has_failed(&self) -> bool {
-        self.has_failed
+    /// The file, with what became of the records.
+    pub const fn file(&self) -> &ItemFile {
+        &self.file
     }
 
     /// What went wrong, once.
     pub const fn take_error(&mut self) -> Option<OutError> {
-        self.error.take()
+        self.file.take_error()
     }
 
-    /// Ends the file and tells where it is and its bytes: under its name, or, when records are missing in it, under its hidden
-    /// name, so that nobody takes it for whole.
+    /// Ends the file and tells where it is and its bytes: under its name, or, when records are missing in it,
+    /// under its hidden name, so that nobody takes it for whole.
     ///
     /// # Errors
     ///
     /// When the file cannot be given its name.
     pub fn finish(self) -> Result<(String, u64), OutError> {
-        let bytes = self.out.bytes();
-        if self.has_failed {
-            let path = self.out.path().to_owned();
-            return Ok((self.out.keep_part()?.unwrap_or(path), bytes));
+        let has_failed = self.file.has_failed();
+        let out = self.file.into_out();
+        let bytes = out.bytes();
+        if has_failed {
+            let path = out.path().to_owned();
+            return Ok((out.keep_part()?.unwrap_or(path), bytes));
         }
-        Ok((self.out.finish()?, bytes))
+        Ok((out.finish()?, bytes))
     }
+}
+
+/// How much of the first `len` bytes are whole lines: bytes, and lines.
+fn whole_lines(bytes: &[u8], len: usize) -> (usize, u64) {
+    let taken = bytes.get(..len).unwrap_or_default();
+    let last = taken.iter().rposition(|byte| *byte == b'\n');
+    let lines = taken.iter().filter(|byte| **byte == b'\n').count();
+    (last.map_or(0, |at| at + 1), lines as u64)
 }
 
 /// Appends `record` as one line: the fields by their names, in the order they are documented in.

@@ -4,6 +4,7 @@
 //! killed leaves the `.part`; the next one moves it aside rather than over it. Pipes, devices and standard
 //! output are written directly.
 
+mod items;
 mod names;
 mod part;
 mod place;
@@ -19,6 +20,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
+pub use items::{ItemFile, Standing};
 use part::Part;
 pub use place::{is_input, same_output};
 

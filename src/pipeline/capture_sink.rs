@@ -10,10 +10,10 @@ use super::inquiry::{Answer, WriterAnswer};
 use super::measure::WriterMeasures;
 use super::orders::{Inbox, Order};
 use super::outlet::FromWorker;
-use super::sink::{Sink, Standing};
+use super::sink::Sink;
 use crate::capture::merge::{Behind, Merge};
 use crate::capture::writer::CaptureWriter;
-use crate::outfile::OutError;
+use crate::outfile::{OutError, Standing};
 use crate::pcap::record::Batch;
 use crate::stop::wall_clock_ns;
 
@@ -82,7 +82,7 @@ impl CaptureSink {
                 self.writer.append(run.worker, batch, run.records.clone());
                 let records = batch.records.get(run.records.clone()).unwrap_or_default();
                 if let Some(measures) = &mut self.measures
-                    && !self.writer.has_failed()
+                    && !self.writer.file().has_failed()
                     && measures.gave(records.iter().map(|record| record.place))
                 {
                     measures.settle(wall_clock_ns());
@@ -140,11 +140,7 @@ impl Sink for CaptureSink {
     }
 
     fn standing(&self) -> Standing {
-        Standing {
-            written: self.writer.written(),
-            lost: self.writer.lost(),
-            bytes: self.writer.bytes(),
-        }
+        self.writer.file().standing()
     }
 
     fn take_error(&mut self) -> Option<OutError> {

@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use super::in_order::InOrder;
 use super::outlet::WhenFull;
-use super::sink::{Sink, Standing};
+use super::sink::Sink;
 use crate::export::jsonl::JsonLines;
 use crate::flow::record::FlowRecord;
-use crate::outfile::OutError;
+use crate::outfile::{OutError, Standing};
 
 /// Flow records on their way to every sink that takes them.
 pub struct FlowChunk {
@@ -70,11 +70,7 @@ impl Sink for FlowSink {
     }
 
     fn standing(&self) -> Standing {
-        Standing {
-            written: self.file.written(),
-            lost: self.file.lost(),
-            bytes: self.file.bytes(),
-        }
+        self.file.file().standing()
     }
 
     fn take_error(&mut self) -> Option<OutError> {

@@ -13,7 +13,7 @@ use crossbeam_channel::RecvTimeoutError;
 use super::doorbell::Sleeper;
 use super::ending::{Patience, Task, Unended};
 use super::outlet::Offers;
-use crate::outfile::OutError;
+use crate::outfile::{OutError, Standing};
 use crate::wire::refusal::reasons;
 
 reasons! {
@@ -47,17 +47,6 @@ impl Kind {
             Self::Flows => "flows",
         }
     }
-}
-
-/// How a sink stands: what it has done with what it took.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Standing {
-    /// Packets or records written.
-    pub written: u64,
-    /// Packets or records that could not be written.
-    pub lost: u64,
-    /// Bytes written.
-    pub bytes: u64,
 }
 
 /// Something that takes items on a thread of its own.

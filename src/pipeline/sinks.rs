@@ -8,7 +8,7 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, bounded};
 
 use super::capture_sink::{CaptureNotes, CaptureSink};
-use super::doorbell::{Callers, doorbell};
+use super::doorbell::{Callers, Sleeper, doorbell};
 use super::ending::Patience;
 use super::flow_sink::{FlowChunk, FlowSink, flow_lanes};
 use super::inquiry::Answer;
@@ -18,7 +18,6 @@ use super::outlet::{FromWorker, Offers, QueueOutlet, WhenFull, queue_places};
 use super::run::{FLOW_QUEUE, Sharing, Sinks, capture_queue_batches};
 use super::sink::{Account, Kind, Running, Watch, Working};
 use crate::capture::merge::{Behind, Merge};
-use crate::capture::writer::CaptureWriter;
 use crate::pcap::record::Batch;
 
 /// The sinks of a run, at work.
@@ -89,7 +88,7 @@ impl SinkSet {
         let mut flows = Vec::new();
         for file in sinks.flows {
             let (queue, queue_rx) = doorbell(FLOW_QUEUE);
-            let (path, synced) = (file.path().to_owned(), file.synced());
+            let (path, synced) = (file.file().path().to_owned(), file.file().synced());
             let sink = FlowSink::new(file, lanes);
             let started = Running::start(Kind::Flows, &path, synced, sink, queue_rx, working);
             running.push(started?);
@@ -155,11 +154,11 @@ impl SinkSet {
 
 fn start_capture(
     sink: CaptureSink,
-    queue: super::doorbell::Sleeper<FromWorker>,
+    queue: Sleeper<FromWorker>,
     working: &Arc<Working>,
 ) -> io::Result<Running> {
-    let writer: &CaptureWriter = &sink.writer;
-    let (path, synced) = (writer.path().to_owned(), writer.synced());
+    let file = sink.writer.file();
+    let (path, synced) = (file.path().to_owned(), file.synced());
     Running::start(Kind::Capture, &path, synced, sink, queue, working)
 }
 
