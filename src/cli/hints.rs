@@ -12,7 +12,6 @@ use crate::host::counters::{Counters, Counts};
 use crate::host::interfaces::{self, Interface};
 use crate::host::ports;
 use crate::say::say;
-use crate::source::live::LiveSource;
 use crate::source::live::sockets::UdpError;
 use crate::source::{Arrival, Progress, Source};
 use crate::wire::refusal::{Filtered, Refusal};
@@ -32,21 +31,21 @@ pub struct Heard {
 }
 
 /// A source that notes the first packet for us. From then on it costs one look a batch.
-pub struct Attentive<'a> {
-    source: &'a mut LiveSource,
+pub struct Attentive<'a, S> {
+    source: &'a mut S,
     heard: Arc<Heard>,
 }
 
-impl<'a> Attentive<'a> {
+impl<'a, S: Source> Attentive<'a, S> {
     /// Listens along at `source`.
-    pub fn new(source: &'a mut LiveSource, heard: &Arc<Heard>) -> Self {
+    pub fn new(source: &'a mut S, heard: &Arc<Heard>) -> Self {
         let heard = Arc::clone(heard);
         Self { source, heard }
     }
 }
 
-impl Source for Attentive<'_> {
-    type Error = <LiveSource as Source>::Error;
+impl<S: Source> Source for Attentive<'_, S> {
+    type Error = S::Error;
 
     fn next_batch(
         &mut self,
@@ -81,6 +80,10 @@ impl Source for Attentive<'_> {
 
     fn end_at(&mut self, at_ns: u64) {
         self.source.end_at(at_ns);
+    }
+
+    fn settled_ns(&mut self, looked_ns: u64) -> u64 {
+        self.source.settled_ns(looked_ns)
     }
 
     fn lost_so_far(&mut self) -> u64 {
@@ -342,6 +345,61 @@ fn not_here(address: SocketAddr) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Says something else than a source by default, in every respect.
+    #[derive(Default)]
+    struct Peculiar {
+        end_ns: u64,
+    }
+
+    impl Source for Peculiar {
+        type Error = std::convert::Infallible;
+
+        fn next_batch(
+            &mut self,
+            _most: usize,
+            mut each: impl FnMut(Arrival<'_>),
+        ) -> Result<Progress, Self::Error> {
+            each(Arrival::Refused(1, Filtered::OtherAddress.into()));
+            Ok(Progress::UpTo(7))
+        }
+
+        fn lag_ns(&self) -> u64 {
+            2
+        }
+
+        fn is_quiet(&mut self) -> bool {
+            false
+        }
+
+        fn end_at(&mut self, at_ns: u64) {
+            self.end_ns = at_ns;
+        }
+
+        fn settled_ns(&mut self, looked_ns: u64) -> u64 {
+            looked_ns + 3
+        }
+
+        fn lost_so_far(&mut self) -> u64 {
+            4
+        }
+    }
+
+    /// Who listens along changes nothing: what a source promises, loses and is told gets through.
+    #[test]
+    fn an_attentive_source_is_the_source() {
+        let mut source = Peculiar::default();
+        let heard = Arc::new(Heard::default());
+        let mut attentive = Attentive::new(&mut source, &heard);
+        assert_eq!(attentive.next_batch(1, |_| {}), Ok(Progress::UpTo(7)));
+        assert_eq!(heard.elsewhere.load(Ordering::Relaxed), 1);
+        assert_eq!(attentive.lag_ns(), 2);
+        assert!(!attentive.is_quiet());
+        assert_eq!(attentive.settled_ns(10), 13);
+        assert_eq!(attentive.lost_so_far(), 4);
+        attentive.end_at(9);
+        assert_eq!(source.end_ns, 9);
+    }
 
     fn interface(name: &str, up: bool, addresses: &[&str]) -> Interface {
         Interface {
