@@ -1,5 +1,6 @@
 //! Where live traffic is taken from: sockets or packet rings, whichever is asked for or possible.
 
+pub mod beginning;
 pub mod ingress_drop;
 pub mod sockets;
 pub mod tap;

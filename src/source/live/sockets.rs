@@ -15,6 +15,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::bpf::assembler::{Instruction, ProgramError};
 use crate::bpf::filter;
+use crate::source::live::beginning::Beginning;
 use crate::source::{Arrival, DISORDER_NS, Datagram, Progress, Source, usual_headers_len};
 use crate::sys::message_batch::{MAX_PAYLOAD, MessageBatch};
 use crate::sys::{self, Flag};
@@ -79,6 +80,8 @@ struct Bound {
     end_seen: bool,
     /// One came so late that none from before the end can follow.
     done: bool,
+    /// When the run began, where there are several workers.
+    beginning: Beginning,
     /// Largest time of arrival handed over.
     last_ns: u64,
     /// It was seen empty since the last promise.
@@ -216,6 +219,10 @@ impl UdpSource {
         for bound in groups.iter_mut().flatten() {
             bound.let_in().map_err(bind_error(bound.address))?;
         }
+        let beginning = Beginning::at(now_ns());
+        for bound in groups.iter_mut().flatten() {
+            bound.beginning = beginning;
+        }
         let groups = groups.into_iter();
         groups
             .map(|group| Self::of(group, BATCH, datagram_len))
@@ -310,6 +317,7 @@ fn bind(address: SocketAddr, shared: bool, filter: Option<&[Instruction]>) -> io
         dropped: 0,
         end_seen: false,
         done: false,
+        beginning: Beginning::default(),
         last_ns: 0,
         was_empty: false,
         settled_ns: 0,
@@ -421,6 +429,10 @@ impl UdpSource {
             let ip = message.dst.filter(|_| bound.address.ip().is_unspecified());
             let src = message.src.unwrap_or(bound.address);
             let ts_ns = message.ts_ns.unwrap_or_else(now_ns);
+            if bound.beginning.is_before(ts_ns) {
+                (at.message, at.segment) = (at.message + 1, 0);
+                continue;
+            }
             bound.last_ns = bound.last_ns.max(ts_ns);
             let mut datagram = Datagram {
                 ts_ns,
@@ -555,7 +567,7 @@ impl Source for UdpSource {
 /// For kernels that leave a timestamp out.
 #[allow(
     clippy::disallowed_methods,
-    reason = "only when the kernel gave no time of arrival"
+    reason = "once at the start, and when the kernel gave no time of arrival"
 )]
 fn now_ns() -> u64 {
     let now = SystemTime::now()

@@ -14,9 +14,11 @@ use crate::bpf::filter;
 use crate::host::interfaces;
 use crate::host::netlink::{LinkWatch, Routes};
 use crate::mirror::allowed::Network;
+use crate::source::live::beginning::Beginning;
 use crate::source::live::sockets::{END_DISORDER_NS, UdpError, UdpSource};
 use crate::source::live::targets::Targets;
 use crate::source::{Arrival, DISORDER_NS, Datagram, Progress, Record, Source};
+use crate::stop::wall_clock_ns;
 use crate::sys;
 use crate::sys::ring::{Frame, Walk};
 use crate::sys::ring_memory::{Geometry, RingMemory};
@@ -111,6 +113,8 @@ pub struct PacketSource {
     end_ns: Option<u64>,
     /// A packet came so late that none from before the end can follow.
     done: bool,
+    /// When the run began, where there are several workers.
+    beginning: Beginning,
     /// Largest time of arrival seen in the ring.
     last_ns: u64,
     /// The ring was seen empty since the last promise.
@@ -268,6 +272,7 @@ impl PacketSource {
             // What the first filter turned away was not counted, what came before is not ours.
             let _ = ring.counted();
             sources.push(Self {
+                beginning: Beginning::default(),
                 last_ns: 0,
                 was_empty: false,
                 settled_ns: 0,
@@ -294,6 +299,12 @@ impl PacketSource {
                 end_ns: None,
                 done: false,
             });
+        }
+        if sources.len() > 1 {
+            let beginning = Beginning::at(wall_clock_ns());
+            for source in &mut sources {
+                source.beginning = beginning;
+            }
         }
         Ok(sources)
     }
@@ -498,6 +509,7 @@ impl Source for PacketSource {
                 segments,
                 end_ns,
                 done,
+                beginning,
                 last_ns,
                 ..
             } = self;
@@ -511,6 +523,9 @@ impl Source for PacketSource {
                     break;
                 };
                 *last_ns = frame.ts_ns.max(*last_ns);
+                if beginning.is_before(frame.ts_ns) {
+                    continue;
+                }
                 if let Some(end_ns) = *end_ns
                     && frame.ts_ns > end_ns
                 {
