@@ -80,17 +80,11 @@ mod linux {
             Live::open(&plan(&receive, &settings)).map_err(|error| explain(error, &receive))?;
         // What came while the sockets were opened is no part of the run.
         let mut counters_before = Counters::read();
-        // Ports the system chose are VXLAN.
-        let chosen = receive
-            .addresses
-            .iter()
-            .zip(&live.addresses)
-            .filter(|(asked, _)| asked.port() == 0);
         settings
             .worker
             .tunnels
             .vxlan_ports
-            .extend(chosen.map(|(_, bound)| bound.port()));
+            .extend(chosen_ports(&receive, &live));
         let addresses = &live.addresses;
         let addresses = addresses
             .iter()
@@ -117,6 +111,50 @@ mod linux {
             reason,
         ));
 
+        say_begin(&live, &addresses, &receive, &settings);
+        let pin = pins(&receive, live.sources.len());
+        let waiting = Waiting {
+            addresses: live.addresses.clone(),
+            ring: live.ring.clone(),
+            counters_before: counters_before.clone(),
+            heard: Arc::new(Heard::default()),
+        };
+        waiting.tell_of_silence();
+        let sources = live.sources.iter_mut();
+        let mut sources: Vec<_> = sources
+            .map(|source| Attentive::new(source, &waiting.heard))
+            .collect();
+        let received = pipeline.feed(&mut sources, control.stop(), receive.count, pin);
+        waiting.end();
+        let lost = live.sources.iter_mut().map(LiveSource::lost_so_far).sum();
+        live.end();
+        let mut outcome = pipeline.finish(lost);
+        outcome.kernel_counters = Some(Counters::read().since(&counters_before));
+        let errors = received.err().iter().map(ToString::to_string).collect();
+        let mut kernel_dropped = BTreeMap::from([(reason, lost)]);
+        kernel_dropped.retain(|_, count| *count > 0);
+        let remark = waiting
+            .nothing_arrived("Nothing arrived")
+            .or_else(|| missing_fragments(&outcome.ledger));
+        conclude(
+            &outcome,
+            kernel_dropped,
+            &settings.worker,
+            settings.outputs.telling(),
+            errors,
+            remark,
+        )
+    }
+
+    /// Ports that the system chose: they are VXLAN.
+    fn chosen_ports(receive: &Receive, live: &Live) -> Vec<u16> {
+        let bound = receive.addresses.iter().zip(&live.addresses);
+        let chosen = bound.filter(|(asked, _)| asked.port() == 0);
+        chosen.map(|(_, bound)| bound.port()).collect()
+    }
+
+    /// Says what is received where and how, and the memory it takes.
+    fn say_begin(live: &Live, addresses: &str, receive: &Receive, settings: &Settings) {
         let (granted, wanted) = live
             .sources
             .iter()
@@ -149,42 +187,6 @@ mod linux {
                  As root: sysctl -w net.core.rmem_max={wanted}"
             );
         }
-        let pin = pins(&receive, live.sources.len());
-        let waiting = Waiting {
-            addresses: live.addresses.clone(),
-            ring: live.ring.clone(),
-            counters_before: counters_before.clone(),
-            heard: Arc::new(Heard::default()),
-        };
-        waiting.tell_of_silence();
-        let sources = live.sources.iter_mut();
-        let mut sources: Vec<_> = sources
-            .map(|source| Attentive::new(source, &waiting.heard))
-            .collect();
-        let received = pipeline.feed(&mut sources, control.stop(), receive.count, pin);
-        waiting.end();
-        let lost = live.sources.iter_mut().map(LiveSource::lost_so_far).sum();
-        live.end();
-        let mut outcome = pipeline.finish(lost);
-        outcome.kernel_counters = Some(Counters::read().since(&counters_before));
-        let errors = received
-            .err()
-            .into_iter()
-            .map(|error| error.to_string())
-            .collect();
-        let mut kernel_dropped = BTreeMap::from([(reason, lost)]);
-        kernel_dropped.retain(|_, count| *count > 0);
-        let remark = waiting
-            .nothing_arrived("Nothing arrived")
-            .or_else(|| missing_fragments(&outcome.ledger));
-        conclude(
-            &outcome,
-            kernel_dropped,
-            &settings.worker,
-            settings.outputs.telling(),
-            errors,
-            remark,
-        )
     }
 
     /// What is asked for, as the source room understands it.
