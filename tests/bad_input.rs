@@ -338,6 +338,8 @@ fn nothing_mirrored_in_the_file() {
         0,
         &["plain-sll.pcap: none of its 5 packets is VXLAN"],
     );
+    // The malformed packets are another file's.
+    assert_says(&clear.run, 0, &["use --plain"]);
     assert!(
         !clear.run.stderr.contains("gpe-cut.pcap: none"),
         "{}",

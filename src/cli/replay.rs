@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use super::settings::meant::Replay;
+use super::settings::meant::{Replay, Settings};
 use crate::control::Control;
 use crate::control::inquire::Teller;
 use crate::failure::Failure;
@@ -48,33 +48,87 @@ pub fn run(replay: &Replay) -> Result<(), Failure> {
     control.tell_on_request(Teller::new(&pipeline, &settings.worker, None, ""));
     let bytes_read = Arc::new(AtomicU64::new(0));
     let progress = Progress::start(files, Arc::clone(&bytes_read));
-    let mut errors = Vec::new();
-    let mut without = Vec::new();
-    let mut told_of_files = Vec::new();
-    for path in files {
-        let before = pipeline.ledger();
-        let read = CaptureFile::open(path, Arc::clone(&bytes_read), stop).and_then(|mut file| {
-            let outcome = pipeline.replay(&mut file, stop);
-            told_of_files.extend(passed_over(&file));
-            outcome
-        });
-        if let Some(signal) = stop.signal() {
-            // What the file would have had to say for itself is not known.
-            let packets = pipeline.ledger().received - before.received;
-            errors.push(stopped(signal, path, packets));
-            break;
-        }
-        let failed = read.is_err();
-        errors.extend(read.err().map(|error: CaptureError| error.to_string()));
-        if !failed && !pipeline.has_failed() && pipeline.ledger().delivered == before.delivered {
-            without.push((path.clone(), pipeline.ledger().received - before.received));
-        }
-        if pipeline.has_failed() {
-            break;
-        }
-    }
+    let read = Read::all(files, &mut pipeline, &bytes_read, stop);
     progress.finish();
     let outcome = pipeline.finish(0);
+    let remarks = remarks(settings, &outcome, read.told, read.without);
+    conclude(
+        &outcome,
+        BTreeMap::new(),
+        &settings.worker,
+        settings.outputs.telling(),
+        read.errors,
+        remarks,
+    )
+}
+
+/// What reading the files came to, beside what the pipeline counted.
+#[derive(Default)]
+struct Read {
+    errors: Vec<String>,
+    /// What single files have to say.
+    told: Vec<String>,
+    /// Files without a mirrored packet.
+    without: Vec<Without>,
+}
+
+/// A file that was read whole and held no mirrored packet.
+struct Without {
+    path: PathBuf,
+    packets: u64,
+    /// Some of them are malformed.
+    has_malformed: bool,
+}
+
+impl Read {
+    /// Feeds the pipeline from one file after the other.
+    fn all(
+        files: &[PathBuf],
+        pipeline: &mut Pipeline,
+        bytes_read: &Arc<AtomicU64>,
+        stop: &Arc<Stop>,
+    ) -> Self {
+        let mut all = Self::default();
+        for path in files {
+            let before = pipeline.ledger();
+            let read =
+                CaptureFile::open(path, Arc::clone(bytes_read), stop).and_then(|mut file| {
+                    let outcome = pipeline.replay(&mut file, stop);
+                    all.told.extend(passed_over(&file));
+                    outcome
+                });
+            let now = pipeline.ledger();
+            let packets = now.received - before.received;
+            if let Some(signal) = stop.signal() {
+                // What the file would have had to say for itself is not known.
+                all.errors.push(stopped(signal, path, packets));
+                break;
+            }
+            let failed = read.is_err();
+            let error = read.err().map(|error: CaptureError| error.to_string());
+            all.errors.extend(error);
+            if pipeline.has_failed() {
+                break;
+            }
+            if !failed && now.delivered == before.delivered {
+                all.without.push(Without {
+                    path: path.clone(),
+                    packets,
+                    has_malformed: now.malformed() != before.malformed(),
+                });
+            }
+        }
+        all
+    }
+}
+
+/// What follows the page.
+fn remarks(
+    settings: &Settings,
+    outcome: &Outcome,
+    told: Vec<String>,
+    without: Vec<Without>,
+) -> Vec<String> {
     let mut remarks = Vec::new();
     if settings.outputs.is_empty() {
         let text = "Nothing was written. -w FILE.pcapng keeps the frames, --flows FILE.jsonl the flow records.";
@@ -96,29 +150,11 @@ pub fn run(replay: &Replay) -> Result<(), Failure> {
         &outcome.ledger,
         &settings.worker.tunnels.vxlan_ports,
     ));
-    remarks.extend(told_of_files);
-    for (path, packets) in without {
-        let Outcome {
-            ledger,
-            other_ports,
-            ..
-        } = &outcome;
-        remarks.push(nothing_found(
-            &path,
-            packets,
-            ledger,
-            other_ports,
-            &settings.worker,
-        ));
+    remarks.extend(told);
+    for file in without {
+        remarks.push(nothing_found(&file, &outcome.other_ports, &settings.worker));
     }
-    conclude(
-        &outcome,
-        BTreeMap::new(),
-        &settings.worker,
-        settings.outputs.telling(),
-        errors,
-        remarks,
-    )
+    remarks
 }
 
 /// What to do where only first fragments are there.
@@ -223,14 +259,8 @@ fn passed_over(file: &CaptureFile) -> Option<String> {
 }
 
 /// Says that a file held no mirrored packet, and what to try.
-fn nothing_found(
-    path: &Path,
-    packets: u64,
-    ledger: &Ledger,
-    others: &[OtherPort],
-    settings: &WorkerSettings,
-) -> String {
-    let name = path.display();
+fn nothing_found(file: &Without, others: &[OtherPort], settings: &WorkerSettings) -> String {
+    let (name, packets) = (file.path.display(), file.packets);
     if packets == 0 {
         return format!("{name} is a sound capture file without a single packet.");
     }
@@ -261,7 +291,7 @@ fn nothing_found(
             seen.join(", ")
         ));
     }
-    if ledger.malformed().is_empty() {
+    if !file.has_malformed {
         text.push_str(" If the capture holds the inner packets already, use --plain; if VXLAN has another port, --port N.");
     } else {
         text.push_str(" The malformed packets counted above say what was found instead.");
