@@ -110,12 +110,7 @@ impl Section {
         };
         self.describe(&key.interface_name(), &description, out);
         let number = u32::try_from(self.interfaces.len()).unwrap_or(u32::MAX);
-        self.interfaces.push(Interface {
-            written: 0,
-            no_room: 0,
-            first_ns: u64::MAX,
-            last_ns: 0,
-        });
+        self.interfaces.push(Interface::EMPTY);
         self.by_key.insert(key, number);
         number
     }
@@ -153,6 +148,7 @@ impl Section {
         if self.interfaces.is_empty() {
             // libpcap refuses a file that describes no interface, even one without packets.
             self.describe("none", "no mirrored packet arrived", out);
+            self.interfaces.push(Interface::EMPTY);
         }
         for (number, interface) in self.interfaces.iter().enumerate() {
             interface.statistics(
@@ -183,18 +179,31 @@ impl Section {
 }
 
 impl Interface {
+    /// Without a record.
+    const EMPTY: Self = Self {
+        written: 0,
+        no_room: 0,
+        first_ns: u64::MAX,
+        last_ns: 0,
+    };
+
     fn statistics(&self, number: u32, kernel_dropped: u64, out: &mut Vec<u8>) {
         let time = |ts_ns: u64| {
             let words = [(ts_ns >> 32) as u32, ts_ns as u32];
             words.map(u32::to_le_bytes)
         };
-        let first_ns = self.first_ns.min(self.last_ns);
         let received = self.written + self.no_room;
         block(INTERFACE_STATISTICS, out, |out| {
             out.extend_from_slice(&number.to_le_bytes());
             out.extend_from_slice(time(self.last_ns).as_flattened());
-            put(option::ISB_STARTTIME, time(first_ns).as_flattened(), out);
-            put(option::ISB_ENDTIME, time(self.last_ns).as_flattened(), out);
+            if self.written > 0 {
+                put(
+                    option::ISB_STARTTIME,
+                    time(self.first_ns).as_flattened(),
+                    out,
+                );
+                put(option::ISB_ENDTIME, time(self.last_ns).as_flattened(), out);
+            }
             put(option::ISB_IFRECV, &received.to_le_bytes(), out);
             put(option::ISB_IFDROP, &kernel_dropped.to_le_bytes(), out);
             put(option::ISB_FILTERACCEPT, &received.to_le_bytes(), out);
@@ -384,6 +393,25 @@ mod tests {
         }
         assert_eq!(names, ["vni7@192.0.2.1", "vni9@192.0.2.1"]);
         assert_eq!(counts, [(1, 1, 40), (7, 2, 20)]);
+    }
+
+    /// What the kernel dropped is told in a file without packets too.
+    #[test]
+    fn a_file_without_packets_has_statistics() {
+        let mut out = Vec::new();
+        let mut section = Section::begin(Format::PcapNg, &about(), &mut out);
+        section.end(3, &mut out);
+        let mut reader = PcapNgReader::new(&out[..]).unwrap();
+        let mut dropped = Vec::new();
+        while let Some(block) = reader.next_block() {
+            if let Block::InterfaceStatistics(block) = block.unwrap().0 {
+                dropped.extend(block.options.iter().filter_map(|option| match option {
+                    InterfaceStatisticsOption::IsbIfDrop(count) => Some(*count),
+                    _ => None,
+                }));
+            }
+        }
+        assert_eq!(dropped, [3]);
     }
 
     #[test]
