@@ -539,6 +539,111 @@ fn a_stopped_run_counts_what_it_has_no_time_for() {
     assert!(outcome.ledger.delivered > 0 && unread > 9_000, "{unread}");
 }
 
+/// Takes from several places: times of arrival go back within blocks of fifty, which batches cut apart. It
+/// promises what it has, block by block.
+struct Jittery {
+    begun_ns: u64,
+    /// Packets handed over.
+    next: u64,
+    end: u64,
+}
+
+const BLOCK: u64 = 50;
+const APART_NS: u64 = 10_000;
+
+impl Source for Jittery {
+    type Error = Infallible;
+
+    fn next_batch(
+        &mut self,
+        most: usize,
+        mut each: impl FnMut(Arrival<'_>),
+    ) -> Result<Progress, Infallible> {
+        let end = self.end.min(self.next + 30.min(most as u64));
+        if end == self.next {
+            return Ok(Progress::End);
+        }
+        for number in self.next..end {
+            let (block, place) = (number / BLOCK, number % BLOCK);
+            let serial = block * BLOCK + (BLOCK - 1 - place);
+            let payload = encapsulate(Vni::new(7).unwrap(), &frame(serial, 300));
+            each(Arrival::Datagram(Datagram {
+                ts_ns: self.begun_ns + serial * APART_NS,
+                src: ([192, 0, 2, 1], 50_000).into(),
+                dst: ([192, 0, 2, 2], 4789).into(),
+                payload: &payload,
+                headers_len: 28,
+                pieces: Pieces::One,
+            }));
+        }
+        self.next = end;
+        Ok(Progress::Batch)
+    }
+
+    fn settled_ns(&mut self, _looked_ns: u64) -> u64 {
+        self.begun_ns + self.next / BLOCK * BLOCK * APART_NS
+    }
+}
+
+/// Files are in time order, whatever the order in which the kernel hands packets over.
+#[test]
+fn times_that_go_back_are_put_in_order() {
+    let dir = tempfile::tempdir().unwrap();
+    for workers in [1, 2] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        let path = PathBuf::from(format!("/dev/fd/{}", writer.as_raw_fd()));
+        let about = About {
+            comment: String::new(),
+            mtu: 1500,
+        };
+        let creation = Creation::default();
+        let capture = CaptureWriter::create(&path, creation, Format::Pcap, &about).unwrap();
+        drop(writer);
+        let sinks = Sinks {
+            capture: Some(capture),
+            flows: vec![JsonLines::create(&dir.path().join("flows"), creation).unwrap()],
+        };
+        let settings = WorkerSettings {
+            capture: Some(Format::Pcap),
+            flows: true,
+            ..WorkerSettings::default()
+        };
+        let sharing = Sharing {
+            // However slow this machine is: nobody is given up.
+            max_reorder: Duration::from_secs(600),
+            ..sharing(workers, WhenFull::Drop)
+        };
+        let mut pipeline = Pipeline::start(settings, sinks, sharing).unwrap();
+        let mut sources: Vec<_> = (0..u64::from(workers))
+            .map(|_| Jittery {
+                begun_ns: now_ns() / APART_NS * APART_NS,
+                next: 0,
+                end: 3000,
+            })
+            .collect();
+        let reading = thread::spawn(move || {
+            let mut capture = Vec::new();
+            let mut reader = reader;
+            reader.read_to_end(&mut capture).unwrap();
+            capture
+        });
+        let never = Stop::new();
+        pipeline.feed(&mut sources, &never, None, |_| {}).unwrap();
+        let outcome = pipeline.finish(0);
+        let capture = reading.join().unwrap();
+        let mut times = Vec::new();
+        let mut rest = &capture[24..];
+        while let Some((header, records)) = rest.split_first_chunk::<16>() {
+            let word = |at: usize| u32::from_ne_bytes(header[at..at + 4].try_into().unwrap());
+            times.push(u64::from(word(0)) * 1_000_000_000 + u64::from(word(4)));
+            rest = &records[word(8) as usize..];
+        }
+        assert_eq!(times.len() as u64, 3000 * u64::from(workers));
+        assert!(times.is_sorted(), "{workers} workers");
+        assert!(outcome.ledger.noted().is_empty(), "{:?}", outcome.ledger);
+    }
+}
+
 /// Keeps quiet, or fails in a way that it should not.
 struct Quiet {
     broken: bool,
