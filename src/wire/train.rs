@@ -233,28 +233,21 @@ impl Search<'_> {
         if room < SHORTEST {
             return Found::One;
         }
-        let mut unproven = false;
-        let last = self.whole_len - SHORTEST;
-        for segment in self.headers_from(declared).take_while(|at| *at <= last) {
-            match self.check(segment, false) {
-                Check::Proven => return Found::Train(segment),
-                Check::Possible => unproven = true,
-                Check::No => {}
-            }
-        }
-        match unproven {
-            true => Found::Unproven,
-            false => Found::One,
-        }
+        self.search(declared, false)
     }
 
     /// Every frame may be cut by the mirror source to one size, and no length proves anything. A frame that
     /// holds VXLAN looks so too.
     fn of_cut(&self) -> Found {
+        self.search(SHORTEST, true)
+    }
+
+    /// The first size, from `shortest` on, of which the bytes prove to be datagrams.
+    fn search(&self, shortest: usize, all_cut: bool) -> Found {
         let mut unproven = false;
         let last = self.whole_len.saturating_sub(SHORTEST);
-        for segment in self.headers_from(SHORTEST).take_while(|at| *at <= last) {
-            match self.check(segment, true) {
+        for segment in self.headers_from(shortest).take_while(|at| *at <= last) {
+            match self.check(segment, all_cut) {
                 Check::Proven => return Found::Train(segment),
                 Check::Possible => unproven = true,
                 Check::No => {}
