@@ -187,8 +187,6 @@ fn a_replay_that_waits_for_its_first_byte_can_be_stopped() {
 /// The last line and the summary come, whatever the sender was waiting for.
 #[test]
 fn a_sender_that_is_stopped_tells_what_it_sent() {
-    let sink = UdpSocket::bind("127.0.0.1:0").unwrap();
-    let to = sink.local_addr().unwrap().to_string();
     let demo = testdata("demo.pcap");
     let demo = demo.to_str().unwrap();
     let generate = ["--generate", "--pps", "500", "--duration", "1h"];
@@ -199,6 +197,9 @@ fn a_sender_that_is_stopped_tells_what_it_sent() {
         (&every_hour[..], Some(2)),
         (&from_pipe[..], Some(0)),
     ] {
+        // One for each: what is left of the sender before would pass for the first datagram of the next.
+        let sink = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let to = sink.local_addr().unwrap().to_string();
         let dir = tempfile::tempdir().unwrap();
         let summary = dir.path().join("s.json");
         let mut command = vxtap_command(["send", "--to", &to]);
