@@ -3,6 +3,8 @@
 //! Read by hand rather than with a library, because every resolution of time has to be read, options
 //! that do not matter must not stop the reading, and damage has to name its byte.
 
+use crate::pcap::losses::{self, Losses};
+use crate::pcap::options::{self, Options, number16, number32, number64};
 use crate::pcap::origin::{CutComment, Origin};
 use crate::wire::outer::LinkType;
 
@@ -14,6 +16,8 @@ pub const INTERFACE_DESCRIPTION: u32 = 1;
 pub const PACKET: u32 = 2;
 /// Type of a simple packet block.
 pub const SIMPLE_PACKET: u32 = 3;
+/// Type of an interface statistics block.
+pub const INTERFACE_STATISTICS: u32 = 5;
 /// Type of an enhanced packet block.
 pub const ENHANCED_PACKET: u32 = 6;
 
@@ -21,11 +25,12 @@ pub const ENHANCED_PACKET: u32 = 6;
 const MAX_BLOCK_LEN: usize = 16 << 20;
 /// Interfaces remembered in one section.
 const MAX_INTERFACES: usize = 1 << 20;
-const OPTION_COMMENT: u16 = 1;
+const OPTION_USERAPPL: u16 = 4;
 const OPTION_IF_NAME: u16 = 2;
 const OPTION_IF_DESCRIPTION: u16 = 3;
 const OPTION_TSRESOL: u16 = 9;
 const OPTION_TSOFFSET: u16 = 14;
+const OPTION_DROPCOUNT: u16 = 4;
 
 /// Why a block cannot be read.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -58,6 +63,10 @@ pub enum BlockError {
 pub struct Section {
     big_endian: bool,
     interfaces: Vec<Interface>,
+    /// vxtap wrote it.
+    is_ours: bool,
+    /// Packets that the sections before it say were lost.
+    lost_before: Option<u64>,
 }
 
 /// A packet in a block.
@@ -79,6 +88,8 @@ pub struct PacketBlock {
     pub orig_len: u32,
     /// Offset of its options in the block.
     pub options_at: usize,
+    /// There is a comment among them.
+    pub has_comment: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -89,6 +100,8 @@ struct Interface {
     resolution: u8,
     /// `if_tsoffset`, seconds.
     offset_s: i64,
+    /// What is said of packets lost on it, where something is.
+    losses: Option<Box<Losses>>,
     /// The mirror session it stands for, where we wrote the file.
     origin: Option<Box<Origin>>,
 }
@@ -136,6 +149,7 @@ impl Section {
         match self.number(block, 0) {
             SECTION_HEADER => self.begin(body)?,
             INTERFACE_DESCRIPTION => self.describe(body)?,
+            INTERFACE_STATISTICS => self.take_statistics(body),
             kind @ (ENHANCED_PACKET | PACKET | SIMPLE_PACKET) => {
                 return self.packet(kind, body).map(Some);
             }
@@ -145,7 +159,12 @@ impl Section {
     }
 
     fn begin(&mut self, body: &[u8]) -> Result<(), BlockError> {
+        self.lost_before = self.lost();
         self.interfaces.clear();
+        let options = body.get(16..).unwrap_or_default();
+        let mut options = Options::new(options, self.big_endian);
+        self.is_ours =
+            options.any(|(code, value)| code == OPTION_USERAPPL && value.starts_with(b"vxtap "));
         let (major, minor) = (self.short(body, 4), self.short(body, 6));
         // The specification lets 1.2 be read as 1.0; other minor versions may hold anything.
         if major == 1 && matches!(minor, 0 | 2) {
@@ -153,6 +172,30 @@ impl Section {
         } else {
             Err(BlockError::Version(major, minor))
         }
+    }
+
+    /// Notes the last statistics of an interface. What is wrong with them is of no account: they change no
+    /// packet.
+    fn take_statistics(&mut self, body: &[u8]) {
+        let number = self.number(body, 0) as usize;
+        let Some((_, options)) = body.split_at_checked(12) else {
+            return;
+        };
+        if let Some(interface) = self.interfaces.get_mut(number) {
+            let options = Options::new(options, self.big_endian);
+            let losses = interface.losses.get_or_insert_default();
+            losses.statistics(options, self.big_endian);
+        }
+    }
+
+    /// Packets that the file says were lost before it was written, as far as it was read; `None` where it says
+    /// nothing.
+    pub fn lost(&self) -> Option<u64> {
+        let said = self.interfaces.iter().filter_map(|interface| {
+            let is_ours = self.is_ours || interface.origin.is_some();
+            Some((interface.losses.as_deref()?, is_ours))
+        });
+        losses::add(self.lost_before, Losses::of_section(said))
     }
 
     /// Notes an interface. Of its options only those that change times are looked at.
@@ -169,6 +212,7 @@ impl Section {
             snaplen: self.number(fields, 4),
             resolution: 6,
             offset_s: 0,
+            losses: None,
             origin: None,
         };
         let (mut name, mut description) = (&[][..], &[][..]);
@@ -182,13 +226,7 @@ impl Section {
                 (OPTION_IF_DESCRIPTION, value) => description = value,
                 (OPTION_TSRESOL, [resolution]) => interface.resolution = *resolution,
                 (OPTION_TSOFFSET, offset) if len == 8 => {
-                    let (first, second) = (self.number(offset, 0), self.number(offset, 4));
-                    let (high, low) = if self.big_endian {
-                        (first, second)
-                    } else {
-                        (second, first)
-                    };
-                    interface.offset_s = (i64::from(high) << 32) | i64::from(low);
+                    interface.offset_s = number64(offset, 0, self.big_endian).cast_signed();
                 }
                 _ => {}
             }
@@ -204,14 +242,15 @@ impl Section {
         Ok(())
     }
 
-    /// Reads the fixed fields of a packet block; its options are not looked at.
-    fn packet(&self, kind: u32, body: &[u8]) -> Result<PacketBlock, BlockError> {
+    /// Reads the fixed fields of a packet block, and its options where it has some.
+    fn packet(&mut self, kind: u32, body: &[u8]) -> Result<PacketBlock, BlockError> {
         let fixed_len = if kind == SIMPLE_PACKET { 4 } else { 20 };
         let len = body.len();
         let room = len
             .checked_sub(fixed_len)
             .ok_or(BlockError::Short { kind, len })?;
-        let number = |at| self.number(body, at);
+        let big_endian = self.big_endian;
+        let number = |at| number32(body, at, big_endian);
         let (interface, captured_len, orig_len) = match kind {
             SIMPLE_PACKET => {
                 let snaplen = self
@@ -247,8 +286,8 @@ impl Section {
         }
         let (ts_ns, time_clamped) = described.time_ns(ticks);
         let has_time = kind != SIMPLE_PACKET;
-        let options_at = 8 + fixed_len + captured_len.next_multiple_of(4);
-        Ok(PacketBlock {
+        let data_end = fixed_len + captured_len.next_multiple_of(4);
+        let mut packet = PacketBlock {
             ts_ns: has_time.then_some(ts_ns),
             time_clamped: has_time && time_clamped,
             interface,
@@ -256,8 +295,39 @@ impl Section {
             at: 8 + fixed_len,
             captured_len,
             orig_len,
-            options_at,
-        })
+            options_at: 8 + data_end,
+            has_comment: false,
+        };
+        if has_time && data_end + 4 <= len {
+            let options = body.get(data_end..).unwrap_or_default();
+            self.packet_options(options, &mut packet);
+        }
+        if kind == PACKET {
+            self.note_lost(interface, drops_of_obsolete(self.short(body, 2)));
+        }
+        Ok(packet)
+    }
+
+    fn packet_options(&mut self, options: &[u8], packet: &mut PacketBlock) {
+        let big_endian = self.big_endian;
+        for (code, value) in Options::new(options, big_endian) {
+            match (code, value.len()) {
+                (options::COMMENT, _) => packet.has_comment = true,
+                (OPTION_DROPCOUNT, 8) => {
+                    self.note_lost(packet.interface, Some(number64(value, 0, big_endian)));
+                }
+                _ => {}
+            }
+        }
+    }
+
+    #[cold]
+    fn note_lost(&mut self, interface: u32, packets: Option<u64>) {
+        let interface = self.interfaces.get_mut(interface as usize);
+        if let Some((interface, packets)) = interface.zip(packets) {
+            let losses = interface.losses.get_or_insert_default();
+            losses.before_packet(packets);
+        }
     }
 
     /// The mirror session that an interface stands for, where we wrote the file.
@@ -268,25 +338,15 @@ impl Section {
 
     /// What a packet of ours that was cut says of it, in the options that begin at `options_at`.
     pub fn cut_comment(&self, block: &[u8], options_at: usize) -> Option<CutComment> {
-        let comments = self.options(block, options_at);
-        let mut comments = comments.filter(|(code, _)| *code == OPTION_COMMENT);
-        comments.find_map(|(_, comment)| CutComment::read(comment))
+        let mut comments = self.comments(block, options_at);
+        comments.find_map(CutComment::read)
     }
 
-    /// The options of `block` that begin at `at`, up to the first that does not fit.
-    fn options<'b>(&self, block: &'b [u8], at: usize) -> impl Iterator<Item = (u16, &'b [u8])> {
-        let mut options = block
-            .get(at..block.len().saturating_sub(4))
-            .unwrap_or_default();
-        std::iter::from_fn(move || {
-            let code = self.short(options, 0);
-            let len = usize::from(self.short(options, 2));
-            let value = options.get(4..4 + len).filter(|_| code != 0)?;
-            options = options
-                .get(4 + len.next_multiple_of(4)..)
-                .unwrap_or_default();
-            Some((code, value))
-        })
+    /// The comments in the options of `block` that begin at `at`.
+    fn comments<'b>(&self, block: &'b [u8], at: usize) -> impl Iterator<Item = &'b [u8]> {
+        let options = block.get(at..block.len().saturating_sub(4));
+        let options = Options::new(options.unwrap_or_default(), self.big_endian);
+        options.filter_map(|(code, value)| (code == options::COMMENT).then_some(value))
     }
 
     /// A 32-bit number at `at`, in the section's byte order; 0 past the end.
@@ -296,31 +356,13 @@ impl Section {
 
     /// A 16-bit number at `at`, in the section's byte order; 0 past the end.
     fn short(&self, bytes: &[u8], at: usize) -> u16 {
-        let bytes = bytes
-            .get(at..)
-            .and_then(<[u8]>::first_chunk::<2>)
-            .copied()
-            .unwrap_or_default();
-        if self.big_endian {
-            u16::from_be_bytes(bytes)
-        } else {
-            u16::from_le_bytes(bytes)
-        }
+        number16(bytes, at, self.big_endian)
     }
 }
 
-/// A 32-bit number at `at`; 0 past the end.
-pub fn number32(bytes: &[u8], at: usize, big_endian: bool) -> u32 {
-    let bytes = bytes
-        .get(at..)
-        .and_then(<[u8]>::first_chunk::<4>)
-        .copied()
-        .unwrap_or_default();
-    if big_endian {
-        u32::from_be_bytes(bytes)
-    } else {
-        u32::from_le_bytes(bytes)
-    }
+/// Packets lost in front of an obsolete packet block, by its drop count; all bits set say that it is not known.
+fn drops_of_obsolete(count: u16) -> Option<u64> {
+    (count != u16::MAX).then_some(count.into())
 }
 
 impl Interface {
@@ -371,6 +413,7 @@ mod tests {
             snaplen: 0,
             resolution,
             offset_s,
+            losses: None,
             origin: None,
         };
         interface.time_ns(ticks)
@@ -454,6 +497,7 @@ mod tests {
                 captured_len: 4,
                 orig_len: 60,
                 options_at: 32,
+                has_comment: false,
             };
             let rest = [number(0), number(5), number(4), number(60), [1, 2, 3, 4]].concat();
             let enhanced = [&number(0)[..], &rest].concat();

@@ -3,7 +3,7 @@
 //! Both byte orders, both units of time, Kuznetsov's modified kind with its longer record headers, and
 //! files before version 2.4, in which the two lengths of a record stand in the other order.
 
-use crate::pcap::blocks::number32;
+use crate::pcap::options::number32;
 
 /// Bytes of the file header.
 pub const FILE_HEADER_LEN: usize = 24;

@@ -4,6 +4,8 @@
 pub mod blocks;
 pub mod classic;
 pub mod link_type;
+pub mod losses;
+pub mod options;
 pub mod origin;
 pub mod record;
 pub mod section;

@@ -9,14 +9,15 @@ use std::net::IpAddr;
 use hashbrown::HashMap;
 
 use crate::mirror::session::SessionKey;
-use crate::pcap::blocks::{ENHANCED_PACKET, INTERFACE_DESCRIPTION, SECTION_HEADER};
+use crate::pcap::blocks::{
+    ENHANCED_PACKET, INTERFACE_DESCRIPTION, INTERFACE_STATISTICS, SECTION_HEADER,
+};
 use crate::pcap::origin::Origin;
 use crate::pcap::record::{Format, SNAPLEN};
 use crate::wire::decapsulate::Tunnel;
 
 /// Most sessions that have an interface of their own in one file; the rest share one.
 const MAX_INTERFACES: usize = 1 << 14;
-const INTERFACE_STATISTICS: u32 = 5;
 const LINKTYPE_ETHERNET: u16 = 1;
 
 /// Option codes, each within its block.

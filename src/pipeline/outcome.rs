@@ -31,6 +31,8 @@ pub struct Outcome {
     pub measured: Measured,
     /// The kernel's own counters that moved during the run, where it was live.
     pub kernel_counters: Option<Counts>,
+    /// Packets that the capture files read say were lost before they were written, where one says something.
+    pub input_dropped: Option<u64>,
     /// A worker's thread could not be started.
     pub thread_fault: Option<SinkError>,
 }

@@ -15,6 +15,7 @@ use crossbeam_channel::bounded;
 use crate::bpf::steer::Steering;
 use crate::capture::writer::CaptureWriter;
 use crate::export::jsonl::JsonLines;
+use crate::pcap::losses;
 use crate::pipeline::apart::{Apart, ApartFile};
 use crate::pipeline::ending::{PATIENCE, Patience};
 use crate::pipeline::inquiry::Answer;
@@ -96,6 +97,8 @@ pub struct Pipeline {
     records: u64,
     /// Takes apart what a capture holds as one packet.
     apart: Apart,
+    /// Packets that the files read say were lost before they were written.
+    input_dropped: Option<u64>,
 }
 
 impl Pipeline {
@@ -155,6 +158,7 @@ impl Pipeline {
             orders,
             no_thread: None,
             records: 0,
+            input_dropped: None,
         })
     }
 
@@ -244,6 +248,7 @@ impl Pipeline {
         };
         self.apart = apart;
         self.records += file.packets();
+        self.input_dropped = losses::add(self.input_dropped, file.input_dropped());
         outcome
     }
 
@@ -353,6 +358,7 @@ impl Pipeline {
             sinks,
             no_thread,
             apart,
+            input_dropped,
             ..
         } = self;
         let mut measured = Measured::default();
@@ -394,6 +400,7 @@ impl Pipeline {
             flows_joined: total.flows_joined,
             measured,
             kernel_counters: None,
+            input_dropped,
             thread_fault: no_thread.map(SinkError::NoThread),
         }
     }

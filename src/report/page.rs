@@ -62,6 +62,12 @@ impl Summary {
                 "  {packets:>9} lost in the kernel before they could be received: {reason}"
             );
         }
+        if let Some(packets @ 1..) = self.input_dropped {
+            let _ = writeln!(
+                page,
+                "  {packets:>9} lost before the input was written, as its own drop counts say; they are in no other counter"
+            );
+        }
         self.clock_line(&mut page);
         self.kernel_lines(&mut page);
         if outcome.measured.arrival_to_encoded.is_some() {

@@ -107,6 +107,9 @@ pub struct Summary {
     pub dropped: BTreeMap<&'static str, u64>,
     /// Datagrams the kernel lost before they could be received, by reason.
     pub kernel_dropped: BTreeMap<&'static str, u64>,
+    /// Packets that the input says were lost before it was written. Replay of a pcapng file that says something.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub input_dropped: Option<u64>,
     /// The kernel's own counters that moved during the run; of the whole network namespace. Live only.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub kernel_counters: Option<Counts>,
@@ -278,6 +281,7 @@ impl Summary {
             duplicate: ledger.duplicate,
             dropped: ledger.dropped(),
             kernel_dropped,
+            input_dropped: outcome.input_dropped,
             kernel_counters: outcome.kernel_counters.clone(),
             clock_steps: outcome.measured.clock_steps.map(clock_steps),
             noted: ledger.noted(),

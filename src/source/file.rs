@@ -202,6 +202,15 @@ impl CaptureFile {
         &self.unreadable
     }
 
+    /// Packets that the file says were lost before it was written, as far as it was read; `None` where it says
+    /// nothing.
+    pub fn input_dropped(&self) -> Option<u64> {
+        match &self.format {
+            Format::Pcap(..) => None,
+            Format::PcapNg(section) => section.lost(),
+        }
+    }
+
     /// The next record, or `None` at the end of the file. Packets of an interface whose link type cannot be
     /// read come as [`LinkType::Unreadable`].
     ///
@@ -471,7 +480,9 @@ impl CaptureFile {
         if is_told {
             self.told = Told {
                 origin: origin.copied(),
-                cut: origin.and_then(|_| section.cut_comment(block, packet.options_at)),
+                cut: origin
+                    .filter(|_| packet.has_comment)
+                    .and_then(|_| section.cut_comment(block, packet.options_at)),
                 time_clamped: packet.time_clamped,
             };
         }

@@ -8,6 +8,7 @@
     reason = "every test file uses a part of it, and tests end with a panic"
 )]
 
+pub mod files;
 #[cfg(target_os = "linux")]
 pub mod lab;
 

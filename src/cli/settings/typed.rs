@@ -173,7 +173,7 @@ pub struct Output {
     /// that is replaced]
     #[arg(long, value_name = "OCTAL")]
     pub mode: Option<Text>,
-    /// Exit with code 3 when anything was lost: in the kernel, or on the way to an output
+    /// Exit with code 3 when this run lost anything: in the kernel, or on the way to an output
     #[arg(long, num_args = 0, default_missing_value = "true")]
     pub fail_on_loss: Option<bool>,
 }
