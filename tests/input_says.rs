@@ -1,4 +1,4 @@
-//! What a capture file says beside its packets: losses before it was written.
+//! What a capture file says beside its packets: losses before it was written, and frame check sequences.
 #![allow(
     clippy::unwrap_used,
     clippy::indexing_slicing,
@@ -10,9 +10,11 @@ mod common;
 
 use std::fs;
 use std::net::IpAddr;
+use std::path::Path;
+use std::process::Command;
 
 use common::files::{block, interface, option, packet, packets_of, replay_bytes, section};
-use common::{Replayed, assert_closes, replay, testdata};
+use common::{Frame, Replayed, assert_closes, replay, testdata, tool};
 use serde_json::Value;
 use vxtap::mirror::session::SessionKey;
 use vxtap::pcap::record::Format;
@@ -166,4 +168,158 @@ fn losses_of_several_inputs_add_up() {
         "{}",
         replayed.run.stderr
     );
+}
+
+// ---------------------------------------------------------------------------------------------
+// Frame check sequences
+
+/// The FCS of a frame: CRC-32, sent with its lowest byte first.
+fn with_fcs(frame: &[u8]) -> Vec<u8> {
+    let mut crc = u32::MAX;
+    for byte in frame {
+        crc ^= u32::from(*byte);
+        for _ in 0..8 {
+            crc = (crc >> 1) ^ (0xedb8_8320 & (crc & 1).wrapping_neg());
+        }
+    }
+    [frame, &(!crc).to_le_bytes()].concat()
+}
+
+/// A classic pcap of these packets, each cut by `cut` bytes.
+fn pcap(network: u32, packets: &[Vec<u8>], cut: usize) -> Vec<u8> {
+    let mut file = vec![0xd4, 0xc3, 0xb2, 0xa1, 2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    file.extend([262_144, network].map(u32::to_le_bytes).as_flattened());
+    for (second, bytes) in packets.iter().enumerate() {
+        let stored = &bytes[..bytes.len() - cut];
+        let words = [second, 0, stored.len(), bytes.len()].map(|word| word as u32);
+        file.extend(words.map(u32::to_le_bytes).as_flattened());
+        file.extend_from_slice(stored);
+    }
+    file
+}
+
+/// The same packets in files that say in each way that an FCS of 4 bytes ends them.
+fn files_with_fcs(frames: &[Vec<u8>]) -> Vec<(&'static str, Vec<u8>)> {
+    let packets: Vec<Vec<u8>> = frames.iter().map(|frame| with_fcs(frame)).collect();
+    let pcapng = |interface_options: &[u8], packet_options: &[u8]| {
+        let mut file = [section(&[]), interface(1, interface_options)].concat();
+        for (second, bytes) in packets.iter().enumerate() {
+            let micros = second as u64 * 1_000_000;
+            file.extend(packet(0, micros, bytes, packet_options));
+        }
+        file
+    };
+    let flags = |len: u32| option(2, &(len << 5 | 1).to_le_bytes());
+    vec![
+        ("f.pcap", pcap(0x2400_0001, &packets, 0)),
+        ("bytes.pcapng", pcapng(&option(13, &[4]), &[])),
+        ("bits.pcapng", pcapng(&option(13, &[32]), &[])),
+        ("flags.pcapng", pcapng(&[], &flags(4))),
+        ("overridden.pcapng", pcapng(&option(13, &[2]), &flags(4))),
+        ("not-said.pcapng", pcapng(&option(13, &[4]), &flags(0))),
+    ]
+}
+
+fn same(one: &Replayed, other: &Replayed, what: &str) {
+    let frames = |replayed: &Replayed| -> Vec<(u32, Vec<u8>)> {
+        let frames = replayed.frames().into_iter();
+        frames
+            .map(|frame: Frame| (frame.orig_len, frame.bytes))
+            .collect()
+    };
+    assert_eq!(frames(one), frames(other), "{what}");
+    assert_eq!(one.flows, other.flows, "{what}");
+    assert_eq!(one.summary["sessions"], other.summary["sessions"], "{what}");
+    assert_eq!(one.summary["noted"], other.summary["noted"], "{what}");
+}
+
+/// Frames, lengths and flows are those of the same capture without FCS: taken as frames and as packets around
+/// mirrored ones.
+#[test]
+fn a_frame_check_sequence_is_no_part_of_a_frame() {
+    for (name, flag) in [
+        ("plain.pcap", Some("--plain")),
+        ("inner-non-ip.pcap", Some("--plain")),
+        ("session-96.pcap", None),
+        ("session-mtu.pcap", None),
+        ("outer-trailing-bytes.pcap", None),
+    ] {
+        let frames = packets_of(name);
+        let flags: Vec<&str> = flag.into_iter().collect();
+        let without = replay_bytes("without.pcap", &pcap(1, &frames, 0), &flags);
+        assert_sound(&without);
+        for (how, file) in files_with_fcs(&frames) {
+            let what = format!("{name}, {how}");
+            if tool("tshark") && how != "bits.pcapng" {
+                assert_eq!(good_sequences(how, &file), frames.len(), "{what}");
+            }
+            for workers in ["1", "3"] {
+                let flags = [&flags[..], &["--workers", workers]].concat();
+                let replayed = replay_bytes(how, &file, &flags);
+                assert_sound(&replayed);
+                same(&replayed, &without, &what);
+            }
+        }
+        // Not said to be there, it is a part of the packet. Behind a whole outer packet it is none of the frame.
+        let packets: Vec<Vec<u8>> = frames.iter().map(|frame| with_fcs(frame)).collect();
+        let unsaid = replay_bytes("unsaid.pcap", &pcap(1, &packets, 0), &flags);
+        assert_sound(&unsaid);
+        if flag.is_none() {
+            same(&unsaid, &without, name);
+        } else {
+            let (longer, shorter) = (&unsaid.frames()[0], &without.frames()[0]);
+            assert_eq!(longer.bytes.len(), shorter.bytes.len() + 4, "{name}");
+        }
+    }
+}
+
+/// Packets whose FCS is right in the eyes of tshark.
+fn good_sequences(name: &str, file: &[u8]) -> usize {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join(name);
+    fs::write(&path, file).unwrap();
+    let mut tshark = Command::new("tshark");
+    tshark
+        .arg("-r")
+        .arg(&path)
+        .args(["-o", "eth.check_fcs:TRUE"]);
+    let run =
+        common::run(tshark.args(["-T", "fields", "-e", "eth.fcs.status", "-E", "occurrence=f"]));
+    assert_eq!(run.code, Some(0), "{}", run.stderr);
+    let lines = String::from_utf8(run.stdout).unwrap();
+    lines.lines().filter(|status| *status == "1").count()
+}
+
+/// A snap length that cuts inside of the FCS leaves the frame whole; one that cuts deeper cuts what is missing.
+#[test]
+fn a_cut_inside_of_the_frame_check_sequence_cuts_no_frame() {
+    let frames = packets_of("plain.pcap");
+    let packets: Vec<Vec<u8>> = frames.iter().map(|frame| with_fcs(frame)).collect();
+    for cut in 0..=6usize {
+        let into_frame = cut.saturating_sub(4);
+        let file = pcap(0x2400_0001, &packets, cut);
+        let replayed = replay_bytes("cut.pcap", &file, &["--plain"]);
+        assert_sound(&replayed);
+        let expected = replay_bytes("frames.pcap", &pcap(1, &frames, into_frame), &["--plain"]);
+        same(&replayed, &expected, &format!("{cut} bytes cut"));
+    }
+}
+
+/// `send` mirrors frames, not their check sequences.
+#[test]
+fn send_takes_the_frame_check_sequence_off() {
+    let frames = packets_of("plain.pcap");
+    let dir = tempfile::tempdir().unwrap();
+    let sent = |name: &str, file: &[u8]| {
+        let (input, output) = (dir.path().join("in"), dir.path().join(name));
+        fs::write(&input, file).unwrap();
+        let paths: [&Path; 2] = [&input, &output];
+        let [input, output] = paths.map(|path| path.to_str().unwrap());
+        let run = common::vxtap(["send", input, "--plain", "--write", output]);
+        assert_eq!(run.code, Some(0), "{}", run.stderr);
+        fs::read(output).unwrap()
+    };
+    let without = sent("without.pcap", &pcap(1, &frames, 0));
+    let packets: Vec<Vec<u8>> = frames.iter().map(|frame| with_fcs(frame)).collect();
+    assert_eq!(sent("with.pcap", &pcap(0x2400_0001, &packets, 0)), without);
 }

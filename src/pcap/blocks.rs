@@ -3,6 +3,7 @@
 //! Read by hand rather than with a library, because every resolution of time has to be read, options
 //! that do not matter must not stop the reading, and damage has to name its byte.
 
+use crate::pcap::fcs;
 use crate::pcap::losses::{self, Losses};
 use crate::pcap::options::{self, Options, number16, number32, number64};
 use crate::pcap::origin::{CutComment, Origin};
@@ -29,7 +30,9 @@ const OPTION_USERAPPL: u16 = 4;
 const OPTION_IF_NAME: u16 = 2;
 const OPTION_IF_DESCRIPTION: u16 = 3;
 const OPTION_TSRESOL: u16 = 9;
+const OPTION_FCSLEN: u16 = 13;
 const OPTION_TSOFFSET: u16 = 14;
+const OPTION_FLAGS: u16 = 2;
 const OPTION_DROPCOUNT: u16 = 4;
 
 /// Why a block cannot be read.
@@ -82,9 +85,9 @@ pub struct PacketBlock {
     pub link: LinkType,
     /// Offset of its bytes in the block.
     pub at: usize,
-    /// Bytes stored.
+    /// Bytes stored, without a frame check sequence.
     pub captured_len: usize,
-    /// Bytes on the wire.
+    /// Bytes on the wire, without a frame check sequence.
     pub orig_len: u32,
     /// Offset of its options in the block.
     pub options_at: usize,
@@ -100,6 +103,8 @@ struct Interface {
     resolution: u8,
     /// `if_tsoffset`, seconds.
     offset_s: i64,
+    /// Bytes of frame check sequence behind each frame.
+    fcs_len: u8,
     /// What is said of packets lost on it, where something is.
     losses: Option<Box<Losses>>,
     /// The mirror session it stands for, where we wrote the file.
@@ -198,7 +203,7 @@ impl Section {
         losses::add(self.lost_before, Losses::of_section(said))
     }
 
-    /// Notes an interface. Of its options only those that change times are looked at.
+    /// Notes an interface. Of its options only those that change packets are looked at.
     fn describe(&mut self, body: &[u8]) -> Result<(), BlockError> {
         let Some((fields, mut options)) = body.split_at_checked(8) else {
             return Err(BlockError::Short {
@@ -212,6 +217,7 @@ impl Section {
             snaplen: self.number(fields, 4),
             resolution: 6,
             offset_s: 0,
+            fcs_len: 0,
             losses: None,
             origin: None,
         };
@@ -225,6 +231,9 @@ impl Section {
                 (OPTION_IF_NAME, value) => name = value,
                 (OPTION_IF_DESCRIPTION, value) => description = value,
                 (OPTION_TSRESOL, [resolution]) => interface.resolution = *resolution,
+                (OPTION_FCSLEN, [len]) if interface.link == LinkType::Ethernet => {
+                    interface.fcs_len = fcs::from_interface(*len);
+                }
                 (OPTION_TSOFFSET, offset) if len == 8 => {
                     interface.offset_s = number64(offset, 0, self.big_endian).cast_signed();
                 }
@@ -298,21 +307,29 @@ impl Section {
             options_at: 8 + data_end,
             has_comment: false,
         };
+        let mut fcs_len = described.fcs_len;
         if has_time && data_end + 4 <= len {
             let options = body.get(data_end..).unwrap_or_default();
-            self.packet_options(options, &mut packet);
+            self.packet_options(options, &mut packet, &mut fcs_len);
         }
         if kind == PACKET {
             self.note_lost(interface, drops_of_obsolete(self.short(body, 2)));
         }
+        if fcs_len > 0 {
+            packet.take_off(fcs_len);
+        }
         Ok(packet)
     }
 
-    fn packet_options(&mut self, options: &[u8], packet: &mut PacketBlock) {
+    fn packet_options(&mut self, options: &[u8], packet: &mut PacketBlock, fcs_len: &mut u8) {
         let big_endian = self.big_endian;
         for (code, value) in Options::new(options, big_endian) {
             match (code, value.len()) {
                 (options::COMMENT, _) => packet.has_comment = true,
+                (OPTION_FLAGS, 4) if packet.link == LinkType::Ethernet => {
+                    let len = fcs::from_packet(number32(value, 0, big_endian));
+                    *fcs_len = len.unwrap_or(*fcs_len);
+                }
                 (OPTION_DROPCOUNT, 8) => {
                     self.note_lost(packet.interface, Some(number64(value, 0, big_endian)));
                 }
@@ -365,6 +382,16 @@ fn drops_of_obsolete(count: u16) -> Option<u64> {
     (count != u16::MAX).then_some(count.into())
 }
 
+impl PacketBlock {
+    /// Takes a frame check sequence off.
+    #[cold]
+    fn take_off(&mut self, fcs_len: u8) {
+        let captured_len = u32::try_from(self.captured_len).unwrap_or(u32::MAX);
+        let (captured_len, orig_len) = fcs::without(fcs_len, captured_len, self.orig_len);
+        (self.captured_len, self.orig_len) = (captured_len as usize, orig_len);
+    }
+}
+
 impl Interface {
     /// Nanoseconds since 1970. Times outside 1970 to 2554 move to those ends, which is told.
     #[inline]
@@ -413,6 +440,7 @@ mod tests {
             snaplen: 0,
             resolution,
             offset_s,
+            fcs_len: 0,
             losses: None,
             origin: None,
         };

@@ -3,6 +3,7 @@
 //! Both byte orders, both units of time, Kuznetsov's modified kind with its longer record headers, and
 //! files before version 2.4, in which the two lengths of a record stand in the other order.
 
+use crate::pcap::fcs;
 use crate::pcap::options::number32;
 
 /// Bytes of the file header.
@@ -12,6 +13,9 @@ pub const FILE_HEADER_LEN: usize = 24;
 const RECORD_HEADER_LEN: usize = 16;
 /// Bytes of a record header of the modified kind: interface, protocol and packet type follow.
 const MODIFIED_RECORD_HEADER_LEN: usize = 24;
+
+/// `LINKTYPE_ETHERNET`.
+const ETHERNET: u32 = 1;
 
 const MICROSECONDS: u32 = 0xa1b2_c3d4;
 const NANOSECONDS: u32 = 0xa1b2_3c4d;
@@ -38,6 +42,8 @@ pub struct FileHeader {
     pub record_header_len: usize,
     /// The link type, without the bits above it that hold the length of a frame check sequence.
     pub link_type: u32,
+    /// Bytes of frame check sequence behind each frame.
+    pub fcs_len: u8,
 }
 
 /// The order of a record's two lengths.
@@ -86,6 +92,8 @@ impl FileHeader {
         if major != 2 {
             return Err(VersionError { major, minor });
         }
+        let network = number32(bytes, 20, big_endian);
+        let link_type = network & 0x03ff_ffff;
         Ok(Self {
             big_endian,
             unit_ns: if magic == NANOSECONDS { 1 } else { 1000 },
@@ -99,7 +107,11 @@ impl FileHeader {
             } else {
                 RECORD_HEADER_LEN
             },
-            link_type: number32(bytes, 20, big_endian) & 0x03ff_ffff,
+            link_type,
+            fcs_len: match link_type {
+                ETHERNET => fcs::from_pcap(network),
+                _ => 0,
+            },
         })
     }
 
@@ -181,6 +193,7 @@ mod tests {
                 let header = FileHeader::read(&file).unwrap();
                 assert_eq!(header.record_header_len, record_header_len);
                 assert_eq!(header.link_type, 1, "without the length of the FCS");
+                assert_eq!(header.fcs_len, 4);
                 let expected = RecordHeader {
                     ts_ns: 7_000_000_000 + fraction_ns,
                     captured_len: 60,

@@ -3,6 +3,7 @@
 
 pub mod blocks;
 pub mod classic;
+pub mod fcs;
 pub mod link_type;
 pub mod losses;
 pub mod options;

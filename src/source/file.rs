@@ -15,6 +15,7 @@ use super::window::Window;
 use super::{Arrival, Progress, Record, Source, Told};
 use crate::pcap::blocks::Section;
 use crate::pcap::classic::{FILE_HEADER_LEN, FileHeader};
+use crate::pcap::fcs;
 use crate::pcap::link_type::LinkTypeName;
 use crate::stop::Stop;
 use crate::wire::outer::LinkType;
@@ -424,12 +425,16 @@ impl CaptureFile {
         if !self.window.fill(len) {
             return Err(self.ended("a record", len));
         }
+        let (captured_len, orig_len) = match header.fcs_len {
+            0 => (record.captured_len, record.orig_len),
+            fcs_len => fcs::without(fcs_len, record.captured_len, record.orig_len),
+        };
         Ok(Some(Found {
             ts_ns: record.ts_ns,
             link,
             at: header_len,
-            captured_len,
-            orig_len: record.orig_len,
+            captured_len: captured_len as usize,
+            orig_len,
             len,
             is_told: false,
         }))
