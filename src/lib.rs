@@ -35,4 +35,5 @@ pub mod source;
 pub mod stop;
 #[cfg(target_os = "linux")]
 pub mod sys;
+pub mod threads;
 pub mod wire;

@@ -3,10 +3,10 @@
 //! A pipe may have no reader, a network disk may hang, a terminal may be stopped with Ctrl-S. A write to one
 //! of these blocks for as long as that lasts. A run that was told to end must not block with it.
 
-use std::io;
 use std::sync::mpsc::{RecvTimeoutError, channel};
-use std::thread::Builder;
 use std::time::Duration;
+
+use crate::threads::{self, NoThread};
 
 /// How long an output without progress is waited for.
 pub const PATIENCE: Duration = Duration::from_secs(5);
@@ -17,8 +17,8 @@ pub const PATIENCE: Duration = Duration::from_secs(5);
 pub enum NoResult {
     #[error("it took nothing for {} s", .0.as_secs())]
     TooLong(Duration),
-    #[error("no thread for it: {0}")]
-    NoThread(io::Error),
+    #[error(transparent)]
+    NoThread(#[from] NoThread),
     #[error("its thread ended with a panic")]
     Panic,
 }
@@ -34,10 +34,7 @@ pub fn within<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, NoResult> {
     let (done, result) = channel();
-    let started = Builder::new()
-        .name("vxtap-wait".to_owned())
-        .spawn(move || done.send(work()));
-    started.map_err(NoResult::NoThread)?;
+    threads::start("vxtap-wait", move || done.send(work()))?;
     result.recv_timeout(patience).map_err(|error| match error {
         RecvTimeoutError::Timeout => NoResult::TooLong(patience),
         RecvTimeoutError::Disconnected => NoResult::Panic,

@@ -7,8 +7,9 @@
 use std::collections::VecDeque;
 use std::io::{self, Write};
 use std::sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::thread::Builder;
 use std::time::Duration;
+
+use crate::threads;
 
 /// Texts that may wait.
 const MOST_WAITING: usize = 64;
@@ -20,13 +21,22 @@ const ROOM_AGAIN: Duration = Duration::from_millis(10);
 /// Says `text`, which ends with a newline. Never blocks: while standard error takes nothing and the queue is
 /// full, the text is lost.
 pub fn say(text: impl Into<String>) {
-    static MOUTH: OnceLock<Option<&'static Mouth>> = OnceLock::new();
     let text = text.into();
-    match MOUTH.get_or_init(Mouth::start) {
+    match mouth() {
         Some(mouth) => mouth.put(text),
         // No thread can be had: the text is still worth more than the wait.
         None => _ = io::stderr().write_all(text.as_bytes()),
     }
+}
+
+/// Starts the thread that writes, if it does not run yet and the system gives one.
+pub fn start() {
+    let _ = mouth();
+}
+
+fn mouth() -> Option<&'static Mouth> {
+    static MOUTH: OnceLock<Option<&'static Mouth>> = OnceLock::new();
+    *MOUTH.get_or_init(Mouth::start)
 }
 
 /// Waits until everything that was said is written; `false` when standard error has taken nothing for as long
@@ -85,9 +95,7 @@ impl Mouth {
 
     /// Starts the thread that writes to standard error.
     fn start() -> Option<&'static Self> {
-        let started = Builder::new()
-            .name("vxtap-say".to_owned())
-            .spawn(|| MOUTH_STATE.write_to(io::stderr()));
+        let started = threads::start("vxtap-say", || MOUTH_STATE.write_to(io::stderr()));
         started.ok().map(|_| &MOUTH_STATE)
     }
 

@@ -14,6 +14,7 @@ use crate::host::ports;
 use crate::say::say;
 use crate::source::live::sockets::UdpError;
 use crate::source::{Arrival, Progress, Source};
+use crate::threads;
 use crate::wire::refusal::{Filtered, Refusal};
 
 /// How long nothing arrives before that is told.
@@ -109,7 +110,7 @@ impl Waiting {
     pub fn tell_of_silence(&self) {
         let waiting = self.clone();
         // It ends with the process, if not before.
-        let teller = std::thread::Builder::new().spawn(move || {
+        let teller = threads::start("vxtap-hints", move || {
             std::thread::sleep(SILENCE);
             let begin = format!("Nothing has arrived for {} s", SILENCE.as_secs());
             if waiting.heard.over.load(Ordering::Relaxed) {

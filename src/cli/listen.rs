@@ -72,6 +72,7 @@ mod linux {
             mut receive,
         } = listen;
         let control = Control::start()?;
+        settings.threads(vec!["hints"]).check()?;
         if receive.by_default && !sockets::has_ipv6() {
             tracing::info!("this machine has no IPv6: listening on IPv4 addresses only");
             receive.addresses.retain(SocketAddr::is_ipv4);

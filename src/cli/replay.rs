@@ -5,6 +5,7 @@ use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -22,6 +23,7 @@ use crate::pipeline::worker::{OtherPort, WorkerSettings};
 use crate::report::summary::conclude;
 use crate::source::file::{CaptureError, CaptureFile};
 use crate::stop::{Signal, Stop};
+use crate::threads;
 
 /// Smaller inputs are done before a progress bar could be read.
 const PROGRESS_FROM_BYTES: u64 = 32 << 20;
@@ -42,12 +44,15 @@ pub fn run(replay: &Replay) -> Result<(), Failure> {
     let control = Control::start()?;
     let stop = control.stop();
     check_inputs(files, stop)?;
+    let total = Progress::total(files);
+    let others = total.map(|_| "the progress bar");
+    settings.threads(others.into_iter().collect()).check()?;
     let about = format!("replay of {}", names(files));
     let sinks = settings.outputs.open(&about, settings.worker.mtu)?;
     let mut pipeline = Pipeline::start(settings.worker.clone(), sinks, settings.sharing)?;
     control.tell_on_request(Teller::new(&pipeline, &settings.worker, None, ""));
     let bytes_read = Arc::new(AtomicU64::new(0));
-    let progress = Progress::start(files, Arc::clone(&bytes_read));
+    let progress = Progress::start(total, &bytes_read);
     let read = Read::all(files, &mut pipeline, &bytes_read, stop);
     progress.finish();
     let outcome = pipeline.finish(0);
@@ -301,19 +306,24 @@ fn nothing_found(file: &Without, others: &[OtherPort], settings: &WorkerSettings
 
 /// A progress bar over the bytes taken off the disk.
 struct Progress {
-    bar: Option<(ProgressBar, Arc<AtomicBool>, std::thread::JoinHandle<()>)>,
+    bar: Option<(ProgressBar, Arc<AtomicBool>, JoinHandle<()>)>,
 }
 
 impl Progress {
-    fn start(files: &[PathBuf], bytes_read: Arc<AtomicU64>) -> Self {
+    /// Bytes to be read; `None` where no bar is worth while.
+    fn total(files: &[PathBuf]) -> Option<u64> {
         let total: u64 = files
             .iter()
             .filter_map(|path| path.metadata().ok())
             .map(|meta| meta.len())
             .sum();
-        if total < PROGRESS_FROM_BYTES || !std::io::stderr().is_terminal() {
+        (total >= PROGRESS_FROM_BYTES && std::io::stderr().is_terminal()).then_some(total)
+    }
+
+    fn start(total: Option<u64>, bytes_read: &Arc<AtomicU64>) -> Self {
+        let Some(total) = total else {
             return Self { bar: None };
-        }
+        };
         let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr());
         let template =
             "{wide_bar} {decimal_bytes}/{decimal_total_bytes} {decimal_bytes_per_sec} {eta}";
@@ -322,8 +332,8 @@ impl Progress {
         }
         let done = Arc::new(AtomicBool::new(false));
         let thread = {
-            let (bar, done) = (bar.clone(), Arc::clone(&done));
-            std::thread::spawn(move || {
+            let (bar, done, bytes_read) = (bar.clone(), Arc::clone(&done), Arc::clone(bytes_read));
+            threads::start("vxtap-progress", move || {
                 while !done.load(Ordering::Relaxed) {
                     bar.set_position(bytes_read.load(Ordering::Relaxed));
                     std::thread::sleep(Duration::from_millis(100));
@@ -331,7 +341,8 @@ impl Progress {
             })
         };
         Self {
-            bar: Some((bar, done, thread)),
+            // The run goes on without it.
+            bar: thread.ok().map(|thread| (bar, done, thread)),
         }
     }
 

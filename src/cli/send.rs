@@ -13,6 +13,7 @@ use crate::send;
 use crate::send::encapsulate::{Cut, FIRST_SOURCE_PORT};
 use crate::send::options::{Frames, Generate, Options, Tempo};
 use crate::send::traffic::Traffic;
+use crate::threads::Needed;
 use crate::wire::Vni;
 
 /// How long is generated where neither --count nor --duration says so.
@@ -26,6 +27,11 @@ const DEFAULT_DURATION: Duration = Duration::from_secs(10);
 pub fn run(args: &SendArgs) -> Result<(), Failure> {
     let options = options(args)?;
     let control = Control::start()?;
+    let needed = Needed {
+        others: options.summary.iter().map(|_| "the summary").collect(),
+        ..Needed::default()
+    };
+    needed.check()?;
     send::run(&options, control.stop())
 }
 

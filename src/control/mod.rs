@@ -10,7 +10,6 @@ pub mod inquire;
 mod signals;
 
 use std::sync::Arc;
-use std::thread::Builder;
 use std::time::Duration;
 
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
@@ -19,8 +18,9 @@ use tokio::time::Instant;
 
 use crate::control::inquire::Teller;
 use crate::failure::Failure;
-use crate::say::{flush, say};
+use crate::say::{self, flush, say};
 use crate::stop::{Signal, Stop, Why};
+use crate::threads;
 
 /// A SIGHUP so soon after the signal that ends the run is not impatience: whoever closes a session sends it
 /// SIGTERM and SIGHUP, or SIGHUP twice.
@@ -73,9 +73,11 @@ impl Control {
     ///
     /// When the system has no descriptor or no thread left for it.
     pub fn start() -> Result<Self, Failure> {
+        // Messages do without a thread, but take one: now, so that what is checked later is not taken by them.
+        say::start();
         let cannot = |error: std::io::Error| {
             Failure::running(format!(
-                "cannot take signals: {error}; 'ulimit -n' and 'ulimit -u' show the limits"
+                "cannot take signals: {error}; 'ulimit -n' shows the limit of open files"
             ))
         };
         #[cfg(unix)]
@@ -94,10 +96,9 @@ impl Control {
         let stop = Arc::new(Stop::new());
         let (to, inbox) = unbounded_channel();
         let for_thread = Arc::clone(&stop);
-        let started = Builder::new()
-            .name("vxtap-control".to_owned())
-            .spawn(move || runtime.block_on(control(signals, inbox, &for_thread)));
-        started.map_err(cannot)?;
+        threads::start("vxtap-control", move || {
+            runtime.block_on(control(signals, inbox, &for_thread));
+        })?;
         Ok(Self { stop, to })
     }
 

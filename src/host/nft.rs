@@ -5,15 +5,16 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::io::{BufRead, BufReader, Read, Write as _};
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write as _};
 use std::net::SocketAddr;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
-use std::thread;
 use std::time::{Duration, Instant};
 
 use caps::{CapSet, Capability};
+
+use crate::threads::{self, NoThread};
 
 /// Where nft may be when the search path does not lead to it.
 const PROGRAMS: [&str; 3] = ["nft", "/usr/sbin/nft", "/sbin/nft"];
@@ -60,6 +61,10 @@ impl Chain {
                 .spawn();
             match spawned {
                 Ok(child) => return Self::of(child, program, &table, script),
+                // No process can be had: another place makes no difference.
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    return Err(NoThread::of("nft", error).to_string());
+                }
                 Err(error) => reason = format!("nft cannot be started: {error}"),
             }
         }
@@ -72,9 +77,10 @@ impl Chain {
         reason = "the wait for another program has a limit"
     )]
     fn of(mut child: Child, program: &str, table: &str, script: String) -> Result<Self, String> {
-        let stdin = child.stdin.take();
-        let complaints = child.stderr.take().map(complaints);
-        let mut chain = Self { child, stdin: None };
+        let (to, from) = (child.stdin.take(), child.stderr.take());
+        let mut chain = Self { child, stdin: to };
+        let no_thread = |error: NoThread| error.to_string();
+        let complaints = from.map(complaints).transpose().map_err(no_thread)?;
         let until = Instant::now() + PATIENCE;
         let too_late = || {
             format!(
@@ -85,13 +91,15 @@ impl Chain {
         // A thread of its own: nobody knows whether the child reads.
         let (send, written) = channel();
         let text = script.clone();
-        thread::spawn(move || {
+        let stdin = chain.stdin.take();
+        let writer = threads::start("vxtap-nft", move || {
             let written = stdin.and_then(|mut stdin| {
                 let written = stdin.write_all(text.as_bytes());
                 written.and_then(|()| stdin.flush()).ok().map(|()| stdin)
             });
             let _ = send.send(written);
         });
+        writer.map_err(no_thread)?;
         chain.stdin = written.recv_timeout(PATIENCE).map_err(|_| too_late())?;
         let refused = |patience| {
             let complaint = complaints.as_ref()?.recv_timeout(patience).ok()?;
@@ -159,9 +167,9 @@ impl Drop for Inherited {
 }
 
 /// What a program says on standard error, line by line, without its warnings.
-fn complaints(stderr: impl Read + Send + 'static) -> Receiver<String> {
+fn complaints(stderr: impl Read + Send + 'static) -> Result<Receiver<String>, NoThread> {
     let (send, lines) = channel();
-    thread::spawn(move || {
+    threads::start("vxtap-nft", move || {
         let mut told = BufReader::new(stderr).lines().map_while(Result::ok);
         // What nobody listens to any more is read all the same: the program must not wait for us.
         told.by_ref().for_each(|line| {
@@ -169,11 +177,12 @@ fn complaints(stderr: impl Read + Send + 'static) -> Receiver<String> {
                 let _ = send.send(line);
             }
         });
-    });
-    lines
+    })?;
+    Ok(lines)
 }
 
-/// What a program writes on standard output; `None` when it does not end in time, or does not start.
+/// What a program writes on standard output; `None` when it does not end in time, does not start, or there is no
+/// thread to read it.
 #[allow(
     clippy::disallowed_methods,
     reason = "a child that does not end in time is killed"
@@ -181,16 +190,16 @@ fn complaints(stderr: impl Read + Send + 'static) -> Receiver<String> {
 fn output_within(command: &mut Command, patience: Duration) -> Option<Vec<u8>> {
     let command = command.stdin(Stdio::null()).stderr(Stdio::null());
     let mut child = command.stdout(Stdio::piped()).spawn().ok()?;
-    let mut stdout = child.stdout.take()?;
+    let stdout = child.stdout.take();
     let (send, output) = channel();
-    thread::spawn(move || {
+    let reader = threads::start("vxtap-nft", move || {
         let mut bytes = Vec::new();
-        let read = stdout.read_to_end(&mut bytes).map(|_| bytes);
-        let _ = send.send(read);
+        let read = stdout.map(|mut stdout| stdout.read_to_end(&mut bytes));
+        let _ = send.send(read.map(|read| read.map(|_| bytes)));
     });
-    let output = output.recv_timeout(patience);
+    let output = reader.map(|_| output.recv_timeout(patience));
     end_within(&mut child, Duration::ZERO);
-    output.ok()?.ok()
+    output.ok()?.ok()??.ok()
 }
 
 /// Waits for a child that has nothing left to do, and ends it if it takes too long.
@@ -206,7 +215,7 @@ fn end_within(child: &mut Child, patience: Duration) {
             let _ = child.wait();
             return;
         }
-        thread::sleep(Duration::from_millis(1));
+        std::thread::sleep(Duration::from_millis(1));
     }
 }
 

@@ -3,13 +3,13 @@
 //! The reader of a pipe may stand still, a network disk may hang. A run that was told to end and cannot
 //! get rid of what it holds says so, counts it as lost and ends.
 
-use std::io;
-use std::thread::{Builder, JoinHandle};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
 
 pub use crate::patience::PATIENCE;
+use crate::threads::{self, NoThread};
 
 /// How often progress is looked at while something is waited for.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
@@ -76,9 +76,9 @@ impl<T: Send + 'static> Task<T> {
     /// # Errors
     ///
     /// When the system gives none.
-    pub fn start(name: &str, work: impl FnOnce() -> T + Send + 'static) -> io::Result<Self> {
+    pub fn start(name: &str, work: impl FnOnce() -> T + Send + 'static) -> Result<Self, NoThread> {
         let (running, ended) = bounded(0);
-        let thread = Builder::new().name(name.to_owned()).spawn(move || {
+        let thread = threads::start(name, move || {
             let _running: crossbeam_channel::Sender<()> = running;
             work()
         })?;

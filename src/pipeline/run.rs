@@ -3,11 +3,9 @@
 //!
 //! Live, a full queue is a counted drop and receiving goes on; in replay the reader waits.
 
-use std::io;
 use std::panic::resume_unwind;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::thread::Builder;
 use std::time::Duration;
 
 use crossbeam_channel::bounded;
@@ -35,6 +33,7 @@ use crate::pipeline::worker::{Worker, WorkerSettings};
 use crate::source::Source;
 use crate::source::file::{CaptureError, CaptureFile};
 use crate::stop::{Stop, Why};
+use crate::threads::{self, NoThread};
 
 /// Chunks of flow records that may wait.
 pub const FLOW_QUEUE: usize = 32;
@@ -92,7 +91,7 @@ pub struct Pipeline {
     shared: Arc<Shared>,
     orders: Orders<Answer>,
     /// Why a thread could not be started, where that happened.
-    no_thread: Option<io::Error>,
+    no_thread: Option<NoThread>,
     /// Records read from files that are done.
     records: u64,
     /// Takes apart what a capture holds as one packet.
@@ -106,8 +105,12 @@ impl Pipeline {
     ///
     /// # Errors
     ///
-    /// When the system gives no thread.
-    pub fn start(settings: WorkerSettings, sinks: Sinks, sharing: Sharing) -> io::Result<Self> {
+    /// When the system gives no thread. No output is left behind then.
+    pub fn start(
+        settings: WorkerSettings,
+        sinks: Sinks,
+        sharing: Sharing,
+    ) -> Result<Self, NoThread> {
         let Sharing {
             steering,
             when_full,
@@ -198,7 +201,7 @@ impl Pipeline {
             let mut others = Vec::new();
             for (number, (lane, source)) in pairs {
                 let shared: &Shared = shared;
-                let started = worker_thread(number).spawn_scoped(scope, move || {
+                let started = threads::start_in(scope, &thread_name(number), move || {
                     let _others_end = shared.fails_with_panic();
                     pin(number);
                     lane.run(source, stop, shared)
@@ -279,7 +282,7 @@ impl Pipeline {
                 let (chunk_tx, chunk_rx) = bounded(CHUNKS);
                 let (shared, never): (&Shared, _) = (shared, &never);
                 let empty_tx = empty_tx.clone();
-                let started = worker_thread(number).spawn_scoped(scope, move || {
+                let started = threads::start_in(scope, &thread_name(number), move || {
                     let number = u32::try_from(number).unwrap_or(u32::MAX);
                     let mut source = ChunkSource::new(number, chunk_rx, empty_tx);
                     lane.run(&mut source, never, shared)
@@ -385,7 +388,13 @@ impl Pipeline {
         for (note, packets) in apart.notes() {
             ledger.note_many(note, packets);
         }
-        let closed = sinks.finish(outlets, ledger.delivered, kernel_dropped, &mut patience);
+        // A run that did not come about replaces no file.
+        let is_begun = no_thread.is_none() || ledger.received > 0;
+        if !is_begun {
+            self.shared.working.give_up();
+        }
+        let mut closed = sinks.finish(outlets, ledger.delivered, kernel_dropped, &mut patience);
+        closed.accounts.retain(|_| is_begun);
         ledger.note_many(Noted::Late, closed.behind.late);
         ledger.note_many(Noted::OutOfOrder, closed.behind.out_of_order);
         measured.arrival_to_written = closed.arrival_to_written;
@@ -406,7 +415,7 @@ impl Pipeline {
     }
 }
 
-/// The thread of worker `number`, to be started.
-fn worker_thread(number: usize) -> Builder {
-    Builder::new().name(format!("vxtap-{number}"))
+/// The name of the thread of worker `number`.
+fn thread_name(number: usize) -> String {
+    format!("vxtap-{number}")
 }

@@ -11,9 +11,10 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::RecvTimeoutError;
 
 use super::doorbell::Sleeper;
-use super::ending::{Patience, Task, Unended};
+use super::ending::{PATIENCE, Patience, Task, Unended};
 use super::outlet::Offers;
 use crate::outfile::{OutError, Standing};
+use crate::threads::NoThread;
 use crate::wire::refusal::reasons;
 
 reasons! {
@@ -92,8 +93,8 @@ pub trait Sink: Send + 'static {
 pub enum SinkError {
     #[error(transparent)]
     Out(#[from] OutError),
-    #[error("cannot start a thread: {0}; 'ulimit -u' and pids.max of the cgroup limit them")]
-    NoThread(std::io::Error),
+    #[error(transparent)]
+    NoThread(#[from] NoThread),
     #[error("{path} takes nothing any more: what it did not take is lost")]
     Stuck { path: String },
     #[error("the writer of {path} failed, which is a defect: what it did not write is lost")]
@@ -183,6 +184,7 @@ impl Account {
 pub struct Working {
     sinks: AtomicUsize,
     none_left: AtomicBool,
+    given_up: AtomicBool,
 }
 
 impl Working {
@@ -194,6 +196,11 @@ impl Working {
         if self.sinks.fetch_sub(1, Ordering::Relaxed) == 1 {
             self.none_left.store(true, Ordering::Relaxed);
         }
+    }
+
+    /// The run does not come about: sinks leave nothing behind. Before the queues are closed.
+    pub fn give_up(&self) {
+        self.given_up.store(true, Ordering::Relaxed);
     }
 
     /// Whether there were sinks and none works any more.
@@ -242,6 +249,7 @@ impl Progress {
 }
 
 /// What a sink's thread leaves.
+#[derive(Default)]
 struct End {
     standing: Standing,
     path: Option<String>,
@@ -270,7 +278,7 @@ impl Running {
         sink: S,
         queue: Sleeper<S::Item>,
         working: &Arc<Working>,
-    ) -> std::io::Result<Self> {
+    ) -> Result<Self, NoThread> {
         let progress = Arc::new(Progress {
             synced,
             ..Progress::default()
@@ -288,6 +296,12 @@ impl Running {
             task,
             progress,
         })
+    }
+
+    /// Waits for the end of a sink that was given up.
+    pub fn give_up(self) {
+        let steps = || 0;
+        let _ = self.task.wait(&mut Patience::new(Some(PATIENCE), &steps));
     }
 
     /// What it takes.
@@ -404,6 +418,11 @@ fn run<S: Sink>(
         queue.wait_for_more(sink.waits_for_more());
         progress.tell(sink.standing());
         faults.note(sink.take_error(), path, working);
+    }
+    if working.given_up.load(Ordering::Relaxed) {
+        // Dropped and not finished, an output without data leaves nothing.
+        drop(sink);
+        return End::default();
     }
     sink.close(begun.elapsed());
     let mut standing = sink.standing();

@@ -1,6 +1,5 @@
 //! The sinks of a run together: started with their queues, watched, and their accounts closed at the end.
 
-use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -19,6 +18,7 @@ use super::run::{FLOW_QUEUE, Sharing, Sinks, capture_queue_batches};
 use super::sink::{Account, Kind, Running, Watch, Working};
 use crate::capture::merge::{Behind, Merge};
 use crate::pcap::record::Batch;
+use crate::threads::NoThread;
 
 /// The sinks of a run, at work.
 pub struct SinkSet {
@@ -58,54 +58,28 @@ impl SinkSet {
     ///
     /// # Errors
     ///
-    /// When the system gives no thread.
+    /// When the system gives no thread. No output is left behind then.
     pub fn start(
         sinks: Sinks,
         sharing: Sharing,
         inbox: Option<Inbox<Answer>>,
         working: &Arc<Working>,
-    ) -> io::Result<(Self, Queues)> {
-        let workers = sharing.steering.workers.max(1) as usize;
-        let most = capture_queue_batches(sharing.when_full, workers);
-        let (full, full_rx) = doorbell(queue_places(workers, most));
-        let (empty_txs, empty): (Vec<_>, Vec<_>) = (0..workers).map(|_| bounded(most)).unzip();
-        let (measures_tx, measured) = bounded(1);
-        let notes = Arc::new(CaptureNotes::default());
+    ) -> Result<(Self, Queues), NoThread> {
         let mut running = Vec::new();
-        if let Some((writer, inbox)) = sinks.capture.zip(inbox) {
-            let sink = CaptureSink {
-                merge: Merge::new(workers, max_wait(sharing)),
-                empty: empty_txs,
-                measures: (sharing.when_full == WhenFull::Drop).then(WriterMeasures::default),
-                measured: measures_tx,
-                inbox,
-                notes: Arc::clone(&notes),
-                writer,
-            };
-            running.push(start_capture(sink, full_rx, working)?);
+        match start_each(sinks, sharing, inbox, working, &mut running) {
+            Ok((notes, measured, queues)) => {
+                let set = Self {
+                    running,
+                    notes,
+                    measured,
+                };
+                Ok((set, queues))
+            }
+            Err(error) => {
+                running.into_iter().for_each(Running::give_up);
+                Err(error)
+            }
         }
-        let lanes = flow_lanes(workers, sharing.when_full);
-        let mut flows = Vec::new();
-        for file in sinks.flows {
-            let (queue, queue_rx) = doorbell(FLOW_QUEUE);
-            let (path, synced) = (file.file().path().to_owned(), file.file().synced());
-            let sink = FlowSink::new(file, lanes);
-            let started = Running::start(Kind::Flows, &path, synced, sink, queue_rx, working);
-            running.push(started?);
-            flows.push(queue);
-        }
-        let set = Self {
-            running,
-            notes,
-            measured,
-        };
-        let queues = Queues {
-            most,
-            full,
-            empty,
-            flows,
-        };
-        Ok((set, queues))
     }
 
     /// What the sinks have done so far, for those who ask while the run goes on.
@@ -152,11 +126,58 @@ impl SinkSet {
     }
 }
 
+/// Starts a thread for each sink, which goes to `running`. Where one cannot be had, all are given up before their
+/// queues end.
+fn start_each(
+    sinks: Sinks,
+    sharing: Sharing,
+    inbox: Option<Inbox<Answer>>,
+    working: &Arc<Working>,
+    running: &mut Vec<Running>,
+) -> Result<(Arc<CaptureNotes>, Receiver<WriterMeasures>, Queues), NoThread> {
+    let workers = sharing.steering.workers.max(1) as usize;
+    let most = capture_queue_batches(sharing.when_full, workers);
+    let (full, full_rx) = doorbell(queue_places(workers, most));
+    let (empty_txs, empty): (Vec<_>, Vec<_>) = (0..workers).map(|_| bounded(most)).unzip();
+    let (measures_tx, measured) = bounded(1);
+    let notes = Arc::new(CaptureNotes::default());
+    if let Some((writer, inbox)) = sinks.capture.zip(inbox) {
+        let sink = CaptureSink {
+            merge: Merge::new(workers, max_wait(sharing)),
+            empty: empty_txs,
+            measures: (sharing.when_full == WhenFull::Drop).then(WriterMeasures::default),
+            measured: measures_tx,
+            inbox,
+            notes: Arc::clone(&notes),
+            writer,
+        };
+        let started = start_capture(sink, full_rx, working);
+        running.push(started.inspect_err(|_| working.give_up())?);
+    }
+    let lanes = flow_lanes(workers, sharing.when_full);
+    let mut flows = Vec::new();
+    for file in sinks.flows {
+        let (queue, queue_rx) = doorbell(FLOW_QUEUE);
+        let (path, synced) = (file.file().path().to_owned(), file.file().synced());
+        let sink = FlowSink::new(file, lanes);
+        let started = Running::start(Kind::Flows, &path, synced, sink, queue_rx, working);
+        running.push(started.inspect_err(|_| working.give_up())?);
+        flows.push(queue);
+    }
+    let queues = Queues {
+        most,
+        full,
+        empty,
+        flows,
+    };
+    Ok((notes, measured, queues))
+}
+
 fn start_capture(
     sink: CaptureSink,
     queue: Sleeper<FromWorker>,
     working: &Arc<Working>,
-) -> io::Result<Running> {
+) -> Result<Running, NoThread> {
     let file = sink.writer.file();
     let (path, synced) = (file.path().to_owned(), file.synced());
     Running::start(Kind::Capture, &path, synced, sink, queue, working)
@@ -185,4 +206,53 @@ fn offered(outlets: &[QueueOutlet]) -> (Offers, Vec<u64>) {
         }
     }
     (offers, no_room)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+    use crate::bpf::steer::Steering;
+    use crate::capture::writer::CaptureWriter;
+    use crate::export::jsonl::JsonLines;
+    use crate::outfile::Creation;
+    use crate::pcap::record::Format;
+    use crate::pcap::section::About;
+    use crate::pipeline::orders::orders;
+
+    /// Where a run does not come about, no output is left and none replaces what was there.
+    #[test]
+    fn sinks_that_are_given_up_leave_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let names = ["c.pcapng", "f.jsonl"].map(|name| dir.path().join(name));
+        fs::write(&names[0], "earlier").unwrap();
+        let about = About {
+            comment: String::new(),
+            mtu: 1500,
+        };
+        let creation = Creation::default();
+        let capture = CaptureWriter::create(&names[0], creation, Format::PcapNg, &about);
+        let sinks = Sinks {
+            capture: Some(capture.unwrap()),
+            flows: vec![JsonLines::create(&names[1], creation).unwrap()],
+        };
+        let sharing = Sharing {
+            steering: Steering {
+                workers: 1,
+                multiplier: 1,
+            },
+            max_reorder: Duration::ZERO,
+            when_full: WhenFull::Wait,
+        };
+        let working = Arc::default();
+        let inbox = orders(1).1.pop();
+        let (set, queues) = SinkSet::start(sinks, sharing, inbox, &working).unwrap();
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 3);
+        working.give_up();
+        drop(queues);
+        set.running.into_iter().for_each(Running::give_up);
+        assert_eq!(fs::read(&names[0]).unwrap(), b"earlier");
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
 }

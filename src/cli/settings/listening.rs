@@ -14,6 +14,7 @@ use crate::pipeline::run::WhenFull;
 use crate::source::live::Backend;
 use crate::source::live::sockets::Gro;
 use crate::sys;
+use crate::threads;
 
 /// `vxtap listen` as it was meant.
 #[derive(Debug)]
@@ -195,19 +196,21 @@ fn check_addresses(addresses: &[SocketAddr]) -> Result<(), String> {
 ///
 /// # Errors
 ///
-/// Which, and those there are; or that the system gives no thread.
+/// Which, and those there are.
 pub fn check_cores(flag: &str, cores: &[usize]) -> Result<(), String> {
     if cores.is_empty() {
         return Ok(());
     }
     let wanted = cores.to_vec();
     // The answer is the kernel's; a thread of its own is moved about for it.
-    let asking = std::thread::Builder::new().spawn(move || {
+    let asking = threads::start("vxtap-cores", move || {
         let mut wanted = wanted.into_iter();
         wanted.find(|core| sys::pin_to_core(*core).is_err())
     });
-    let asking =
-        asking.map_err(|error| format!("cannot start a thread to check {flag}: {error}"))?;
+    let Ok(asking) = asking else {
+        // No mistake of whoever typed them; the run itself will want a thread and say so.
+        return Ok(());
+    };
     match asking.join() {
         Ok(Some(core)) => Err(format!(
             "invalid value '{core}' for {flag}: this process can run on {}",

@@ -21,6 +21,7 @@ use crate::pipeline::memory;
 use crate::pipeline::run::{Sharing, Sinks, WhenFull};
 use crate::pipeline::worker::WorkerSettings;
 use crate::report::summary::Telling;
+use crate::threads::Needed;
 use crate::wire::decapsulate::Tunnels;
 
 /// A run of the pipeline as it was meant.
@@ -294,6 +295,33 @@ impl Settings {
             worker,
             sharing,
             outputs,
+        }
+    }
+
+    /// The threads that the run will start, with those for `others`.
+    pub fn threads(&self, others: Vec<&'static str>) -> Needed {
+        let Outputs {
+            write,
+            flows,
+            summary,
+            ..
+        } = &self.outputs;
+        let workers = self.sharing.steering.workers.max(1) as usize;
+        Needed {
+            workers,
+            for_workers: match self.sharing.when_full {
+                // The thread of the run is the first worker's.
+                WhenFull::Drop => workers - 1,
+                WhenFull::Wait if workers == 1 => 0,
+                // It reads the file.
+                WhenFull::Wait => workers,
+            },
+            for_outputs: usize::from(write.is_some()) + flows.len(),
+            others: summary
+                .iter()
+                .map(|_| "the summary")
+                .chain(others)
+                .collect(),
         }
     }
 
