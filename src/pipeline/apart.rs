@@ -10,9 +10,6 @@ use crate::wire::decapsulate::Tunnels;
 use crate::wire::outer::{self, BehindUdp};
 use crate::wire::train::{self, Found};
 
-/// Places between one record and the next: the datagrams of a train follow each other.
-const PLACES: u32 = 16;
-
 /// Takes trains apart and counts them.
 #[derive(Default)]
 pub struct Apart {
@@ -45,18 +42,19 @@ impl Apart {
         ]
     }
 
-    /// Hands on `record`, or the datagrams in it as records of their own.
+    /// Hands on the datagrams in `record`, each as a record of its own, at the places behind it; `false` when it
+    /// holds one at the most, and nothing was handed on.
     #[inline]
-    pub fn hand_on(&mut self, mut record: Record<'_>, mut each: impl FnMut(Record<'_>)) {
-        record.order <<= PLACES;
-        if train::is_one_record(record.link, record.bytes, record.orig_len as usize)
-            || !self.take_apart(&record, &mut each)
-        {
-            each(record);
-        }
+    pub fn hand_on_pieces(
+        &mut self,
+        record: &Record<'_>,
+        mut each: impl FnMut(Record<'_>),
+    ) -> bool {
+        !train::is_one_record(record.link, record.bytes, record.orig_len as usize)
+            && self.take_apart(record, &mut each)
     }
 
-    /// Hands on the datagrams of a train; `false` when there is only one.
+    /// As [`Self::hand_on_pieces`], by all that is in the record.
     #[cold]
     fn take_apart(&mut self, record: &Record<'_>, each: &mut impl FnMut(Record<'_>)) -> bool {
         let mut unproven = false;
@@ -132,11 +130,16 @@ impl Source for ApartFile<'_> {
         mut each: impl FnMut(Arrival<'_>),
     ) -> Result<Progress, CaptureError> {
         let Self { file, apart } = self;
-        file.next_batch(most, |arrival| match arrival {
-            Arrival::Record(record) => {
-                apart.hand_on(record, |record| each(Arrival::Record(record)));
+        file.next_batch(most, |arrival| {
+            let in_pieces = match &arrival {
+                Arrival::Record(record) => {
+                    apart.hand_on_pieces(record, |piece| each(Arrival::Record(piece)))
+                }
+                _ => false,
+            };
+            if !in_pieces {
+                each(arrival);
             }
-            other => each(other),
         })
     }
 }

@@ -30,8 +30,8 @@ use crate::pipeline::sinks::SinkSet;
 use crate::pipeline::spread::{Chunk, ChunkSource, Guide};
 use crate::pipeline::total::Total;
 use crate::pipeline::worker::{Worker, WorkerSettings};
-use crate::source::Source;
 use crate::source::file::{CaptureError, CaptureFile};
+use crate::source::{Record, Source};
 use crate::stop::{Stop, Why};
 use crate::threads::{self, NoThread};
 
@@ -309,12 +309,9 @@ impl Pipeline {
                     Ok(None) => break Ok(()),
                     Err(error) => break Err(error),
                 };
-                if plain {
-                    chunk.add(guide.worker_for(&record), &record);
-                } else {
-                    apart.hand_on(record, |record| {
-                        chunk.add(guide.worker_for(&record), &record);
-                    });
+                let mut add = |record: &Record<'_>| chunk.add(guide.worker_for(record), record);
+                if plain || !apart.hand_on_pieces(&record, |piece| add(&piece)) {
+                    add(&record);
                 }
                 // From a pipe, what is here is worked on before more is waited for.
                 if chunk.is_full() || file.may_wait() {

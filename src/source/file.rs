@@ -24,6 +24,8 @@ use crate::wire::outer::LinkType;
 const MAX_RECORD_LEN: usize = 262_144;
 /// Link types that one message names.
 const LINK_TYPES_NAMED: usize = 8;
+/// Bits of the places between one record and the next: what a record holds may become packets of their own.
+const PLACES: u32 = 16;
 /// Packets handed over at a time.
 const BATCH: usize = 256;
 
@@ -239,7 +241,7 @@ impl CaptureFile {
         if let LinkType::Unreadable(number) = link {
             self.note_unreadable(number);
         }
-        let order = self.before + self.packets;
+        let order = (self.before + self.packets) << PLACES;
         self.packets += 1;
         self.last_ts_ns = ts_ns;
         let bytes = self

@@ -60,7 +60,7 @@ pub struct Record<'a> {
     pub bytes: &'a [u8],
     /// Bytes the packet had on the wire; never below `bytes.len()`.
     pub orig_len: u32,
-    /// Its place among all records that are read.
+    /// Its place among all records that are read; there is room for those of its pieces behind it.
     pub order: u64,
     /// What its file says of it beside this, where it says something.
     pub told: Option<&'a Told>,

@@ -37,7 +37,7 @@ pub struct Address {
 }
 
 impl Address {
-    const fn v4(bytes: [u8; 4]) -> Self {
+    pub(super) const fn v4(bytes: [u8; 4]) -> Self {
         Self {
             words: [(u32::from_be_bytes(bytes) as u64) << 32, 0],
             ipv6: false,

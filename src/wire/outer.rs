@@ -212,6 +212,92 @@ pub enum Outer<'a> {
 /// [`Filtered::NotIp`] and [`Filtered::NotUdp`] for other traffic, [`Malformed`] for broken headers.
 #[inline]
 pub fn read(link: LinkType, record: &[u8], record_cut: bool) -> Result<Outer<'_>, Refusal> {
+    if link == LinkType::Ethernet
+        && let Some(udp) = read_usual(record)
+    {
+        return Ok(Outer::Udp(udp));
+    }
+    read_any(link, record, record_cut)
+}
+
+/// The same for what nearly every mirrored packet is: all of UDP in IPv4, without tags, options or pieces, and
+/// with lengths that agree. Of others it says nothing. It reads at a fifth of what [`read_any`] costs, and a test
+/// holds the two equal.
+#[inline(always)]
+fn read_usual(record: &[u8]) -> Option<OuterUdp<'_>> {
+    let (headers, behind) = record.split_first_chunk::<42>()?;
+    let [
+        _,
+        _,
+        _,
+        _,
+        _,
+        _,
+        _,
+        _,
+        _,
+        _,
+        _,
+        _,
+        type0,
+        type1, //
+        version,
+        _,
+        len0,
+        len1,
+        _,
+        _,
+        place0,
+        place1,
+        _,
+        protocol,
+        _,
+        _,
+        a0,
+        a1,
+        a2,
+        a3,
+        b0,
+        b1,
+        b2,
+        b3, //
+        s0,
+        s1,
+        d0,
+        d1,
+        l0,
+        l1,
+        _,
+        _,
+    ] = *headers;
+    let ip_len = u16::from_be_bytes([len0, len1]);
+    let udp_len = u16::from_be_bytes([l0, l1]);
+    let usual = u16::from_be_bytes([type0, type1]) == ether_type::IPV4
+        && version == 0x45
+        && protocol == protocol::UDP
+        // More fragments, or an offset.
+        && u16::from_be_bytes([place0, place1]) & 0x3fff == 0
+        && udp_len >= 8
+        && u32::from(ip_len) == 20 + u32::from(udp_len);
+    if !usual {
+        return None;
+    }
+    let payload = behind.get(..usize::from(udp_len) - 8)?;
+    Some(OuterUdp {
+        src: Address::v4([a0, a1, a2, a3]),
+        dst: Address::v4([b0, b1, b2, b3]),
+        src_port: u16::from_be_bytes([s0, s1]),
+        dst_port: u16::from_be_bytes([d0, d1]),
+        payload,
+        carried_len: payload.len(),
+        ip_len: ip_len.into(),
+        pieces: Pieces::One,
+        length_mismatch: false,
+    })
+}
+
+/// As [`read`], for whatever there may be.
+fn read_any(link: LinkType, record: &[u8], record_cut: bool) -> Result<Outer<'_>, Refusal> {
     let (ether_type, payload) = behind_tags(link, record)?;
     let version = match ether_type {
         ether_type::IPV4 => 4,
@@ -437,6 +523,8 @@ pub fn read_udp<'a>(
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     /// By hand: Ethernet, IPv4 (10.0.0.1 to 10.0.0.2, total length 38), UDP 50000 to 4789 with 10 bytes.
@@ -455,6 +543,39 @@ mod tests {
             Outer::Udp(udp) => udp,
             Outer::Fragment(_) => panic!("a fragment"),
         }
+    }
+
+    proptest! {
+        /// Whatever the headers say, the short way says nothing else than the long one.
+        #[test]
+        fn the_usual_packet_is_read_as_any(
+            changes in prop::collection::vec((12usize..44, any::<u8>()), 0..3),
+            len in 0usize..=56,
+            same_lengths in any::<Option<u8>>(),
+            cut in any::<bool>(),
+        ) {
+            let mut frame = frame();
+            frame.extend([0xee; 4]);
+            if let Some(len) = same_lengths {
+                (frame[17], frame[39]) = (len, len.wrapping_sub(20));
+            }
+            for (at, byte) in changes {
+                frame[at] = byte;
+            }
+            let record = &frame[..len];
+            if let Some(usual) = read_usual(record) {
+                prop_assert_eq!(read_any(LinkType::Ethernet, record, cut), Ok(Outer::Udp(usual)));
+            }
+        }
+    }
+
+    #[test]
+    fn the_usual_packet_is_known() {
+        let frame = frame();
+        for record in [&frame[..], &[&frame[..], &[0; 4]].concat()] {
+            assert!(read_usual(record).is_some());
+        }
+        assert_eq!(read_usual(&frame[..51]), None, "cut");
     }
 
     #[test]

@@ -49,25 +49,35 @@ pub fn is_one_record(link: LinkType, record: &[u8], orig_len: usize) -> bool {
         && (is_one_of_ipv4(record, orig_len) || is_one_of_any(record, orig_len))
 }
 
-/// The same for what most records are: a whole IPv4 packet in VXLAN in IPv4 without options, and no padding around
-/// that. Of others it says nothing.
+/// The same for what most records are: a whole packet of VXLAN in IPv4 without options, and IP in that without more
+/// behind it than padding. Of others it says nothing.
 #[inline]
 fn is_one_of_ipv4(record: &[u8], orig_len: usize) -> bool {
-    /// Outer Ethernet, IPv4 and UDP, tunnel, and inner Ethernet and IPv4 up to its length.
-    const HEADERS: usize = 14 + 20 + 8 + SHORTEST + 4;
+    /// Outer Ethernet, IPv4 and UDP, tunnel, and inner Ethernet, tag and IP up to the length of each kind.
+    const HEADERS: usize = 14 + 20 + 8 + SHORTEST + 4 + 6;
     let Some(headers) = record.first_chunk::<HEADERS>() else {
         return false;
     };
     let at = |at| be16(headers, at).map_or(0, usize::from);
+    let tag = match at(62) == usize::from(ether_type::VLAN) {
+        true => 4,
+        false => 0,
+    };
+    let ether_type = at(62 + tag);
+    let declared = match ether_type == usize::from(ether_type::IPV4) {
+        true => at(66 + tag),
+        false => 40 + at(68 + tag),
+    };
     let datagram_len = at(38);
-    let behind = datagram_len.wrapping_sub(8 + SHORTEST + at(66));
+    let behind = datagram_len.wrapping_sub(8 + SHORTEST + tag + declared);
     at(12) == usize::from(ether_type::IPV4)
         && headers.get(14) == Some(&0x45)
         && headers.get(23) == Some(&protocol::UDP)
         && at(20) & 0x3fff == 0
         && at(16) == 20 + datagram_len
         && orig_len == 14 + 20 + datagram_len
-        && at(62) == usize::from(ether_type::IPV4)
+        && (ether_type == usize::from(ether_type::IPV4)
+            || ether_type == usize::from(ether_type::IPV6))
         // Padding of the inner frame leaves no room for another datagram.
         && behind < SHORTEST
 }
