@@ -355,3 +355,25 @@ fn send_takes_every_link_type() {
         assert_eq!(frames(&plain), frames(&mirrored), "{name}");
     }
 }
+
+/// A replay keeps the order of its input, and counts what stands behind later packets there.
+#[test]
+fn times_of_the_input_that_go_back_are_counted() {
+    let mut file = [section(&[]), interface(1, &[])].concat();
+    let packets = packets_of("demo.pcap");
+    for (bytes, ticks) in packets.iter().zip([50, 51, 49, 51, 50, 60, 59, 61]) {
+        file.extend(packet(0, ticks * 1_000_000, bytes, &[]));
+    }
+    for workers in ["1", "2"] {
+        let args = ["--plain", "--workers", workers];
+        let replayed = replay_bytes("back.pcapng", &file, &args);
+        let noted = replayed.reasons("noted");
+        assert_eq!(noted.get("out_of_order"), Some(&3), "{workers}: {noted:?}");
+        let frames = replayed.frames();
+        let times: Vec<_> = frames
+            .iter()
+            .map(|frame| frame.ts_ns / 1_000_000_000)
+            .collect();
+        assert_eq!(times, [50, 51, 49, 51, 50, 60, 59, 61]);
+    }
+}

@@ -244,7 +244,7 @@ fn outer_fragments_are_put_together() {
     assert_eq!(missing(&replayed.frames()).collect::<Vec<_>>(), [(7, 158)]);
     assert_eq!(
         replayed.reasons("noted"),
-        expected([("fragments_missing", 1)])
+        expected([("fragments_missing", 1), ("out_of_order", 1)])
     );
 }
 
@@ -272,7 +272,7 @@ fn first_fragments_alone() {
     );
     assert_eq!(
         replayed.reasons("noted"),
-        expected([("fragments_missing", 2)])
+        expected([("fragments_missing", 2), ("out_of_order", 3)])
     );
     let frames = replayed.frames();
     // Those that are waited for in vain come at the end.

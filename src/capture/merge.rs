@@ -18,6 +18,8 @@ pub struct Merge {
     max_wait: Duration,
     /// Largest place that has left.
     last: u64,
+    /// Latest time that has left, nanoseconds since 1970.
+    last_ns: u64,
     behind: Behind,
 }
 
@@ -27,7 +29,8 @@ pub struct Behind {
     /// Their worker was not heard of for longer than was waited for.
     pub late: u64,
     /// They broke their own worker's promise: the clock was set back, or the kernel handed packets over out
-    /// of order by more than is waited for.
+    /// of order by more than is waited for. Or their place is right and their time is not: the input of a replay has
+    /// them so, or their missing fragments were waited for.
     pub out_of_order: u64,
 }
 
@@ -70,6 +73,7 @@ impl Merge {
             lanes,
             max_wait,
             last: 0,
+            last_ns: 0,
             behind: Behind::default(),
         }
     }
@@ -143,12 +147,13 @@ impl Merge {
             if record.place > limit && front.gone > from {
                 break;
             }
-            if record.place < self.last {
-                let broken = record.place < front.promised;
-                self.behind.out_of_order += u64::from(broken);
-                self.behind.late += u64::from(!broken);
+            if record.place < self.last || record.ts_ns < self.last_ns {
+                let late = record.place < self.last && record.place >= front.promised;
+                self.behind.late += u64::from(late);
+                self.behind.out_of_order += u64::from(!late);
             }
             self.last = self.last.max(record.place);
+            self.last_ns = self.last_ns.max(record.ts_ns);
             front.gone += 1;
         }
         Some(Run {
@@ -244,6 +249,22 @@ mod tests {
         assert_eq!(leaving(&mut merge, Duration::ZERO), [12]);
         assert!(merge.is_empty());
         assert_eq!(merge.behind(), Behind::default());
+    }
+
+    #[test]
+    fn records_in_their_place_whose_times_go_back_are_counted() {
+        let mut merge = Merge::new(1, WAIT);
+        let mut batch = batch(&[1, 2, 3, 4], 4);
+        for (record, ts_ns) in batch.records.iter_mut().zip([50, 40, 50, 49]) {
+            record.ts_ns = ts_ns;
+        }
+        merge.push(0, batch, Duration::ZERO);
+        assert_eq!(leaving(&mut merge, Duration::ZERO), [1, 2, 3, 4]);
+        let expected = Behind {
+            late: 0,
+            out_of_order: 2,
+        };
+        assert_eq!(merge.behind(), expected);
     }
 
     #[test]

@@ -51,8 +51,8 @@ reasons! {
         SnapLength => "snap_length",
         /// Written behind later packets: its worker was not heard of for longer than --max-reorder.
         Late => "late",
-        /// Written behind later packets: the clock was set back, or the kernel handed packets over out of
-        /// order.
+        /// Written behind later packets: the clock was set back, the kernel handed packets over out of order, the
+        /// input of a replay has them so, or their missing fragments were waited for.
         OutOfOrder => "out_of_order",
     }
 }
