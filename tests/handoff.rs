@@ -143,9 +143,16 @@ fn pipeline(workers: u32, when_full: WhenFull, flows: &Path) -> (Pipeline, PipeR
     };
     let sinks = Sinks {
         capture: Some(
-            CaptureWriter::create(&path, Creation::default(), Format::Pcap, &about).unwrap(),
+            CaptureWriter::create(
+                &path,
+                Creation::default(),
+                Format::Pcap,
+                &about,
+                &Stop::new(),
+            )
+            .unwrap(),
         ),
-        flows: vec![JsonLines::create(flows, Creation::default()).unwrap()],
+        flows: vec![JsonLines::create(flows, Creation::default(), &Stop::new()).unwrap()],
     };
     drop(writer);
     let settings = WorkerSettings {
@@ -365,7 +372,7 @@ fn without_a_sink_that_works_the_run_ends() {
     let path = PathBuf::from(format!("/dev/fd/{}", writer.as_raw_fd()));
     let sinks = Sinks {
         capture: None,
-        flows: vec![JsonLines::create(&path, Creation::default()).unwrap()],
+        flows: vec![JsonLines::create(&path, Creation::default(), &Stop::new()).unwrap()],
     };
     drop((reader, writer));
     let settings = WorkerSettings {
@@ -597,11 +604,14 @@ fn times_that_go_back_are_put_in_order() {
             mtu: 1500,
         };
         let creation = Creation::default();
-        let capture = CaptureWriter::create(&path, creation, Format::Pcap, &about).unwrap();
+        let capture =
+            CaptureWriter::create(&path, creation, Format::Pcap, &about, &Stop::new()).unwrap();
         drop(writer);
         let sinks = Sinks {
             capture: Some(capture),
-            flows: vec![JsonLines::create(&dir.path().join("flows"), creation).unwrap()],
+            flows: vec![
+                JsonLines::create(&dir.path().join("flows"), creation, &Stop::new()).unwrap(),
+            ],
         };
         let settings = WorkerSettings {
             capture: Some(Format::Pcap),

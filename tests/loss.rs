@@ -71,6 +71,21 @@ fn a_reader_that_leaves_is_told_and_is_no_fault() {
     }
 }
 
+/// Nobody types a capture file.
+#[cfg(target_os = "linux")]
+#[test]
+fn no_capture_from_a_terminal() {
+    for command in [&["replay", "-"][..], &["send", "-", "--to", "127.0.0.1:9"]] {
+        let pty = nix::pty::openpty(None, None).unwrap();
+        let mut vxtap = common::vxtap_command(command);
+        let ended = vxtap.stdin(pty.slave).output().unwrap();
+        let said = String::from_utf8_lossy(&ended.stderr);
+        assert_eq!(ended.status.code(), Some(2), "{said}");
+        let told = "standard input is a terminal, which holds no capture: name a file";
+        assert!(said.contains(told), "{said}");
+    }
+}
+
 /// A terminal is found by each of its names.
 #[cfg(target_os = "linux")]
 #[test]

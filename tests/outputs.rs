@@ -209,6 +209,30 @@ fn odd_names() {
     assert_eq!(dir.names().len(), 3);
 }
 
+/// A name that cannot be is told before the run, not at its end; a number fits into one that just can be.
+#[test]
+fn names_that_are_too_long() {
+    let dir = Folder::new();
+    let long = format!("{}.pcapng", "n".repeat(249));
+    for flag in ["-w", "--flows", "--summary"] {
+        let said = dir.replay_demo(&[flag, &long]);
+        assert_eq!(said.code, Some(1), "{flag}");
+        assert!(said.stderr.contains("too long"), "{}", said.stderr);
+        assert!(!said.stderr.contains("received"), "{}", said.stderr);
+    }
+    assert_eq!(dir.names(), Vec::<String>::new());
+    let longest = long.split_at(1).1;
+    fs::write(dir.path(longest), "kept").unwrap();
+    let listener = Listener::start(&dir, &["-w", longest]);
+    listener.send(1);
+    std::thread::sleep(Duration::from_millis(100));
+    assert_eq!(listener.end().0, Some(0));
+    assert_eq!(fs::read_to_string(dir.path(longest)).unwrap(), "kept");
+    let names = dir.names();
+    let numbered = names.iter().find(|name| name.ends_with(".1.pcapng"));
+    assert_eq!(frames_in(&dir.path(numbered.unwrap())), 1);
+}
+
 /// A reader of standard output has each packet at once, whatever bytes it is made of.
 #[test]
 fn the_newest_packet_is_not_kept_back() {

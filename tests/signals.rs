@@ -170,8 +170,13 @@ fn a_replay_that_waits_for_its_first_byte_can_be_stopped() {
         .arg("-w")
         .arg(dir.path().join("c.pcapng"));
     for command in [&mut replay_stdin(dir.path(), &[]), &mut of_fifo] {
+        let is_fifo = command.get_args().any(|arg| arg == fifo.as_os_str());
         let mut replay = Heard::start(command);
-        std::thread::sleep(Duration::from_millis(200));
+        if is_fifo {
+            replay.wait_said("/fifo yet: waiting for somebody to write to it");
+        } else {
+            std::thread::sleep(Duration::from_millis(200));
+        }
         replay.signal(Signal::SIGUSR1);
         replay.wait_said("no thread answered");
         replay.signal(Signal::SIGTERM);
@@ -181,6 +186,33 @@ fn a_replay_that_waits_for_its_first_byte_can_be_stopped() {
             said.contains("stopped by SIGTERM after 0 packets of"),
             "{said}"
         );
+    }
+}
+
+/// An output that is a FIFO waits for its reader; that is told, and a signal ends it.
+#[test]
+fn a_run_that_waits_for_a_reader_can_be_stopped() {
+    let dir = tempfile::tempdir().unwrap();
+    let fifo = dir.path().join("fifo");
+    let made = Command::new("mkfifo").arg(&fifo).status().unwrap();
+    assert!(made.success());
+    let demo = testdata("demo.pcap");
+    let demo = demo.to_str().unwrap();
+    let listen = ["listen", "--backend", "udp", "--bind", "127.0.0.1:0"];
+    for (command, flag, signal) in [
+        (&["replay", demo][..], "-w", Signal::SIGTERM),
+        (&["replay", demo], "--flows", Signal::SIGINT),
+        (&["send", demo], "--write", Signal::SIGHUP),
+        (&listen, "-w", Signal::SIGINT),
+        (&listen, "--flows", Signal::SIGTERM),
+    ] {
+        let mut waits = Heard::start(vxtap_command(command).arg(flag).arg(&fifo));
+        waits.wait_said("/fifo is a FIFO that nobody reads yet: waiting for a reader");
+        waits.signal(signal);
+        let (code, said) = waits.end();
+        assert_eq!(code, Some(1), "{said}");
+        let told = "/fifo: nobody opened this FIFO for reading before the run was told to end";
+        assert!(said.contains(told), "{said}");
     }
 }
 

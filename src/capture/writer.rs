@@ -10,6 +10,7 @@ use crate::mirror::session::SessionKey;
 use crate::outfile::{Creation, ItemFile, OutError, OutFile};
 use crate::pcap::record::{BATCH_LEN, Batch, EPB_INTERFACE_AT, Format, NewSession, RecordFacts};
 use crate::pcap::section::{About, Section, whole_prefix};
+use crate::stop::Stop;
 use crate::wire::decapsulate::Tunnel;
 
 /// Pieces from this size on are written at once, smaller ones are put together first.
@@ -47,7 +48,7 @@ pub struct CaptureWriter {
 }
 
 impl CaptureWriter {
-    /// Begins a capture at `path` (`-` for standard output).
+    /// Begins a capture at `path` (`-` for standard output). A FIFO waits for its reader, until `stop` is set.
     ///
     /// # Errors
     ///
@@ -57,8 +58,9 @@ impl CaptureWriter {
         creation: Creation,
         format: Format,
         about: &About,
+        stop: &Stop,
     ) -> Result<Self, OutError> {
-        let mut out = OutFile::create_as(path, creation)?;
+        let mut out = OutFile::create_until(path, creation, stop)?;
         let mut buffer = Vec::with_capacity(2 * BATCH_LEN);
         let section = Section::begin(format, about, &mut buffer);
         if let Err(error) = out.write(&buffer) {

@@ -93,7 +93,9 @@ mod linux {
             .collect::<Vec<_>>()
             .join(", ");
         let about = format!("mirrored traffic received on {addresses}");
-        let sinks = settings.outputs.open(&about, settings.worker.mtu)?;
+        let sinks = settings
+            .outputs
+            .open(&about, settings.worker.mtu, control.stop())?;
         let mut pipeline = Pipeline::start(settings.worker.clone(), sinks, settings.sharing)?;
         if let Some(duration) = receive.duration {
             control.end_after(duration);

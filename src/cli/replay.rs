@@ -48,7 +48,7 @@ pub fn run(replay: &Replay) -> Result<(), Failure> {
     let others = total.map(|_| "the progress bar");
     settings.threads(others.into_iter().collect()).check()?;
     let about = format!("replay of {}", names(files));
-    let sinks = settings.outputs.open(&about, settings.worker.mtu)?;
+    let sinks = settings.outputs.open(&about, settings.worker.mtu, stop)?;
     let mut pipeline = Pipeline::start(settings.worker.clone(), sinks, settings.sharing)?;
     control.tell_on_request(Teller::new(&pipeline, &settings.worker, None, ""));
     let bytes_read = Arc::new(AtomicU64::new(0));

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::args::{GenerateArgs, SendArgs};
-use super::settings::meant::{Mistakes, check_no_terminal, check_places};
+use super::settings::meant::{Mistakes, check_no_terminal, check_no_typed_input, check_places};
 use crate::control::Control;
 use crate::failure::Failure;
 use crate::outfile::{Creation, Existing};
@@ -143,6 +143,7 @@ fn check(args: &SendArgs, mistakes: &mut Mistakes) {
     if stdins > 1 || (stdins == 1 && args.loops > 1) {
         mistakes.note("standard input can be read only once: give '-' one time, without --loop");
     }
+    check_no_typed_input(&args.files, mistakes);
     if args.write.is_some() && args.pps.is_some() && !args.generate.generate {
         mistakes.note("--write keeps the times of the files: --pps has no meaning");
     }

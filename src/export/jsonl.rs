@@ -7,6 +7,7 @@ use crate::flow::community_id::CommunityId;
 use crate::flow::record::{FlowId, FlowRecord, Time};
 use crate::flow::text::{self, Text};
 use crate::outfile::{Creation, ItemFile, OutError, OutFile};
+use crate::stop::Stop;
 use crate::wire::inner::Mac;
 
 /// Bytes gathered before they are written.
@@ -24,14 +25,14 @@ pub struct JsonLines {
 }
 
 impl JsonLines {
-    /// Begins a file at `path`; `-` is standard output.
+    /// Begins a file at `path`; `-` is standard output. A FIFO waits for its reader, until `stop` is set.
     ///
     /// # Errors
     ///
     /// When it cannot be written.
-    pub fn create(path: &Path, creation: Creation) -> Result<Self, OutError> {
+    pub fn create(path: &Path, creation: Creation, stop: &Stop) -> Result<Self, OutError> {
         Ok(Self {
-            file: ItemFile::new(OutFile::create_as(path, creation)?),
+            file: ItemFile::new(OutFile::create_until(path, creation, stop)?),
             buffer: Vec::with_capacity(BUFFER_LEN),
             buffered: 0,
         })

@@ -4,6 +4,7 @@
 //! killed leaves the `.part`; the next one moves it aside rather than over it. Pipes, devices and standard
 //! output are written directly.
 
+mod fifo;
 mod items;
 mod names;
 mod part;
@@ -13,6 +14,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, ErrorKind, Seek, SeekFrom, Write};
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -25,6 +27,7 @@ use part::Part;
 pub use place::{is_input, same_output};
 
 use crate::patience::{NoResult, PATIENCE, within};
+use crate::stop::Stop;
 
 /// Why an output cannot be written.
 #[derive(Debug, thiserror::Error)]
@@ -38,6 +41,10 @@ pub enum OutError {
     NoDirectory { path: String, directory: String },
     #[error("cannot write {path}: {directory} is not a directory")]
     NotADirectory { path: String, directory: String },
+    #[error(
+        "cannot write {path}: nobody opened this FIFO for reading before the run was told to end"
+    )]
+    NoReader { path: String },
     #[error("cannot write {path}: another process is writing {part}")]
     Busy { path: String, part: String },
     #[error("cannot write {path}: {part} is {kind}, not the file of an earlier run; remove it")]
@@ -126,7 +133,16 @@ impl OutFile {
     ///
     /// As [`Self::create`].
     pub fn create_as(path: &Path, creation: Creation) -> Result<Self, OutError> {
-        let out = Self::open(path, creation)?;
+        Self::create_until(path, creation, &Stop::new())
+    }
+
+    /// Opens `path` for writing as [`Self::create_as`]. A FIFO waits for its reader, until `stop` is set.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::create`], and [`OutError::NoReader`].
+    pub fn create_until(path: &Path, creation: Creation, stop: &Stop) -> Result<Self, OutError> {
+        let out = Self::open(path, creation, stop)?;
         if let Some(part) = &out.part {
             part.tell_left_overs();
         }
@@ -146,12 +162,12 @@ impl OutFile {
                 .metadata()
                 .map_or(true, |meta| meta.is_file() || meta.is_dir())
         {
-            Self::open(path, creation)?.discard();
+            Self::open(path, creation, &Stop::new())?.discard();
         }
         Ok(())
     }
 
-    fn open(path: &Path, creation: Creation) -> Result<Self, OutError> {
+    fn open(path: &Path, creation: Creation, stop: &Stop) -> Result<Self, OutError> {
         let mut shown = path.display().to_string();
         let error = |source| OutError::of_write(path, source);
         if path == Path::new("-") {
@@ -175,7 +191,14 @@ impl OutFile {
             if meta.is_dir() {
                 return Err(OutError::Directory { path: shown });
             }
-            // A device or a pipe: it has no content to keep whole.
+            if meta.file_type().is_fifo() {
+                let file = fifo::open(path, stop).map_err(error)?;
+                let file = file.ok_or_else(|| OutError::NoReader {
+                    path: shown.clone(),
+                })?;
+                return Ok(Self::of(shown, file, None));
+            }
+            // A device: it has no content to keep whole.
             if !meta.is_file() {
                 let file = OpenOptions::new().write(true).open(path).map_err(error)?;
                 return Ok(Self::of(shown, file, None));
@@ -192,6 +215,12 @@ impl OutFile {
                 shown = to;
             }
             name = free;
+        }
+        // The hidden name is short enough for every file system; whether this one is shows before the run.
+        if let Err(source) = name.symlink_metadata()
+            && source.raw_os_error() == Some(Errno::ENAMETOOLONG as i32)
+        {
+            return Err(error(source));
         }
         // Somebody may have protected it on purpose; a rename would not notice.
         if name.is_file() {

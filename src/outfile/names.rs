@@ -27,11 +27,7 @@ pub fn hidden(name: &OsStr, suffix: &str) -> OsString {
             .iter()
             .take(8)
             .fold(String::new(), |hash, byte| format!("{hash}{byte:02x}"));
-        let mut room = NAME_MAX - 1 - 1 - hash.len() - suffix.len();
-        // Some file systems take valid UTF-8 only.
-        while matches!(bytes.get(room), Some(0x80..0xc0)) && room > 0 {
-            room -= 1;
-        }
+        let room = whole_len(bytes, NAME_MAX - 1 - 1 - hash.len() - suffix.len());
         hidden.extend_from_slice(bytes.get(..room).unwrap_or_default());
         hidden.push(b'~');
         hidden.extend_from_slice(hash.as_bytes());
@@ -40,10 +36,22 @@ pub fn hidden(name: &OsStr, suffix: &str) -> OsString {
     OsString::from_vec(hidden)
 }
 
-/// `name` with `number` before its extension: `mirror.1.pcapng`, `flows.1.jsonl.gz`, `mirror.1`.
+/// So many of the first `room` bytes that no character is torn apart: some file systems take valid UTF-8 only.
+fn whole_len(name: &[u8], room: usize) -> usize {
+    let mut len = room.min(name.len());
+    while matches!(name.get(len), Some(0x80..0xc0)) && len > 0 {
+        len -= 1;
+    }
+    len
+}
+
+/// `name` with `number` before its extension: `mirror.1.pcapng`, `flows.1.jsonl.gz`, `mirror.1`. Where that is
+/// longer than a name may be, what stands in front of the number gives way.
 pub fn numbered(name: &OsStr, number: u32) -> OsString {
     let (stem, extension) = split(name.as_bytes());
     let number = format!(".{number}");
+    let room = NAME_MAX.saturating_sub(number.len() + extension.len());
+    let stem = stem.get(..whole_len(stem, room)).unwrap_or(stem);
     OsString::from_vec([stem, number.as_bytes(), extension].concat())
 }
 
@@ -119,6 +127,13 @@ mod tests {
             ("mirror.", "mirror.3."),
         ] {
             assert_eq!(numbered(given.as_ref(), 3), is, "{given}");
+        }
+        for (stem, left) in [("x".repeat(248), 246), ("ß".repeat(124), 246)] {
+            let name = numbered(format!("{stem}.pcapng").as_ref(), 12);
+            let name = name.to_str().unwrap();
+            let front = name.strip_suffix(".12.pcapng").unwrap();
+            assert!(stem.starts_with(front), "{name}");
+            assert!(name.len() <= 255 && front.len() + 2 > left - 1, "{name}");
         }
     }
 

@@ -220,6 +220,7 @@ mod tests {
     use crate::pcap::record::Format;
     use crate::pcap::section::About;
     use crate::pipeline::orders::orders;
+    use crate::stop::Stop;
 
     /// Where a run does not come about, no output is left and none replaces what was there.
     #[test]
@@ -232,10 +233,11 @@ mod tests {
             mtu: 1500,
         };
         let creation = Creation::default();
-        let capture = CaptureWriter::create(&names[0], creation, Format::PcapNg, &about);
+        let capture =
+            CaptureWriter::create(&names[0], creation, Format::PcapNg, &about, &Stop::new());
         let sinks = Sinks {
             capture: Some(capture.unwrap()),
-            flows: vec![JsonLines::create(&names[1], creation).unwrap()],
+            flows: vec![JsonLines::create(&names[1], creation, &Stop::new()).unwrap()],
         };
         let sharing = Sharing {
             steering: Steering {

@@ -8,6 +8,7 @@ use crate::pcap::record::{SNAPLEN, append_pcap};
 use crate::pcap::section::pcap_header;
 use crate::send::encapsulate::{OuterHeaders, TooLarge};
 use crate::send::write_fault;
+use crate::stop::Stop;
 
 /// Time between the copies that --loop writes.
 const BETWEEN_COPIES_NS: u64 = 1_000_000;
@@ -29,11 +30,11 @@ pub struct PcapOut {
 }
 
 impl PcapOut {
-    pub fn create(path: &Path, creation: Creation) -> Result<Self, Failure> {
+    pub fn create(path: &Path, creation: Creation, stop: &Stop) -> Result<Self, Failure> {
         let mut bytes = Vec::new();
         pcap_header(&mut bytes);
         Ok(Self {
-            out: OutFile::create_as(path, creation)?,
+            out: OutFile::create_until(path, creation, stop)?,
             bytes,
             packet: Vec::new(),
             packets: 0,

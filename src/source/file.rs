@@ -144,7 +144,11 @@ impl CaptureFile {
         if kind.is_dir() {
             return Err(CaptureError::Directory { path: name });
         }
-        Self::from_input(name, Input::new(file, stop), bytes_read)
+        Self::from_input(
+            name,
+            Input::new(file, stop).named(&path.display().to_string()),
+            bytes_read,
+        )
     }
 
     fn from_input(path: String, input: Input, bytes: Arc<AtomicU64>) -> Result<Self, CaptureError> {

@@ -6,11 +6,15 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use crate::say::say;
 use crate::stop::Stop;
 
 /// How late the end of the run may be noticed.
 #[cfg(target_os = "linux")]
 const LOOK_EVERY_MS: i32 = 20;
+/// Looks without a byte until that is told of a named pipe: about a second.
+#[cfg(target_os = "linux")]
+const TELL_AFTER: u32 = 50;
 
 /// Bytes of a file, as they come.
 pub struct Input {
@@ -18,6 +22,8 @@ pub struct Input {
     stop: Arc<Stop>,
     waits: bool,
     pauses: Arc<AtomicBool>,
+    /// A named pipe that nothing has come from yet, and the looks in vain.
+    silent: Option<(String, u32)>,
 }
 
 impl Input {
@@ -29,7 +35,14 @@ impl Input {
             stop: Arc::clone(stop),
             waits,
             pauses: Arc::default(),
+            silent: None,
         }
+    }
+
+    /// The same, of the file called `name`: where that is a named pipe, a long wait for its first byte is told.
+    pub fn named(mut self, name: &str) -> Self {
+        self.silent = self.waits.then(|| (name.to_owned(), 0));
+        self
     }
 
     /// While this is set, a wait in vain ends with [`io::ErrorKind::WouldBlock`] after a moment, so that the
@@ -40,11 +53,12 @@ impl Input {
 
     /// Waits until something can be read.
     #[cfg(target_os = "linux")]
-    fn wait(&self) -> io::Result<()> {
+    fn wait(&mut self) -> io::Result<()> {
         use std::os::fd::AsFd;
 
         while crate::sys::wait_readable([self.file.as_fd()], LOOK_EVERY_MS)? == 0 {
             self.check()?;
+            self.tell_of_silence();
             if self.pauses.load(Ordering::Relaxed) {
                 return Err(io::ErrorKind::WouldBlock.into());
             }
@@ -52,8 +66,20 @@ impl Input {
         Ok(())
     }
 
+    #[cfg(target_os = "linux")]
+    fn tell_of_silence(&mut self) {
+        if let Some((name, looks)) = &mut self.silent {
+            *looks += 1;
+            if *looks == TELL_AFTER {
+                say(format!(
+                    "vxtap: nothing comes from {name} yet: waiting for somebody to write to it\n"
+                ));
+            }
+        }
+    }
+
     #[cfg(not(target_os = "linux"))]
-    fn wait(&self) -> io::Result<()> {
+    fn wait(&mut self) -> io::Result<()> {
         Ok(())
     }
 
@@ -76,7 +102,10 @@ impl Read for Input {
             match self.file.read(buf) {
                 // Whoever gave us the descriptor made it non-blocking, and somebody else took what was there.
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock && self.waits => {}
-                outcome => return outcome,
+                outcome => {
+                    self.silent = None;
+                    return outcome;
+                }
             }
         }
     }

@@ -21,6 +21,7 @@ use crate::pipeline::memory;
 use crate::pipeline::run::{Sharing, Sinks, WhenFull};
 use crate::pipeline::worker::WorkerSettings;
 use crate::report::summary::Telling;
+use crate::stop::Stop;
 use crate::threads::Needed;
 use crate::wire::decapsulate::Tunnels;
 
@@ -159,6 +160,7 @@ impl Replay {
         if stdin.count() > 1 {
             mistakes.note("standard input can be read only once: give '-' one time");
         }
+        check_no_typed_input(&files, mistakes);
         if plain && !allowed.is_everything() {
             mistakes.note(
                 "--allow and --vni are for encapsulated packets; --plain takes packets as they are",
@@ -382,26 +384,28 @@ impl Outputs {
         check_places(&self.named().collect::<Vec<_>>(), inputs, mistakes);
     }
 
-    /// Opens what is asked for. `about` is the capture's comment.
+    /// Opens what is asked for. `about` is the capture's comment. A FIFO waits for its reader, until `stop` is set.
     ///
     /// # Errors
     ///
     /// When an output cannot be written; nothing is left behind in that case.
-    pub fn open(&self, about: &str, mtu: u32) -> Result<Sinks, Failure> {
+    pub fn open(&self, about: &str, mtu: u32, stop: &Stop) -> Result<Sinks, Failure> {
         let mut sinks = Sinks::default();
         if let Some((path, creation)) = self.summary() {
             // Opened at the end; whether it can be is better known now.
             OutFile::probe(path, creation)?;
         }
         for path in &self.flows {
-            sinks.flows.push(JsonLines::create(path, self.creation)?);
+            sinks
+                .flows
+                .push(JsonLines::create(path, self.creation, stop)?);
         }
         if let Some(path) = &self.write {
             let about = About {
                 comment: about.to_owned(),
                 mtu,
             };
-            let capture = CaptureWriter::create(path, self.creation, self.format, &about)?;
+            let capture = CaptureWriter::create(path, self.creation, self.format, &about, stop)?;
             sinks.capture = Some(capture);
         }
         Ok(sinks)
@@ -423,6 +427,16 @@ impl Outputs {
             ..self.creation
         };
         Some((self.summary.as_deref()?, creation))
+    }
+}
+
+/// Refuses to wait for a capture that somebody would have to type.
+pub fn check_no_typed_input(inputs: &[PathBuf], mistakes: &mut Mistakes) {
+    if inputs.iter().any(|path| path == Path::new("-")) && std::io::stdin().is_terminal() {
+        mistakes.note(
+            "standard input is a terminal, which holds no capture: name a file, or send a capture into standard \
+             input ('tcpdump … -w - | vxtap …', or '< FILE')",
+        );
     }
 }
 
