@@ -188,6 +188,11 @@ impl CaptureWriter {
         }
     }
 
+    /// Writes a block that is neither a packet nor describes an interface.
+    pub fn put_block(&mut self, block: &[u8]) {
+        self.put(block, 0);
+    }
+
     /// Writes what is gathered, so that it can be read.
     pub fn flush(&mut self) {
         if !self.buffer.is_empty() {

@@ -3,6 +3,7 @@
 //! Read by hand rather than with a library, because every resolution of time has to be read, options
 //! that do not matter must not stop the reading, and damage has to name its byte.
 
+use crate::pcap::annotation::{self, DECRYPTION_SECRETS, NAME_RESOLUTION, Tally, What};
 use crate::pcap::fcs;
 use crate::pcap::losses::{self, Losses};
 use crate::pcap::options::{self, Options, number16, number32, number64};
@@ -70,6 +71,8 @@ pub struct Section {
     is_ours: bool,
     /// Packets that the sections before it say were lost.
     lost_before: Option<u64>,
+    /// Comments of sections, interfaces and statistics, in all sections. Not those that vxtap writes by itself.
+    comments: u64,
 }
 
 /// A packet in a block.
@@ -167,9 +170,11 @@ impl Section {
         self.lost_before = self.lost();
         self.interfaces.clear();
         let options = body.get(16..).unwrap_or_default();
-        let mut options = Options::new(options, self.big_endian);
-        self.is_ours =
-            options.any(|(code, value)| code == OPTION_USERAPPL && value.starts_with(b"vxtap "));
+        let options = Options::new(options, self.big_endian);
+        self.is_ours = options
+            .clone()
+            .any(|(code, value)| code == OPTION_USERAPPL && value.starts_with(b"vxtap "));
+        self.count_comments(options);
         let (major, minor) = (self.short(body, 4), self.short(body, 6));
         // The specification lets 1.2 be read as 1.0; other minor versions may hold anything.
         if major == 1 && matches!(minor, 0 | 2) {
@@ -189,8 +194,24 @@ impl Section {
         if let Some(interface) = self.interfaces.get_mut(number) {
             let options = Options::new(options, self.big_endian);
             let losses = interface.losses.get_or_insert_default();
-            losses.statistics(options, self.big_endian);
+            losses.statistics(options.clone(), self.big_endian);
+            if interface.origin.is_none() {
+                self.count_comments(options);
+            }
         }
+    }
+
+    fn count_comments(&mut self, options: Options<'_>) {
+        if !self.is_ours {
+            let comments = options.filter(|(code, _)| *code == options::COMMENT);
+            self.comments += comments.count() as u64;
+        }
+    }
+
+    /// Comments of sections, interfaces and statistics that were read so far, those apart that vxtap writes by
+    /// itself.
+    pub const fn comments_read(&self) -> u64 {
+        self.comments
     }
 
     /// Packets that the file says were lost before it was written, as far as it was read; `None` where it says
@@ -221,6 +242,7 @@ impl Section {
             losses: None,
             origin: None,
         };
+        self.count_comments(Options::new(options, self.big_endian));
         let (mut name, mut description) = (&[][..], &[][..]);
         while options.len() >= 4 {
             let code = self.short(options, 0);
@@ -355,15 +377,40 @@ impl Section {
 
     /// What a packet of ours that was cut says of it, in the options that begin at `options_at`.
     pub fn cut_comment(&self, block: &[u8], options_at: usize) -> Option<CutComment> {
-        let mut comments = self.comments(block, options_at);
-        comments.find_map(CutComment::read)
+        let mut options = self.options(block, options_at);
+        options.find_map(|(code, comment)| {
+            CutComment::read(comment).filter(|_| code == options::COMMENT)
+        })
     }
 
-    /// The comments in the options of `block` that begin at `at`.
-    fn comments<'b>(&self, block: &'b [u8], at: usize) -> impl Iterator<Item = &'b [u8]> {
+    /// The comments of a packet whose options begin at `options_at`, as options for a file of ours, and how many
+    /// they are.
+    pub fn comments(&self, block: &[u8], packet: &PacketBlock) -> (Vec<u8>, u64) {
+        let is_ours = self.origin(packet.interface).is_some();
+        annotation::comments(self.options(block, packet.options_at), is_ours)
+    }
+
+    /// A block of decryption secrets or names, as one for a file of ours. `None` for other blocks;
+    /// `Some((counts, None))` where it does not hold together.
+    pub fn annotation(&self, block: &[u8]) -> Option<(Tally, Option<What>)> {
+        let kind = self.number(block, 0);
+        let mut counts = Tally::default();
+        match kind {
+            DECRYPTION_SECRETS => counts.secrets = 1,
+            NAME_RESOLUTION => counts.names = 1,
+            _ => return None,
+        }
+        let body = block.get(8..block.len().saturating_sub(4));
+        Some((
+            counts,
+            annotation::ready(kind, body.unwrap_or_default(), self.big_endian),
+        ))
+    }
+
+    /// The options of `block` that begin at `at`.
+    fn options<'b>(&self, block: &'b [u8], at: usize) -> Options<'b> {
         let options = block.get(at..block.len().saturating_sub(4));
-        let options = Options::new(options.unwrap_or_default(), self.big_endian);
-        options.filter_map(|(code, value)| (code == options::COMMENT).then_some(value))
+        Options::new(options.unwrap_or_default(), self.big_endian)
     }
 
     /// A 32-bit number at `at`, in the section's byte order; 0 past the end.

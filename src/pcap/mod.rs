@@ -1,6 +1,7 @@
 //! The capture formats, pure: blocks of pcapng read from bytes, records of pcapng and pcap written to
 //! bytes.
 
+pub mod annotation;
 pub mod blocks;
 pub mod classic;
 pub mod fcs;

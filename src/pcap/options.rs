@@ -1,5 +1,5 @@
-//! Options of pcapng blocks (draft-ietf-opsawg-pcapng §3.5) and numbers in the byte order of their section,
-//! pure.
+//! Options of pcapng blocks (draft-ietf-opsawg-pcapng §3.5), read and written, and numbers in the byte order of
+//! their section, pure.
 
 /// Code of a comment, in every block.
 pub const COMMENT: u16 = 1;
@@ -35,6 +35,17 @@ impl<'b> Iterator for Options<'b> {
             .unwrap_or_default();
         Some((code, value))
     }
+}
+
+/// Appends an option, little-endian, padded to four bytes. What does not fit its 16-bit length is cut.
+pub fn put(code: u16, value: &[u8], out: &mut Vec<u8>) {
+    let value = value.get(..usize::from(u16::MAX)).unwrap_or(value);
+    out.extend_from_slice(&code.to_le_bytes());
+    let len = u16::try_from(value.len()).unwrap_or(u16::MAX);
+    out.extend_from_slice(&len.to_le_bytes());
+    out.extend_from_slice(value);
+    let padding = value.len().wrapping_neg() % 4;
+    out.extend_from_slice([0; 3].get(..padding).unwrap_or_default());
 }
 
 /// A 16-bit number at `at`; 0 past the end.

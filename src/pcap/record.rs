@@ -8,6 +8,7 @@ use std::net::IpAddr;
 
 use crate::mirror::direction::Direction;
 use crate::mirror::session::{SessionId, SessionKey};
+use crate::pcap::options::number32;
 use crate::pcap::origin::cause_text;
 use crate::wire::decapsulate::Tunnel;
 use crate::wire::length::{FrameLen, Verdict};
@@ -151,6 +152,30 @@ impl Batch {
         });
     }
 
+    /// Adds options, without their end, to record `number`, an enhanced packet block. Its bytes move behind the
+    /// others.
+    pub fn add_options(&mut self, number: usize, options: &[u8]) {
+        let Some(facts) = self.records.get_mut(number) else {
+            return;
+        };
+        let start = self.bytes.len();
+        let end = facts.at as usize + facts.len as usize;
+        if end > start {
+            return;
+        }
+        self.bytes.extend_from_within(facts.at as usize..end);
+        let data_len = number32(&self.bytes, start + EPB_CAPTURED_LEN_AT, false) as usize;
+        let without_options = EPB_FIXED_LEN + data_len.next_multiple_of(4) + 4;
+        // The end of options, where there are any, and the length come again behind the new ones.
+        let has_options = facts.len as usize > without_options;
+        self.bytes
+            .truncate(self.bytes.len() - if has_options { 8 } else { 4 });
+        self.bytes.extend_from_slice(options);
+        end_options(start, &mut self.bytes);
+        facts.at = u32::try_from(start).unwrap_or(u32::MAX);
+        facts.len = u32::try_from(self.bytes.len() - start).unwrap_or(u32::MAX);
+    }
+
     /// Puts the facts into the order of their places. Arrival times of one socket go back by some
     /// microseconds where two cores deliver to it.
     pub fn sort(&mut self) {
@@ -165,6 +190,7 @@ impl Batch {
 pub const EPB: u32 = 6;
 /// Offset of the interface number in it.
 pub const EPB_INTERFACE_AT: usize = 8;
+const EPB_CAPTURED_LEN_AT: usize = 20;
 const EPB_FIXED_LEN: usize = 28;
 const OPTION_COMMENT: u16 = 1;
 const OPTION_FLAGS: u16 = 2;
@@ -240,6 +266,11 @@ fn insert_comment(record: &CaptureRecord<'_>, start: usize, has_options: bool, o
     // The end of options, where there are any, and the length come again behind the comment.
     out.truncate(out.len() - if has_options { 8 } else { 4 });
     comment(record, out);
+    end_options(start, out);
+}
+
+/// Ends the options of the block at `start`, the last one, and the block with its length.
+fn end_options(start: usize, out: &mut Vec<u8>) {
     option_header(out, 0, 0);
     let total = (out.len() - start + 4) as u32;
     if let Some(len) = out.get_mut(start + 4..start + 8) {

@@ -12,6 +12,7 @@ use crate::mirror::session::SessionKey;
 use crate::pcap::blocks::{
     ENHANCED_PACKET, INTERFACE_DESCRIPTION, INTERFACE_STATISTICS, SECTION_HEADER,
 };
+use crate::pcap::options::put;
 use crate::pcap::origin::Origin;
 use crate::pcap::record::{Format, SNAPLEN};
 use crate::wire::decapsulate::Tunnel;
@@ -272,7 +273,7 @@ pub fn pcap_header(out: &mut Vec<u8>) {
 }
 
 /// A block around what `body` appends.
-fn block(kind: u32, out: &mut Vec<u8>, body: impl FnOnce(&mut Vec<u8>)) {
+pub fn block(kind: u32, out: &mut Vec<u8>, body: impl FnOnce(&mut Vec<u8>)) {
     let start = out.len();
     out.extend_from_slice(&kind.to_le_bytes());
     out.extend_from_slice(&[0; 4]);
@@ -282,17 +283,6 @@ fn block(kind: u32, out: &mut Vec<u8>, body: impl FnOnce(&mut Vec<u8>)) {
         len.copy_from_slice(&total.to_le_bytes());
     }
     out.extend_from_slice(&total.to_le_bytes());
-}
-
-/// An option, padded to four bytes. What does not fit its 16-bit length is cut.
-fn put(code: u16, value: &[u8], out: &mut Vec<u8>) {
-    let value = value.get(..usize::from(u16::MAX)).unwrap_or(value);
-    out.extend_from_slice(&code.to_le_bytes());
-    let len = u16::try_from(value.len()).unwrap_or(u16::MAX);
-    out.extend_from_slice(&len.to_le_bytes());
-    out.extend_from_slice(value);
-    let padding = value.len().wrapping_neg() % 4;
-    out.extend_from_slice([0; 3].get(..padding).unwrap_or_default());
 }
 
 /// An option that holds a text, which stays valid UTF-8 when it is cut.

@@ -1,11 +1,12 @@
 //! The capture as a sink: batches of all workers are merged by time, written, and go back empty.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use crossbeam_channel::Sender;
 
+use super::annotations::Annotations;
 use super::inquiry::{Answer, WriterAnswer};
 use super::measure::WriterMeasures;
 use super::orders::{Inbox, Order};
@@ -14,6 +15,7 @@ use super::sink::Sink;
 use crate::capture::merge::{Behind, Merge};
 use crate::capture::writer::CaptureWriter;
 use crate::outfile::{OutError, Standing};
+use crate::pcap::annotation::Tally;
 use crate::pcap::record::Batch;
 use crate::stop::wall_clock_ns;
 
@@ -27,6 +29,8 @@ const LOOK: Duration = Duration::from_millis(100);
 pub struct CaptureNotes {
     late: AtomicU64,
     out_of_order: AtomicU64,
+    /// Annotations of the input that were written.
+    annotations: OnceLock<Tally>,
     /// Datagrams the kernel dropped, for the statistics in the file.
     pub kernel_dropped: AtomicU64,
 }
@@ -38,6 +42,11 @@ impl CaptureNotes {
             late: self.late.load(Ordering::Relaxed),
             out_of_order: self.out_of_order.load(Ordering::Relaxed),
         }
+    }
+
+    /// Annotations of the input that were written, once the capture has ended.
+    pub fn annotations(&self) -> Tally {
+        self.annotations.get().copied().unwrap_or_default()
     }
 
     fn tell(&self, behind: Behind) {
@@ -53,6 +62,8 @@ pub struct CaptureSink {
     pub writer: CaptureWriter,
     /// Brings batches into order.
     pub merge: Merge,
+    /// What an input says about its packets, where it is carried.
+    pub annotations: Option<Annotations>,
     /// For each worker, the way back for its empty batches.
     pub empty: Vec<Sender<Batch>>,
     /// How long records took, where they came live: there their places are times of arrival.
@@ -79,7 +90,13 @@ impl CaptureSink {
     fn write_runs(&mut self, now: Duration) {
         while let Some(run) = self.merge.next_run(now) {
             if let Some(batch) = self.merge.batch(&run) {
-                self.writer.append(run.worker, batch, run.records.clone());
+                let records = run.records.clone();
+                match &mut self.annotations {
+                    None => self.writer.append(run.worker, batch, records),
+                    Some(annotations) => {
+                        annotations.append(&mut self.writer, run.worker, batch, records);
+                    }
+                }
                 let records = batch.records.get(run.records.clone()).unwrap_or_default();
                 if let Some(measures) = &mut self.measures
                     && !self.writer.file().has_failed()
@@ -149,6 +166,11 @@ impl Sink for CaptureSink {
 
     fn close(&mut self, now: Duration) {
         self.merge.end();
+        self.write_runs(now);
+        if let Some(annotations) = &mut self.annotations {
+            annotations.end(&mut self.writer);
+            let _ = self.notes.annotations.set(annotations.written());
+        }
         self.tick(now, true);
     }
 

@@ -1,6 +1,7 @@
 //! The pipeline: what a worker does with a packet, how threads and queues hold together, and the
 //! ledger in which every packet ends up once.
 
+mod annotations;
 pub mod apart;
 mod capture_sink;
 pub mod clock;

@@ -7,6 +7,7 @@ use super::worker::OtherPort;
 use crate::host::counters::Counts;
 use crate::mirror::allowed::Stranger;
 use crate::mirror::session::Session;
+use crate::pcap::annotation::Tally;
 
 /// What a run came to.
 #[derive(Default)]
@@ -33,6 +34,8 @@ pub struct Outcome {
     pub kernel_counters: Option<Counts>,
     /// Packets that the capture files read say were lost before they were written, where one says something.
     pub input_dropped: Option<u64>,
+    /// Comments, secrets and names of the capture files read that are not in the capture written.
+    pub not_carried: Tally,
     /// A worker's thread could not be started.
     pub thread_fault: Option<SinkError>,
 }

@@ -8,12 +8,15 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use crossbeam_channel::bounded;
+use crossbeam_channel::{bounded, unbounded};
 
 use crate::bpf::steer::Steering;
 use crate::capture::writer::CaptureWriter;
 use crate::export::jsonl::JsonLines;
+use crate::pcap::annotation::Tally;
 use crate::pcap::losses;
+use crate::pcap::record::Format;
+use crate::pipeline::annotations::Annotations;
 use crate::pipeline::apart::{Apart, ApartFile};
 use crate::pipeline::ending::{PATIENCE, Patience};
 use crate::pipeline::inquiry::Answer;
@@ -30,6 +33,7 @@ use crate::pipeline::sinks::SinkSet;
 use crate::pipeline::spread::{Chunk, ChunkSource, Guide};
 use crate::pipeline::total::Total;
 use crate::pipeline::worker::{Worker, WorkerSettings};
+use crate::source::aside::Aside;
 use crate::source::file::{CaptureError, CaptureFile};
 use crate::source::{Record, Source};
 use crate::stop::{Stop, Why};
@@ -98,6 +102,10 @@ pub struct Pipeline {
     apart: Apart,
     /// Packets that the files read say were lost before they were written.
     input_dropped: Option<u64>,
+    /// The way of what files say about their packets to a capture that can hold it.
+    aside: Option<Aside>,
+    /// What they said.
+    annotations: Tally,
 }
 
 impl Pipeline {
@@ -122,7 +130,8 @@ impl Pipeline {
         let has_capture = usize::from(sinks.capture.is_some());
         let (orders, mut inboxes) = orders(workers + has_capture);
         let inbox = inboxes.split_off(workers).pop();
-        let (sinks, queues) = SinkSet::start(sinks, sharing, inbox, &working)?;
+        let (aside, annotations) = annotations(&settings, is_live).unzip();
+        let (sinks, queues) = SinkSet::start(sinks, sharing, inbox, annotations, &working)?;
         let shared = Arc::new(Shared {
             failed: AtomicBool::new(false),
             working,
@@ -162,6 +171,8 @@ impl Pipeline {
             no_thread: None,
             records: 0,
             input_dropped: None,
+            aside,
+            annotations: Tally::default(),
         })
     }
 
@@ -238,6 +249,7 @@ impl Pipeline {
     /// The file's. What came before the error is kept.
     pub fn replay(&mut self, file: &mut CaptureFile, stop: &Stop) -> Result<(), CaptureError> {
         file.number_from(self.records);
+        file.hand_aside(self.aside.take());
         let mut apart = std::mem::take(&mut self.apart);
         let outcome = match (self.lanes.len(), self.settings.plain) {
             (1, true) => self.feed(std::slice::from_mut(file), stop, None, |_| {}),
@@ -251,6 +263,8 @@ impl Pipeline {
         };
         self.apart = apart;
         self.records += file.packets();
+        self.aside = file.take_aside();
+        self.annotations = self.annotations.plus(file.annotations());
         self.input_dropped = losses::add(self.input_dropped, file.input_dropped());
         outcome
     }
@@ -359,6 +373,8 @@ impl Pipeline {
             no_thread,
             apart,
             input_dropped,
+            annotations,
+            settings,
             ..
         } = self;
         let mut measured = Measured::default();
@@ -375,7 +391,7 @@ impl Pipeline {
         }
         let total = Total::of(workers);
         measured.merge(&total.measured);
-        if let Some(outlet) = outlets.first_mut().filter(|_| self.settings.flows) {
+        if let Some(outlet) = outlets.first_mut().filter(|_| settings.flows) {
             for record in total.records() {
                 outlet.last_flow(record, &mut patience);
             }
@@ -407,9 +423,23 @@ impl Pipeline {
             measured,
             kernel_counters: None,
             input_dropped,
+            not_carried: match settings.capture {
+                Some(_) => annotations.without(closed.annotations),
+                None => Tally::default(),
+            },
             thread_fault: no_thread.map(SinkError::NoThread),
         }
     }
+}
+
+/// The way of annotations from the files of a replay to a capture that can hold them: pcapng.
+fn annotations(settings: &WorkerSettings, is_live: bool) -> Option<(Aside, Annotations)> {
+    if is_live || settings.capture != Some(Format::PcapNg) {
+        return None;
+    }
+    // What it takes is bounded in bytes.
+    let (to, from) = unbounded();
+    Some((Aside::new(to), Annotations::new(from)))
 }
 
 /// The name of the thread of worker `number`.

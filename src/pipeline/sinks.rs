@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, bounded};
 
+use super::annotations::Annotations;
 use super::capture_sink::{CaptureNotes, CaptureSink};
 use super::doorbell::{Callers, Sleeper, doorbell};
 use super::ending::Patience;
@@ -17,6 +18,7 @@ use super::outlet::{FromWorker, Offers, QueueOutlet, WhenFull, queue_places};
 use super::run::{FLOW_QUEUE, Sharing, Sinks, capture_queue_batches};
 use super::sink::{Account, Kind, Running, Watch, Working};
 use crate::capture::merge::{Behind, Merge};
+use crate::pcap::annotation::Tally;
 use crate::pcap::record::Batch;
 use crate::threads::NoThread;
 
@@ -49,12 +51,14 @@ pub struct Closed {
     pub flow_records: u64,
     /// Records that were written behind later ones.
     pub behind: Behind,
+    /// Annotations of the input that are in the capture.
+    pub annotations: Tally,
     /// From the kernel's time of arrival until the record was given to the capture file.
     pub arrival_to_written: Option<Distribution>,
 }
 
 impl SinkSet {
-    /// Starts a thread for each sink. The capture's takes its orders from `inbox`.
+    /// Starts a thread for each sink. The capture's takes its orders from `inbox` and writes `annotations`.
     ///
     /// # Errors
     ///
@@ -63,10 +67,11 @@ impl SinkSet {
         sinks: Sinks,
         sharing: Sharing,
         inbox: Option<Inbox<Answer>>,
+        annotations: Option<Annotations>,
         working: &Arc<Working>,
     ) -> Result<(Self, Queues), NoThread> {
         let mut running = Vec::new();
-        match start_each(sinks, sharing, inbox, working, &mut running) {
+        match start_each(sinks, sharing, (inbox, annotations), working, &mut running) {
             Ok((notes, measured, queues)) => {
                 let set = Self {
                     running,
@@ -121,6 +126,7 @@ impl SinkSet {
             accounts,
             flow_records: offers.flow_records,
             behind: notes.behind(),
+            annotations: notes.annotations(),
             arrival_to_written: measures.map(|measures| measures.arrival_to_written().clone()),
         }
     }
@@ -131,7 +137,7 @@ impl SinkSet {
 fn start_each(
     sinks: Sinks,
     sharing: Sharing,
-    inbox: Option<Inbox<Answer>>,
+    (inbox, annotations): (Option<Inbox<Answer>>, Option<Annotations>),
     working: &Arc<Working>,
     running: &mut Vec<Running>,
 ) -> Result<(Arc<CaptureNotes>, Receiver<WriterMeasures>, Queues), NoThread> {
@@ -144,6 +150,7 @@ fn start_each(
     if let Some((writer, inbox)) = sinks.capture.zip(inbox) {
         let sink = CaptureSink {
             merge: Merge::new(workers, max_wait(sharing)),
+            annotations,
             empty: empty_txs,
             measures: (sharing.when_full == WhenFull::Drop).then(WriterMeasures::default),
             measured: measures_tx,
@@ -249,7 +256,7 @@ mod tests {
         };
         let working = Arc::default();
         let inbox = orders(1).1.pop();
-        let (set, queues) = SinkSet::start(sinks, sharing, inbox, &working).unwrap();
+        let (set, queues) = SinkSet::start(sinks, sharing, inbox, None, &working).unwrap();
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 3);
         working.give_up();
         drop(queues);

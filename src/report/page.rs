@@ -7,6 +7,7 @@ use super::summary::{OthersSummary, SessionSummary, Summary};
 use crate::host::counters;
 use crate::mirror::session::MAX_SESSIONS;
 use crate::mirror::words::{counted, ending, percent};
+use crate::pcap::annotation::Tally;
 use crate::pipeline::outcome::Outcome;
 use crate::pipeline::sink::{Account, Kind};
 
@@ -74,6 +75,7 @@ impl Summary {
             self.histogram_lines(&mut page);
         }
         sink_lines(&outcome.sinks, &mut page);
+        not_carried_lines(outcome.not_carried, &mut page);
         page
     }
 
@@ -352,6 +354,36 @@ fn sink_lines(sinks: &[Account], page: &mut String) {
         if sink.waiting > 0 {
             let _ = writeln!(page, "  {:>9} on their way", sink.waiting);
         }
+    }
+}
+
+/// A sentence on what the input says about its packets and the capture does not hold.
+fn not_carried_lines(counts: Tally, page: &mut String) {
+    let Tally {
+        secrets,
+        names,
+        packet_comments,
+        other_comments,
+    } = counts;
+    let kinds = [
+        (secrets, "block", " of decryption secrets"),
+        (names, "block", " of names"),
+        (packet_comments, "packet comment", ""),
+        (other_comments, "comment", " of sections and interfaces"),
+    ];
+    let kinds = kinds.into_iter().filter(|(count, ..)| *count > 0);
+    let kinds: Vec<String> = kinds
+        .map(|(count, noun, of)| format!("{}{of}", counted(count, noun)))
+        .collect();
+    if kinds.is_empty() {
+        return;
+    }
+    let text = format!(
+        "Not carried from the input into the capture: {}",
+        kinds.join(", ")
+    );
+    for line in wrap(&text, 96) {
+        let _ = writeln!(page, "  {line}");
     }
 }
 

@@ -110,6 +110,9 @@ pub struct Summary {
     /// Packets that the input says were lost before it was written. Replay of a pcapng file that says something.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub input_dropped: Option<u64>,
+    /// What the input says about its packets and the capture written does not hold, by kind.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub not_carried: BTreeMap<&'static str, u64>,
     /// The kernel's own counters that moved during the run; of the whole network namespace. Live only.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub kernel_counters: Option<Counts>,
@@ -282,6 +285,13 @@ impl Summary {
             dropped: ledger.dropped(),
             kernel_dropped,
             input_dropped: outcome.input_dropped,
+            not_carried: BTreeMap::from_iter(
+                outcome
+                    .not_carried
+                    .by_name()
+                    .into_iter()
+                    .filter(|(_, count)| *count > 0),
+            ),
             kernel_counters: outcome.kernel_counters.clone(),
             clock_steps: outcome.measured.clock_steps.map(clock_steps),
             noted: ledger.noted(),

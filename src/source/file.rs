@@ -9,11 +9,13 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use super::aside::Aside;
 use super::foreign;
 use super::input::{self, Input};
 use super::window::Window;
 use super::{Arrival, Progress, Record, Source, Told};
-use crate::pcap::blocks::Section;
+use crate::pcap::annotation::{Tally, What};
+use crate::pcap::blocks::{PacketBlock, Section};
 use crate::pcap::classic::{FILE_HEADER_LEN, FileHeader};
 use crate::pcap::fcs;
 use crate::pcap::link_type::LinkTypeName;
@@ -81,6 +83,10 @@ pub struct CaptureFile {
     last_ts_ns: u64,
     /// What is told of the packet handed out last.
     told: Told,
+    /// Where comments, secrets and names go, where they go anywhere.
+    aside: Option<Aside>,
+    /// Comments of packets and blocks of secrets and names that were read.
+    annotations: Tally,
     /// Input that may trickle, as a pipe: what is here is handed on before more is waited for.
     trickles: bool,
     /// Set while the reader wants to go on after a moment without input; where such an input is waited for.
@@ -101,7 +107,7 @@ struct Found {
     is_told: bool,
 }
 
-/// Counts the bytes that leave the disk, for a progress display.
+/// Tally the bytes that leave the disk, for a progress display.
 struct Counted<R> {
     inner: R,
     bytes: Arc<AtomicU64>,
@@ -182,6 +188,8 @@ impl CaptureFile {
             before: 0,
             last_ts_ns: 0,
             told: Told::default(),
+            aside: None,
+            annotations: Tally::default(),
             trickles: false,
             pauses: None,
         };
@@ -189,7 +197,7 @@ impl CaptureFile {
         Ok(file)
     }
 
-    /// Counts the places of its records from `before` on: so many were read from other files.
+    /// Tally the places of its records from `before` on: so many were read from other files.
     pub const fn number_from(&mut self, before: u64) {
         self.before = before;
     }
@@ -207,6 +215,28 @@ impl CaptureFile {
     /// Packets read so far whose link type cannot be read, by its number.
     pub const fn unreadable(&self) -> &BTreeMap<u16, u64> {
         &self.unreadable
+    }
+
+    /// Hands comments, secrets and names over to `aside` from now on, each before the packets behind it.
+    pub fn hand_aside(&mut self, aside: Option<Aside>) {
+        self.aside = aside;
+    }
+
+    /// Takes back what [`Self::hand_aside`] gave.
+    pub const fn take_aside(&mut self) -> Option<Aside> {
+        self.aside.take()
+    }
+
+    /// Comments, and blocks of secrets and names, that were read so far, whatever became of them.
+    pub fn annotations(&self) -> Tally {
+        let other_comments = match &self.format {
+            Format::Pcap(..) => 0,
+            Format::PcapNg(section) => section.comments_read(),
+        };
+        Tally {
+            other_comments,
+            ..self.annotations
+        }
     }
 
     /// Packets that the file says were lost before it was written, as far as it was read; `None` where it says
@@ -483,7 +513,10 @@ impl CaptureFile {
         };
         let packet = match section.read(block) {
             Ok(Some(packet)) => packet,
-            Ok(None) => return Ok(None),
+            Ok(None) => {
+                self.annotate(len);
+                return Ok(None);
+            }
             Err(error) => return Err(self.damaged(error.to_string())),
         };
         let origin = section.origin(packet.interface);
@@ -497,6 +530,9 @@ impl CaptureFile {
                 time_clamped: packet.time_clamped,
             };
         }
+        if packet.has_comment {
+            self.comment(&packet, len);
+        }
         Ok(Some(Found {
             // A simple packet block has no time of its own; the packet before it is the best witness.
             ts_ns: packet.ts_ns.unwrap_or(self.last_ts_ns),
@@ -507,6 +543,41 @@ impl CaptureFile {
             len,
             is_told,
         }))
+    }
+
+    /// Takes note of the block of `len` bytes ahead, if it holds secrets or names.
+    fn annotate(&mut self, len: usize) {
+        let block = self.window.ahead().get(..len).unwrap_or_default();
+        let Format::PcapNg(section) = &self.format else {
+            return;
+        };
+        if let Some((counts, ready)) = section.annotation(block) {
+            self.annotations = self.annotations.plus(counts);
+            self.set_aside(ready);
+        }
+    }
+
+    /// Takes note of the comments of a packet, the block of `len` bytes ahead.
+    #[cold]
+    fn comment(&mut self, packet: &PacketBlock, len: usize) {
+        let block = self.window.ahead().get(..len).unwrap_or_default();
+        let Format::PcapNg(section) = &self.format else {
+            return;
+        };
+        let (options, count) = section.comments(block, packet);
+        self.annotations.packet_comments += count;
+        let comments = What::Comments {
+            ts_ns: packet.ts_ns.unwrap_or(self.last_ts_ns),
+            options,
+            count,
+        };
+        self.set_aside((count > 0).then_some(comments));
+    }
+
+    fn set_aside(&mut self, what: Option<What>) {
+        if let Some((aside, what)) = self.aside.as_mut().zip(what) {
+            aside.hand_over((self.before + self.packets) << PLACES, what);
+        }
     }
 }
 
