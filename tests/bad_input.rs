@@ -347,6 +347,39 @@ fn nothing_mirrored_in_the_file() {
     );
 }
 
+/// What --allow and --vni keep out was VXLAN, and on the right port.
+#[test]
+fn nothing_wanted_in_the_file() {
+    for (flags, told) in [
+        (
+            &["--allow", "192.0.2.0/24"][..],
+            "session-96.pcap: nothing is left of its 11 packets: 11 packets came from an address that --allow does not name.",
+        ),
+        (
+            &["--vni", "7,9"],
+            "session-96.pcap: nothing is left of its 11 packets: 11 packets had a VNI that --vni does not name.",
+        ),
+    ] {
+        let file = testdata("session-96.pcap");
+        let words = ["replay", file.to_str().unwrap()];
+        let said = vxtap([&words, flags].concat());
+        assert_says(&said, 0, &[told]);
+        assert!(!said.stderr.contains("is VXLAN"), "{}", said.stderr);
+    }
+    let other = testdata("other-port.pcap");
+    let said = vxtap(["replay", other.to_str().unwrap(), "--port", "9"]);
+    assert_says(
+        &said,
+        0,
+        &[
+            "1 datagram to port 40000 looks like VXLAN: try --port 40000.",
+            "3 datagrams to port 8472 look like VXLAN: try --port 8472.",
+            "none of its 5 packets is VXLAN on UDP port 9.\n",
+        ],
+    );
+    assert!(!said.stderr.contains("--plain"), "{}", said.stderr);
+}
+
 // ---------------------------------------------------------------------------------------------
 // Outputs
 
@@ -728,6 +761,9 @@ fn flags_that_make_no_sense() {
         assert_says(&run, 2, &[]);
         assert!(!run.stderr.is_empty());
     }
+    let plain = testdata("plain.pcap");
+    let nowhere = vxtap(["send", plain.to_str().unwrap()]);
+    assert_says(&nowhere, 2, &["--to or --write is needed"]);
     // Help and version are no errors, and go to standard output.
     for fine in ["--help", "--version", "replay --help"] {
         let run = vxtap(fine.split(' '));

@@ -34,7 +34,10 @@ fn addresses_to_listen_on() {
         (":8472", "for every address 0.0.0.0:8472 and [::]:8472"),
         ("10.0.0.5", "the port is missing: write 10.0.0.5:4789"),
         ("::1", "in brackets before its port: write [::1]:4789"),
-        ("::4790", "in brackets before its port: write [::4790]:4789"),
+        (
+            "::4790",
+            "in brackets before its port: write [::]:4790 for every IPv6 address",
+        ),
         (
             "target.example:4789",
             "'target.example' is a name: the address itself is needed",

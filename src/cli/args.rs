@@ -43,7 +43,9 @@ pub enum Command {
         after_help = "Files are read one after the other in the order given. Several VXLAN ports: repeat --port.\n\n\
                       Ctrl-C (SIGINT), SIGTERM and SIGHUP stop the replay: what was read is written, every file is \
                       finished, and the exit code is 1 because the input was not read to its end. A second signal \
-                      ends at once. SIGUSR1 prints the summary so far on standard error; the replay goes on."
+                      ends at once. SIGUSR1 prints the summary so far on standard error; the replay goes on.\n\n\
+                      A file without a mirrored packet is no fault: the exit code is 0, the last lines say what to try, \
+                      and `delivered` in --summary is 0."
     )]
     Replay(typed::Replay),
     /// Receive mirrored traffic (Linux)
@@ -72,8 +74,9 @@ pub struct SendArgs {
     /// Capture files of any link type that replay --plain takes; `-` is standard input
     #[arg(required_unless_present = "generate", value_name = "FILE")]
     pub files: Vec<PathBuf>,
-    /// Where to send: host or address, with or without a port (default 4789)
-    #[arg(long, value_name = "HOST[:PORT]", value_parser = values::host_port, required_unless_present = "write")]
+    /// Where to send: host or address, with or without a port (default 4789). With --write it is the outer
+    /// destination of the packets written, and nothing is sent
+    #[arg(long, value_name = "HOST[:PORT]", value_parser = values::host_port)]
     pub to: Option<HostPort>,
     /// Write the encapsulated packets to this pcap file (nanoseconds, original times) instead of
     /// sending; `-` is standard output

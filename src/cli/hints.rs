@@ -3,7 +3,7 @@
 
 use std::fmt::Write as _;
 use std::io::ErrorKind;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -199,13 +199,20 @@ impl Facts<'_> {
     fn causes(&self) -> Vec<String> {
         let mut causes = Vec::new();
         let loopback = |address: &&SocketAddr| address.ip().is_loopback();
+        let mut told: Vec<IpAddr> = Vec::new();
         for address in self.addresses.iter().filter(loopback) {
-            let any = if address.is_ipv4() { "0.0.0.0" } else { "[::]" };
+            let ip = address.ip();
+            if told.contains(&ip) {
+                continue;
+            }
+            told.push(ip);
+            let any = if ip.is_ipv4() { "0.0.0.0" } else { "[::]" };
+            let same = self.addresses.iter().filter(|other| other.ip() == ip);
+            let instead: Vec<String> = same.map(|at| format!("{any}:{}", at.port())).collect();
             causes.push(format!(
-                "{} is a loopback address, and nothing from outside can reach a loopback address: bind {any}:{}, or \
-                 the address that the mirror session sends to.",
-                address.ip(),
-                address.port()
+                "{ip} is a loopback address, and nothing from outside can reach a loopback address: bind {}, or the \
+                 address that the mirror session sends to.",
+                instead.join(" and ")
             ));
         }
         causes.extend(self.down());

@@ -24,6 +24,7 @@ use crate::report::summary::conclude;
 use crate::source::file::{CaptureError, CaptureFile};
 use crate::stop::{Signal, Stop};
 use crate::threads;
+use crate::wire::refusal::Filtered;
 
 /// Smaller inputs are done before a progress bar could be read.
 const PROGRESS_FROM_BYTES: u64 = 32 << 20;
@@ -83,6 +84,33 @@ struct Without {
     packets: u64,
     /// Some of them are malformed.
     has_malformed: bool,
+    /// VXLAN that was not asked for: from sources that --allow, of VNIs that --vni does not name.
+    unwanted: Unwanted,
+}
+
+/// Packets that --allow and --vni have kept out.
+#[derive(Clone, Copy, Default)]
+struct Unwanted {
+    not_allowed: u64,
+    vni: u64,
+}
+
+impl Unwanted {
+    fn of(ledger: &Ledger) -> Self {
+        let filtered = ledger.filtered();
+        let count = |reason: Filtered| filtered.get(reason.reason()).copied().unwrap_or_default();
+        Self {
+            not_allowed: count(Filtered::NotAllowed),
+            vni: count(Filtered::Vni),
+        }
+    }
+
+    const fn since(self, before: Self) -> Self {
+        Self {
+            not_allowed: self.not_allowed - before.not_allowed,
+            vni: self.vni - before.vni,
+        }
+    }
 }
 
 impl Read {
@@ -120,6 +148,7 @@ impl Read {
                     path: path.clone(),
                     packets,
                     has_malformed: now.malformed() != before.malformed(),
+                    unwanted: Unwanted::of(&now).since(Unwanted::of(&before)),
                 });
             }
         }
@@ -147,8 +176,10 @@ fn remarks(
         let OtherPort {
             port, like_vxlan, ..
         } = other;
+        let look = if *like_vxlan == 1 { "looks" } else { "look" };
         remarks.push(format!(
-            "{like_vxlan} datagrams to port {port} look like VXLAN: try --port {port}."
+            "{} to port {port} {look} like VXLAN: try --port {port}.",
+            counted(*like_vxlan, "datagram")
         ));
     }
     remarks.extend(missing_fragments(
@@ -272,6 +303,25 @@ fn nothing_found(file: &Without, others: &[OtherPort], settings: &WorkerSettings
     if settings.plain {
         return format!("{name}: none of its {packets} packets could be taken as a frame.");
     }
+    let Unwanted { not_allowed, vni } = file.unwanted;
+    if not_allowed > 0 || vni > 0 {
+        let kept_out = [
+            (
+                not_allowed,
+                "came from an address that --allow does not name",
+            ),
+            (vni, "had a VNI that --vni does not name"),
+        ];
+        let told: Vec<String> = kept_out
+            .into_iter()
+            .filter(|(packets, _)| *packets > 0)
+            .map(|(packets, why)| format!("{} {why}", counted(packets, "packet")))
+            .collect();
+        return format!(
+            "{name}: nothing is left of its {packets} packets: {}.",
+            told.join(", ")
+        );
+    }
     let ports: Vec<String> = settings
         .tunnels
         .vxlan_ports
@@ -295,6 +345,9 @@ fn nothing_found(file: &Without, others: &[OtherPort], settings: &WorkerSettings
             " UDP destination ports seen: {}.",
             seen.join(", ")
         ));
+    }
+    if like_vxlan {
+        return text;
     }
     if !file.has_malformed {
         text.push_str(" If the capture holds the inner packets already, use --plain; if VXLAN has another port, --port N.");

@@ -138,6 +138,11 @@ fn check(args: &SendArgs, mistakes: &mut Mistakes) {
             mistakes.note(format!("--generate cannot be used with {other}"));
         }
     }
+    if args.to.is_none() && args.write.is_none() {
+        mistakes.note(
+            "--to or --write is needed: --to HOST sends the packets, --write FILE writes them to a capture file",
+        );
+    }
     let stdin = Path::new("-");
     let stdins = args.files.iter().filter(|path| *path == stdin).count();
     if stdins > 1 || (stdins == 1 && args.loops > 1) {

@@ -14,6 +14,9 @@ use crate::wire::{Vni, vxlan};
 /// Longest name of an interface, in bytes (`IFNAMSIZ` of linux/if.h less its zero).
 const LONGEST_INTERFACE_NAME: usize = 15;
 
+/// Highest number of a core that can be asked for (`CPU_SETSIZE` of sched.h, less one).
+const MOST_CORE: usize = 1023;
+
 /// A whole number in `range`, digits alone.
 pub fn number<T>(text: &str, range: RangeInclusive<T>) -> Result<T, String>
 where
@@ -87,9 +90,19 @@ pub fn cores(text: &str) -> Result<Vec<usize>, String> {
     let mut list = Vec::new();
     for part in text.split(',') {
         let (first, last) = part.split_once('-').unwrap_or((part, part));
-        let core = |text: &str| number::<usize>(text.trim(), 0..=1023).ok();
+        let core = |text: &str| number::<usize>(text.trim(), 0..=usize::MAX).ok();
         match (core(first), core(last)) {
-            (Some(first), Some(last)) if first <= last => list.extend(first..=last),
+            (Some(first), Some(last)) if last < first => {
+                return Err(format!(
+                    "the range {first}-{last} ends before it begins; write {last}-{first}"
+                ));
+            }
+            (Some(_), Some(last)) if last > MOST_CORE => {
+                return Err(format!(
+                    "no machine has a core {last}; the highest number is {MOST_CORE}"
+                ));
+            }
+            (Some(first), Some(last)) => list.extend(first..=last),
             _ => return Err("cores by number are needed, as 2, 0,2 or 4-7".to_owned()),
         }
     }
@@ -171,7 +184,25 @@ pub fn bind(text: &str) -> Result<SocketAddr, String> {
         if let Some(v4) = address.to_ipv4_mapped() {
             return Err(format!("that is an IPv4 address: write {v4}:{port}"));
         }
+        if address.is_unicast_link_local() && zone == 0 {
+            return Err(format!(
+                "{address} is a link-local address, which each interface has for itself: write \
+                 [{address}%NUMBER]:{port} with the interface's number; 'ip link' shows it"
+            ));
+        }
+        if address.is_multicast() {
+            return Err(no_group(text, "[::]", port));
+        }
         return Ok(SocketAddrV6::new(address, port, 0, zone).into());
+    }
+    if let Some(port) = text.strip_prefix("::")
+        // Shorter ones are rather an address: ::1.
+        && port.len() >= 4
+        && let Ok(port) = bind_port(port)
+    {
+        return Err(format!(
+            "an IPv6 address stands in brackets before its port: write [::]:{port} for every IPv6 address"
+        ));
     }
     if ipv6_alone(text) {
         return Err(format!(
@@ -215,7 +246,19 @@ pub fn bind(text: &str) -> Result<SocketAddr, String> {
             vxlan::PORT
         ));
     }
-    Ok((address, bind_port(port)?).into())
+    let port = bind_port(port)?;
+    if address.is_multicast() || address.is_broadcast() {
+        return Err(no_group(host, "0.0.0.0", port));
+    }
+    Ok((address, port).into())
+}
+
+/// Why an address of many machines is not bound.
+fn no_group(address: &str, any: &str, port: u16) -> String {
+    format!(
+        "{address} is no address of one machine, and vxtap joins no multicast group: write {any}:{port} for every \
+         address of this machine"
+    )
 }
 
 fn bind_port(text: &str) -> Result<u16, String> {
@@ -346,8 +389,19 @@ mod tests {
     fn core_lists() {
         assert_eq!(cores("2"), Ok(vec![2]));
         assert_eq!(cores("0,2,4-6"), Ok(vec![0, 2, 4, 5, 6]));
-        for bad in ["", ",", "1,", "2-1", "1-", "a", "1024", "0--1"] {
-            assert!(cores(bad).is_err(), "{bad}");
+        for (bad, told) in [
+            ("", "cores by number"),
+            (",", "cores by number"),
+            ("1,", "cores by number"),
+            ("1-", "cores by number"),
+            ("a", "cores by number"),
+            ("0--1", "cores by number"),
+            ("2-1", "the range 2-1 ends before it begins; write 1-2"),
+            ("1024", "no machine has a core 1024"),
+            ("0-99999", "no machine has a core 99999"),
+        ] {
+            let said = cores(bad).unwrap_err();
+            assert!(said.contains(told), "{bad}: {said}");
         }
     }
 
@@ -418,7 +472,17 @@ mod tests {
             ("0.0.0.0", "the port is missing: write 0.0.0.0:4789"),
             ("0.0.0.0:", "the port is missing: write 0.0.0.0:4789"),
             ("::1", "in brackets before its port: write [::1]:4789"),
-            ("::4789", "in brackets before its port: write [::4789]:4789"),
+            ("::4789", "write [::]:4789 for every IPv6 address"),
+            ("::8472", "write [::]:8472 for every IPv6 address"),
+            ("::99999", "is no IP address"),
+            ("fe80::1", "write [fe80::1]:4789"),
+            ("[fe80::7]:4789", "write [fe80::7%NUMBER]:4789"),
+            (
+                "[ff02::1]:4789",
+                "[ff02::1]:4789 is no address of one machine",
+            ),
+            ("224.0.0.1:8472", "write 0.0.0.0:8472 for every address"),
+            ("255.255.255.255:4789", "no address of one machine"),
             ("fd00::5", "write [fd00::5]:4789"),
             ("[::1]", "the port is missing: write [::1]:4789"),
             ("[::1]:", "the port is missing: write [::1]:4789"),
