@@ -129,9 +129,24 @@ pub fn open_descriptor(path: &Path) -> Option<String> {
                 .file_name()
                 .map(|number| number.to_string_lossy().into_owned());
         }
-        path = folder.join(path.read_link().ok()?);
+        match path.read_link() {
+            Ok(target) => path = folder.join(target),
+            Err(_) => return missing_link(&path).map(str::to_owned),
+        }
     }
     None
+}
+
+/// What the names of the standard streams mean where `/dev` has been made without them: a file of that name would
+/// be made in their place.
+fn missing_link(path: &Path) -> Option<&'static str> {
+    let links = [("stdin", "0"), ("stdout", "1"), ("stderr", "2")];
+    let name = path.strip_prefix("/dev").ok()?;
+    let mut meant = links.iter().filter(|(link, _)| name == Path::new(link));
+    meant
+        .next()
+        .filter(|_| !path.exists())
+        .map(|(_, number)| *number)
 }
 
 #[cfg(test)]
