@@ -67,7 +67,8 @@ set +e
 cargo test --locked --no-fail-fast -- --nocapture 2>&1 | tee "$log" | grep -vE '^(test .* ok|running [0-9]+ tests?|)$'
 status=${PIPESTATUS[0]}
 set -e
-skipped=$(grep -c '^skipped:' "$log" || true)
+# With --nocapture the line may stand behind "test NAME ... ".
+skipped=$(grep -cE '^(test .* \.\.\. )?skipped: ' "$log" || true)
 passed=$(grep -oE '[0-9]+ passed' "$log" | awk '{n += $1} END {print n + 0}')
 failed=$(grep -oE '[0-9]+ failed' "$log" | awk '{n += $1} END {print n + 0}')
 echo "$passed passed, $failed failed, $skipped skipped"

@@ -136,7 +136,7 @@ fn sharing(workers: u32, when_full: WhenFull) -> Sharing {
 /// A pipeline that writes flow records to `flows` and its capture to a pipe.
 fn pipeline(workers: u32, when_full: WhenFull, flows: &Path) -> (Pipeline, PipeReader) {
     let (reader, writer) = std::io::pipe().unwrap();
-    let path = PathBuf::from(format!("/dev/fd/{}", writer.as_raw_fd()));
+    let path = PathBuf::from(format!("/proc/self/fd/{}", writer.as_raw_fd()));
     let about = About {
         comment: String::new(),
         mtu: 1500,
@@ -369,7 +369,7 @@ fn a_reader_that_goes_away_stops_no_other_sink() {
 #[test]
 fn without_a_sink_that_works_the_run_ends() {
     let (reader, writer) = std::io::pipe().unwrap();
-    let path = PathBuf::from(format!("/dev/fd/{}", writer.as_raw_fd()));
+    let path = PathBuf::from(format!("/proc/self/fd/{}", writer.as_raw_fd()));
     let sinks = Sinks {
         capture: None,
         flows: vec![JsonLines::create(&path, Creation::default(), &Stop::new()).unwrap()],
@@ -598,7 +598,7 @@ fn times_that_go_back_are_put_in_order() {
     let dir = tempfile::tempdir().unwrap();
     for workers in [1, 2] {
         let (reader, writer) = std::io::pipe().unwrap();
-        let path = PathBuf::from(format!("/dev/fd/{}", writer.as_raw_fd()));
+        let path = PathBuf::from(format!("/proc/self/fd/{}", writer.as_raw_fd()));
         let about = About {
             comment: String::new(),
             mtu: 1500,

@@ -404,6 +404,15 @@ pub fn tool(name: &str) -> bool {
     false
 }
 
+/// Whether a device is there, as it is not in every hand-made `/dev`; if not, says that a test is skipped.
+pub fn device(path: &str) -> bool {
+    let is_there = Path::new(path).exists();
+    if !is_there {
+        eprintln!("skipped: there is no {path}");
+    }
+    is_there
+}
+
 /// Standard error of a peer without the lines it always prints.
 pub fn complaints(stderr: &str) -> String {
     let usual = |line: &str| {
