@@ -416,6 +416,79 @@ impl PacketSource {
         false
     }
 
+    /// Waits for a block; notes whether none came. What comes meanwhile to the sockets beside the ring is handed out.
+    fn await_block(
+        &mut self,
+        left: &mut usize,
+        each: &mut impl FnMut(Arrival<'_>),
+    ) -> Result<(), PacketError> {
+        let (came, elsewhere) = self.wait()?;
+        if elsewhere {
+            self.take_aside(left, each)?;
+        } else if let Some(aside) = &mut self.aside {
+            aside.sockets.note_empty();
+        }
+        self.was_empty = !came;
+        Ok(())
+    }
+
+    /// Hands out packets of the block, `left` at the most. Whether it was all, and the kernel has the block back.
+    fn hand_out(&mut self, left: &mut usize, each: &mut impl FnMut(Arrival<'_>)) -> bool {
+        let Self {
+            ring,
+            targets,
+            addresses,
+            segments,
+            end_ns,
+            done,
+            beginning,
+            last_ns,
+            ..
+        } = self;
+        let Some(block) = ring.block(self.block) else {
+            return false;
+        };
+        let walk = self.walk.get_or_insert_with(|| Walk::start(block));
+        while *left > 0 {
+            let before = *walk;
+            let Some(frame) = walk.next(block) else {
+                break;
+            };
+            *last_ns = frame.ts_ns.max(*last_ns);
+            if beginning.is_before(frame.ts_ns) {
+                continue;
+            }
+            if let Some(end_ns) = *end_ns
+                && frame.ts_ns > end_ns
+            {
+                *done |= frame.ts_ns > end_ns.saturating_add(END_DISORDER_NS);
+                continue;
+            }
+            let ours = targets.accept_frame(frame.bytes, frame.ethernet)
+                || addresses.is_ours(targets, &frame);
+            if !ours {
+                each(Arrival::Refused(frame.ts_ns, Filtered::OtherAddress.into()));
+                *left -= 1;
+            } else if let Some(len) = frame.udp_segment_len {
+                if !take_apart(&frame, usize::from(len), segments, left, each) {
+                    *walk = before;
+                }
+            } else {
+                each(Arrival::Record(record(&frame)));
+                *left -= 1;
+            }
+        }
+        if *left == 0 && walk.left() > 0 {
+            return false;
+        }
+        for _ in 0..walk.left() {
+            // The kernel does not write such blocks; if it did, nothing would be lost without a word.
+            each(Arrival::Refused(0, Malformed::OuterLink.into()));
+        }
+        self.next_block();
+        true
+    }
+
     fn next_block(&mut self) {
         self.ring.release(self.block);
         self.block = (self.block + 1) % self.ring.geometry().blocks;
@@ -487,14 +560,8 @@ impl Source for PacketSource {
                 if left < most {
                     return Ok(Progress::Batch);
                 }
-                let (came, elsewhere) = self.wait()?;
-                if elsewhere {
-                    self.take_aside(&mut left, &mut each)?;
-                } else if let Some(aside) = &mut self.aside {
-                    aside.sockets.note_empty();
-                }
-                self.was_empty = !came;
-                if !came {
+                self.await_block(&mut left, &mut each)?;
+                if self.was_empty {
                     return Ok(if left < most {
                         Progress::Batch
                     } else {
@@ -502,59 +569,7 @@ impl Source for PacketSource {
                     });
                 }
             }
-            let Self {
-                ring,
-                targets,
-                addresses,
-                segments,
-                end_ns,
-                done,
-                beginning,
-                last_ns,
-                ..
-            } = self;
-            let Some(block) = ring.block(self.block) else {
-                return Ok(Progress::Batch);
-            };
-            let walk = self.walk.get_or_insert_with(|| Walk::start(block));
-            while left > 0 {
-                let before = *walk;
-                let Some(frame) = walk.next(block) else {
-                    break;
-                };
-                *last_ns = frame.ts_ns.max(*last_ns);
-                if beginning.is_before(frame.ts_ns) {
-                    continue;
-                }
-                if let Some(end_ns) = *end_ns
-                    && frame.ts_ns > end_ns
-                {
-                    *done |= frame.ts_ns > end_ns.saturating_add(END_DISORDER_NS);
-                    continue;
-                }
-                let ours = targets.accept_frame(frame.bytes, frame.ethernet)
-                    || addresses.is_ours(targets, &frame);
-                if !ours {
-                    each(Arrival::Refused(frame.ts_ns, Filtered::OtherAddress.into()));
-                    left -= 1;
-                } else if let Some(len) = frame.udp_segment_len {
-                    if !take_apart(&frame, usize::from(len), segments, &mut left, &mut each) {
-                        *walk = before;
-                    }
-                } else {
-                    each(Arrival::Record(record(&frame)));
-                    left -= 1;
-                }
-            }
-            if left == 0 && walk.left() > 0 {
-                return Ok(Progress::Batch);
-            }
-            for _ in 0..walk.left() {
-                // The kernel does not write such blocks; if it did, nothing would be lost without a word.
-                each(Arrival::Refused(0, Malformed::OuterLink.into()));
-            }
-            self.next_block();
-            if left == 0 || self.done {
+            if !self.hand_out(&mut left, &mut each) || left == 0 || self.done {
                 return Ok(Progress::Batch);
             }
         }
