@@ -3,6 +3,7 @@
 pub mod beginning;
 pub mod ingress_drop;
 pub mod sockets;
+pub mod stamps;
 pub mod tap;
 pub mod targets;
 
@@ -11,6 +12,7 @@ use std::net::SocketAddr;
 
 use self::ingress_drop::{At, IngressDrop};
 use self::sockets::{UdpError, UdpSource};
+use self::stamps::Stamps;
 use self::tap::{PacketError, PacketSource};
 use crate::bpf::assembler::ProgramError;
 use crate::bpf::filter;
@@ -104,6 +106,7 @@ impl Live {
         if plan.steering.workers > 1 && count > steer::MAX_UNSTEERED {
             return Err(LiveError::Unsteered { count });
         }
+        let _until_opened = Stamps::begin();
         let why_not = match plan.backend {
             Backend::Udp => "asked for".to_owned(),
             Backend::Packet => return rings(plan),
