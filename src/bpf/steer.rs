@@ -87,7 +87,8 @@ impl Steering {
     /// [`ProgramError::TooLong`] when there are more than [`MAX_UNSTEERED`] ports or so.
     pub fn program(self, start: Start<'_>) -> Result<Vec<Instruction>, ProgramError> {
         let mut asm = Assembler::default();
-        let (finish, hardware) = (asm.label(), asm.label());
+        let finish = asm.label();
+        let to = Kinds::new(&mut asm);
         asm.op(LD_IMM, 0);
         asm.op(ST, M_HASH);
         match start {
@@ -95,91 +96,12 @@ impl Steering {
             Start::OuterIp { unsteered } => outer_ip(&mut asm, finish, unsteered),
         }
         asm.op(STX, M_START);
-        let (framed, framed_ipv4, framed_ipv6) = (asm.label(), asm.label(), asm.label());
-        let (bare_ipv4, bare_ipv6) = (asm.label(), asm.label());
-        asm.op(LD_B_X, at::FLAGS);
-        asm.jump_unless(JSET_K, FLAG_P.into(), framed);
-        asm.op(LD_B_X, at::NEXT_PROTOCOL);
-        asm.jump_if(JEQ_K, NEXT_IPV4.into(), bare_ipv4);
-        asm.jump_if(JEQ_K, NEXT_IPV6.into(), bare_ipv6);
-        asm.place(framed);
-        asm.op(LD_B_X, at::INNER);
-        asm.jump_if(JEQ_K, PLAIN_IPV4.into(), bare_ipv4);
-        // X points at the VXLAN header, less the tags skipped.
-        for _ in 0..MAX_TAGS {
-            let (tagged, untagged) = (asm.label(), asm.label());
-            asm.op(LD_H_X, at::ETHER_TYPE);
-            for vlan in ether_type::VLANS {
-                asm.jump_if(JEQ_K, u32::from(vlan), tagged);
-            }
-            asm.jump(untagged);
-            asm.place(tagged);
-            add_to_x(&mut asm, 4);
-            asm.place(untagged);
-        }
-        asm.op(LD_H_X, at::ETHER_TYPE);
-        asm.jump_if(JEQ_K, u32::from(ether_type::IPV4), framed_ipv4);
-        asm.jump_if(JEQ_K, u32::from(ether_type::IPV6), framed_ipv6);
+        find_inner(&mut asm, to);
+        find_without_frame(&mut asm, to);
+        add_ipv4(&mut asm, to, finish);
+        add_ipv6(&mut asm, to, finish);
 
-        let unknown = asm.label();
-        asm.op(LDX_MEM, M_START);
-        asm.op(LD_H_X, at::ETHER_TYPE);
-        for known in ether_type::KNOWN {
-            asm.jump_if(JEQ_K, u32::from(*known), hardware);
-        }
-        asm.jump_if(JGT_K, MAX_802_3_LEN.into(), unknown);
-        asm.op(LD_H_X, at::IP);
-        asm.jump_if(JEQ_K, SNAP.into(), hardware);
-        asm.place(unknown);
-        asm.op(LD_B_X, at::INNER);
-        asm.op(RSH_K, 4);
-        asm.jump_if(JEQ_K, 4, bare_ipv4);
-        asm.jump_if(JEQ_K, 6, bare_ipv6);
-        asm.jump(hardware);
-
-        let ipv4 = asm.label();
-        asm.place(framed_ipv4);
-        add_to_x(&mut asm, at::IP);
-        asm.jump(ipv4);
-        asm.place(bare_ipv4);
-        add_to_x(&mut asm, at::INNER);
-        // X points at the inner IP header.
-        asm.place(ipv4);
-        add_words(&mut asm, &[12, 16]);
-        asm.op(LD_H_X, 6);
-        asm.jump_if(JSET_K, 0x3fff, finish);
-        asm.op(LD_B_X, 0);
-        asm.op(AND_K, 0x0f);
-        asm.op(LSH_K, 2);
-        asm.op(ST, M_SAVED);
-        let ports = asm.label();
-        asm.op(LD_B_X, 9);
-        jump_if_ports(&mut asm, ports, finish);
-        asm.place(ports);
-        asm.op(LD_MEM, M_SAVED);
-        asm.op(ADD_X, 0);
-        asm.op(TAX, 0);
-        add_ports(&mut asm);
-        asm.jump(finish);
-
-        let ipv6 = asm.label();
-        asm.place(framed_ipv6);
-        add_to_x(&mut asm, at::IP);
-        asm.jump(ipv6);
-        asm.place(bare_ipv6);
-        add_to_x(&mut asm, at::INNER);
-        asm.place(ipv6);
-        let words: Vec<u32> = (0..8).map(|word| 8 + 4 * word).collect();
-        add_words(&mut asm, &words);
-        let ports = asm.label();
-        asm.op(LD_B_X, 6);
-        jump_if_ports(&mut asm, ports, finish);
-        asm.place(ports);
-        add_to_x(&mut asm, 40);
-        add_ports(&mut asm);
-        asm.jump(finish);
-
-        asm.place(hardware);
+        asm.place(to.hardware);
         asm.op(LDX_MEM, M_START);
         add_words(&mut asm, &[at::DST_MAC_LOW, at::SRC_MAC_LOW]);
 
@@ -252,6 +174,124 @@ fn outer_ip(asm: &mut Assembler, finish: Label, unsteered: &[u16]) {
         asm.jump_if(JEQ_K, u32::from(*port), finish);
     }
     add_to_x(asm, 8);
+}
+
+/// What is hashed, by the kind of the inner packet.
+#[derive(Clone, Copy)]
+struct Kinds {
+    /// X is at the VXLAN header, less the tags skipped.
+    framed_ipv4: Label,
+    framed_ipv6: Label,
+    /// X is at the VXLAN header.
+    bare_ipv4: Label,
+    bare_ipv6: Label,
+    /// Hardware addresses, wherever X is.
+    hardware: Label,
+}
+
+impl Kinds {
+    fn new(asm: &mut Assembler) -> Self {
+        Self {
+            framed_ipv4: asm.label(),
+            framed_ipv6: asm.label(),
+            bare_ipv4: asm.label(),
+            bare_ipv6: asm.label(),
+            hardware: asm.label(),
+        }
+    }
+}
+
+/// Leads to the kind that the VXLAN header or an EtherType names; comes out behind it where none does. X is at
+/// the VXLAN header.
+fn find_inner(asm: &mut Assembler, to: Kinds) {
+    let framed = asm.label();
+    asm.op(LD_B_X, at::FLAGS);
+    asm.jump_unless(JSET_K, FLAG_P.into(), framed);
+    asm.op(LD_B_X, at::NEXT_PROTOCOL);
+    asm.jump_if(JEQ_K, NEXT_IPV4.into(), to.bare_ipv4);
+    asm.jump_if(JEQ_K, NEXT_IPV6.into(), to.bare_ipv6);
+    asm.place(framed);
+    asm.op(LD_B_X, at::INNER);
+    asm.jump_if(JEQ_K, PLAIN_IPV4.into(), to.bare_ipv4);
+    for _ in 0..MAX_TAGS {
+        let (tagged, untagged) = (asm.label(), asm.label());
+        asm.op(LD_H_X, at::ETHER_TYPE);
+        for vlan in ether_type::VLANS {
+            asm.jump_if(JEQ_K, u32::from(vlan), tagged);
+        }
+        asm.jump(untagged);
+        asm.place(tagged);
+        add_to_x(asm, 4);
+        asm.place(untagged);
+    }
+    asm.op(LD_H_X, at::ETHER_TYPE);
+    asm.jump_if(JEQ_K, u32::from(ether_type::IPV4), to.framed_ipv4);
+    asm.jump_if(JEQ_K, u32::from(ether_type::IPV6), to.framed_ipv6);
+}
+
+/// Leads to IP where the first byte says so and it is no frame of another kind, else to the hardware addresses.
+fn find_without_frame(asm: &mut Assembler, to: Kinds) {
+    let unknown = asm.label();
+    asm.op(LDX_MEM, M_START);
+    asm.op(LD_H_X, at::ETHER_TYPE);
+    for known in ether_type::KNOWN {
+        asm.jump_if(JEQ_K, u32::from(*known), to.hardware);
+    }
+    asm.jump_if(JGT_K, MAX_802_3_LEN.into(), unknown);
+    asm.op(LD_H_X, at::IP);
+    asm.jump_if(JEQ_K, SNAP.into(), to.hardware);
+    asm.place(unknown);
+    asm.op(LD_B_X, at::INNER);
+    asm.op(RSH_K, 4);
+    asm.jump_if(JEQ_K, 4, to.bare_ipv4);
+    asm.jump_if(JEQ_K, 6, to.bare_ipv6);
+    asm.jump(to.hardware);
+}
+
+/// Hashes addresses and ports of IPv4.
+fn add_ipv4(asm: &mut Assembler, to: Kinds, finish: Label) {
+    to_ip_header(asm, to.framed_ipv4, to.bare_ipv4);
+    add_words(asm, &[12, 16]);
+    asm.op(LD_H_X, 6);
+    asm.jump_if(JSET_K, 0x3fff, finish);
+    asm.op(LD_B_X, 0);
+    asm.op(AND_K, 0x0f);
+    asm.op(LSH_K, 2);
+    asm.op(ST, M_SAVED);
+    let ports = asm.label();
+    asm.op(LD_B_X, 9);
+    jump_if_ports(asm, ports, finish);
+    asm.place(ports);
+    asm.op(LD_MEM, M_SAVED);
+    asm.op(ADD_X, 0);
+    asm.op(TAX, 0);
+    add_ports(asm);
+    asm.jump(finish);
+}
+
+/// Hashes addresses and ports of IPv6.
+fn add_ipv6(asm: &mut Assembler, to: Kinds, finish: Label) {
+    to_ip_header(asm, to.framed_ipv6, to.bare_ipv6);
+    let words: Vec<u32> = (0..8).map(|word| 8 + 4 * word).collect();
+    add_words(asm, &words);
+    let ports = asm.label();
+    asm.op(LD_B_X, 6);
+    jump_if_ports(asm, ports, finish);
+    asm.place(ports);
+    add_to_x(asm, 40);
+    add_ports(asm);
+    asm.jump(finish);
+}
+
+/// X points at the inner IP header, whichever of the two places it came from.
+fn to_ip_header(asm: &mut Assembler, framed: Label, bare: Label) {
+    let ip = asm.label();
+    asm.place(framed);
+    add_to_x(asm, at::IP);
+    asm.jump(ip);
+    asm.place(bare);
+    add_to_x(asm, at::INNER);
+    asm.place(ip);
 }
 
 /// X moves on by `bytes`; A is lost.
