@@ -55,9 +55,43 @@ fn frame(serial: u64, len: usize) -> Vec<u8> {
     frame
 }
 
+/// Such a frame behind a VXLAN header.
+fn payload(serial: u64, frame_len: usize) -> Vec<u8> {
+    encapsulate(Vni::new(7).unwrap(), &frame(serial, frame_len))
+}
+
+fn arrival(ts_ns: u64, payload: &[u8]) -> Arrival<'_> {
+    Arrival::Datagram(Datagram {
+        ts_ns,
+        src: ([192, 0, 2, 1], 50_000).into(),
+        dst: ([192, 0, 2, 2], 4789).into(),
+        payload,
+        headers_len: 28,
+        pieces: Pieces::One,
+    })
+}
+
 fn now_ns() -> u64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
     now.as_nanos() as u64
+}
+
+/// A source with batches of the test's own making.
+struct By<F>(F);
+
+impl<F> Source for By<F>
+where
+    F: FnMut(usize, &mut dyn FnMut(Arrival<'_>)) -> Progress,
+{
+    type Error = Infallible;
+
+    fn next_batch(
+        &mut self,
+        most: usize,
+        mut each: impl FnMut(Arrival<'_>),
+    ) -> Result<Progress, Infallible> {
+        Ok((self.0)(most, &mut each))
+    }
 }
 
 /// Hands over so many frames as fast as they are taken, then keeps quiet.
@@ -86,19 +120,9 @@ impl Source for Burst<'_> {
         let most = (most as u64).min(1 + self.next % 97);
         let end = self.end.min(self.next + most);
         for number in self.next..end {
-            let payload = encapsulate(
-                Vni::new(7).unwrap(),
-                &frame(self.worker << 32 | number, self.frame_len),
-            );
+            let payload = payload(self.worker << 32 | number, self.frame_len);
             self.handed.fetch_add(1, Ordering::Relaxed);
-            each(Arrival::Datagram(Datagram {
-                ts_ns: now_ns(),
-                src: ([192, 0, 2, 1], 50_000).into(),
-                dst: ([192, 0, 2, 2], 4789).into(),
-                payload: &payload,
-                headers_len: 28,
-                pieces: Pieces::One,
-            }));
+            each(arrival(now_ns(), &payload));
         }
         self.next = end;
         Ok(Progress::Batch)
@@ -135,6 +159,10 @@ fn sharing(workers: u32, when_full: WhenFull) -> Sharing {
 
 /// A pipeline that writes flow records to `flows` and its capture to a pipe.
 fn pipeline(workers: u32, when_full: WhenFull, flows: &Path) -> (Pipeline, PipeReader) {
+    pipeline_of(sharing(workers, when_full), flows)
+}
+
+fn pipeline_of(sharing: Sharing, flows: &Path) -> (Pipeline, PipeReader) {
     let (reader, writer) = std::io::pipe().unwrap();
     let path = PathBuf::from(format!("/proc/self/fd/{}", writer.as_raw_fd()));
     let about = About {
@@ -161,7 +189,6 @@ fn pipeline(workers: u32, when_full: WhenFull, flows: &Path) -> (Pipeline, PipeR
         max_flows: 1000,
         ..WorkerSettings::default()
     };
-    let sharing = sharing(workers, when_full);
     (Pipeline::start(settings, sinks, sharing).unwrap(), reader)
 }
 
@@ -173,18 +200,32 @@ fn ask(orders: &Orders<Answer>, watch: &Watch) -> Interim {
     runtime.block_on(Interim::ask(orders, watch))
 }
 
-/// The serial numbers in a classic pcap of this machine's byte order, in the order they stand in it.
-fn serials(capture: &[u8]) -> Vec<u64> {
-    let mut serials = Vec::new();
+/// Time and serial number of each record in a classic pcap of this machine's byte order, in the order they stand in
+/// it.
+fn records(capture: &[u8]) -> Vec<(u64, u64)> {
+    let mut records = Vec::new();
     let mut rest = &capture[24..];
-    while let Some((header, records)) = rest.split_first_chunk::<16>() {
-        let len = u32::from_ne_bytes(*header[8..].first_chunk().unwrap()) as usize;
-        let serial = records[SERIAL_AT..].first_chunk().unwrap();
-        serials.push(u64::from_be_bytes(*serial));
-        rest = &records[len..];
+    while let Some((header, behind)) = rest.split_first_chunk::<16>() {
+        let word = |at: usize| u32::from_ne_bytes(*header[at..].first_chunk().unwrap());
+        let serial = behind[SERIAL_AT..].first_chunk().unwrap();
+        let ts_ns = u64::from(word(0)) * 1_000_000_000 + u64::from(word(4));
+        records.push((ts_ns, u64::from_be_bytes(*serial)));
+        rest = &behind[word(8) as usize..];
     }
     assert!(rest.is_empty(), "the capture ends with a whole record");
-    serials
+    records
+}
+
+fn serials(capture: &[u8]) -> Vec<u64> {
+    let records = records(capture).into_iter();
+    records.map(|(_, serial)| serial).collect()
+}
+
+/// Reads a capture to its end.
+fn read_all(mut reader: PipeReader) -> Vec<u8> {
+    let mut capture = Vec::new();
+    reader.read_to_end(&mut capture).unwrap();
+    capture
 }
 
 /// Everything is accounted for: what sources handed over, what the capture holds, what flow files hold.
@@ -220,7 +261,7 @@ fn assert_accounted(outcome: &Outcome, handed: u64, capture: &[u8], flows: &Path
 fn full_queues_drop_and_count() {
     let dir = tempfile::tempdir().unwrap();
     let flows = dir.path().join("flows");
-    let (mut pipeline, mut reader) = pipeline(3, WhenFull::Drop, &flows);
+    let (mut pipeline, reader) = pipeline(3, WhenFull::Drop, &flows);
     let handed = AtomicU64::new(0);
     let counts = [5000, 4000, 1000];
     let all: u64 = counts.iter().sum();
@@ -232,9 +273,7 @@ fn full_queues_drop_and_count() {
                 thread::sleep(Duration::from_millis(1));
             }
             stop.order(Why::TimeIsUp);
-            let mut capture = Vec::new();
-            reader.read_to_end(&mut capture).unwrap();
-            capture
+            read_all(reader)
         });
         pipeline.feed(&mut sources, &stop, None, |_| {}).unwrap();
         (pipeline.finish(0), reading.join().unwrap())
@@ -306,15 +345,11 @@ fn a_count_is_met_exactly() {
     for count in [0, 1, 63, 65, 200, 1000] {
         for spread in [[1000, 1000, 1000], [0, 5, 995], [0, 0, 1000], [400, 0, 600]] {
             let flows = dir.path().join(format!("flows-{count}-{spread:?}"));
-            let (mut pipeline, mut reader) = pipeline(3, WhenFull::Drop, &flows);
+            let (mut pipeline, reader) = pipeline(3, WhenFull::Drop, &flows);
             let handed = AtomicU64::new(0);
             let mut sources = bursts(&spread, 100, &handed);
             let (outcome, capture) = thread::scope(|scope| {
-                let reading = scope.spawn(|| {
-                    let mut capture = Vec::new();
-                    reader.read_to_end(&mut capture).unwrap();
-                    capture
-                });
+                let reading = scope.spawn(|| read_all(reader));
                 let never = Stop::new();
                 let ended = pipeline.feed(&mut sources, &never, Some(count), |_| {});
                 ended.unwrap();
@@ -408,7 +443,7 @@ fn a_replay_waits_for_a_slow_reader() {
         dst_port: 4789,
     };
     for serial in 0..RECORDS {
-        let payload = encapsulate(Vni::new(7).unwrap(), &frame(serial, 300));
+        let payload = payload(serial, 300);
         let mut record = Vec::new();
         headers.append_to(payload.len(), &mut record).unwrap();
         record.extend(payload);
@@ -485,8 +520,8 @@ impl Source for Behind<'_> {
 #[test]
 fn a_stopped_run_takes_what_could_not_be_seen_yet() {
     let dir = tempfile::tempdir().unwrap();
-    let (mut pipeline, mut reader) = pipeline(1, WhenFull::Drop, &dir.path().join("flows"));
-    let reading = thread::spawn(move || reader.read_to_end(&mut Vec::new()).unwrap());
+    let (mut pipeline, reader) = pipeline(1, WhenFull::Drop, &dir.path().join("flows"));
+    let reading = thread::spawn(move || read_all(reader));
     let handed = AtomicU64::new(0);
     let mut sources = bursts(&[200], 80, &handed)
         .into_iter()
@@ -501,42 +536,26 @@ fn a_stopped_run_takes_what_could_not_be_seen_yet() {
     reading.join().unwrap();
 }
 
-/// So slow that the time for what arrived before the end runs out; then quick again.
-struct Slow<'a> {
-    burst: Burst<'a>,
-    naps: u32,
-}
-
-impl Source for Slow<'_> {
-    type Error = Infallible;
-
-    fn next_batch(
-        &mut self,
-        most: usize,
-        each: impl FnMut(Arrival<'_>),
-    ) -> Result<Progress, Infallible> {
-        if self.naps > 0 {
-            self.naps -= 1;
-            thread::sleep(Duration::from_millis(2600));
-        }
-        self.burst.next_batch(most, each)
-    }
-}
-
 /// What cannot be worked on within five seconds is counted all the same, packet by packet.
 #[test]
 fn a_stopped_run_counts_what_it_has_no_time_for() {
     let dir = tempfile::tempdir().unwrap();
     let flows = dir.path().join("flows");
-    let (mut pipeline, mut reader) = pipeline(1, WhenFull::Drop, &flows);
-    let reading = thread::spawn(move || {
-        let mut capture = Vec::new();
-        reader.read_to_end(&mut capture).unwrap();
-        capture
-    });
+    let (mut pipeline, reader) = pipeline(1, WhenFull::Drop, &flows);
+    let reading = thread::spawn(move || read_all(reader));
     let handed = AtomicU64::new(0);
     let bursts = bursts(&[10_000], 80, &handed).into_iter();
-    let mut sources: Vec<_> = bursts.map(|burst| Slow { burst, naps: 3 }).collect();
+    // So slow that the time for what arrived before the end runs out; then quick again.
+    let slow = bursts.map(|mut burst| {
+        let mut naps = 0..3;
+        By(move |most, each: &mut dyn FnMut(Arrival<'_>)| {
+            if naps.next().is_some() {
+                thread::sleep(Duration::from_millis(2600));
+            }
+            burst.next_batch(most, each).unwrap()
+        })
+    });
+    let mut sources: Vec<_> = slow.collect();
     let stop = Stop::new();
     stop.order(Why::TimeIsUp);
     pipeline.feed(&mut sources, &stop, None, |_| {}).unwrap();
@@ -573,15 +592,8 @@ impl Source for Jittery {
         for number in self.next..end {
             let (block, place) = (number / BLOCK, number % BLOCK);
             let serial = block * BLOCK + (BLOCK - 1 - place);
-            let payload = encapsulate(Vni::new(7).unwrap(), &frame(serial, 300));
-            each(Arrival::Datagram(Datagram {
-                ts_ns: self.begun_ns + serial * APART_NS,
-                src: ([192, 0, 2, 1], 50_000).into(),
-                dst: ([192, 0, 2, 2], 4789).into(),
-                payload: &payload,
-                headers_len: 28,
-                pieces: Pieces::One,
-            }));
+            let payload = payload(serial, 300);
+            each(arrival(self.begun_ns + serial * APART_NS, &payload));
         }
         self.next = end;
         Ok(Progress::Batch)
@@ -597,33 +609,12 @@ impl Source for Jittery {
 fn times_that_go_back_are_put_in_order() {
     let dir = tempfile::tempdir().unwrap();
     for workers in [1, 2] {
-        let (reader, writer) = std::io::pipe().unwrap();
-        let path = PathBuf::from(format!("/proc/self/fd/{}", writer.as_raw_fd()));
-        let about = About {
-            comment: String::new(),
-            mtu: 1500,
-        };
-        let creation = Creation::default();
-        let capture =
-            CaptureWriter::create(&path, creation, Format::Pcap, &about, &Stop::new()).unwrap();
-        drop(writer);
-        let sinks = Sinks {
-            capture: Some(capture),
-            flows: vec![
-                JsonLines::create(&dir.path().join("flows"), creation, &Stop::new()).unwrap(),
-            ],
-        };
-        let settings = WorkerSettings {
-            capture: Some(Format::Pcap),
-            flows: true,
-            ..WorkerSettings::default()
-        };
         let sharing = Sharing {
             // However slow this machine is: nobody is given up.
             max_reorder: Duration::from_secs(600),
             ..sharing(workers, WhenFull::Drop)
         };
-        let mut pipeline = Pipeline::start(settings, sinks, sharing).unwrap();
+        let (mut pipeline, reader) = pipeline_of(sharing, &dir.path().join("flows"));
         let mut sources: Vec<_> = (0..u64::from(workers))
             .map(|_| Jittery {
                 begun_ns: now_ns() / APART_NS * APART_NS,
@@ -631,48 +622,18 @@ fn times_that_go_back_are_put_in_order() {
                 end: 3000,
             })
             .collect();
-        let reading = thread::spawn(move || {
-            let mut capture = Vec::new();
-            let mut reader = reader;
-            reader.read_to_end(&mut capture).unwrap();
-            capture
-        });
+        let reading = thread::spawn(move || read_all(reader));
         let never = Stop::new();
         pipeline.feed(&mut sources, &never, None, |_| {}).unwrap();
         let outcome = pipeline.finish(0);
         let capture = reading.join().unwrap();
-        let mut times = Vec::new();
-        let mut rest = &capture[24..];
-        while let Some((header, records)) = rest.split_first_chunk::<16>() {
-            let word = |at: usize| u32::from_ne_bytes(header[at..at + 4].try_into().unwrap());
-            times.push(u64::from(word(0)) * 1_000_000_000 + u64::from(word(4)));
-            rest = &records[word(8) as usize..];
-        }
+        let times: Vec<u64> = records(&capture)
+            .into_iter()
+            .map(|(ts_ns, _)| ts_ns)
+            .collect();
         assert_eq!(times.len() as u64, 3000 * u64::from(workers));
         assert!(times.is_sorted(), "{workers} workers");
         assert!(outcome.ledger.noted().is_empty(), "{:?}", outcome.ledger);
-    }
-}
-
-/// Keeps quiet, or fails in a way that it should not.
-struct Quiet {
-    broken: bool,
-}
-
-impl Source for Quiet {
-    type Error = Infallible;
-
-    fn next_batch(
-        &mut self,
-        _most: usize,
-        _each: impl FnMut(Arrival<'_>),
-    ) -> Result<Progress, Infallible> {
-        if self.broken {
-            // Not `panic!`: what the hook prints would look like a failure.
-            std::panic::resume_unwind(Box::new("broken on purpose"));
-        }
-        thread::sleep(Duration::from_millis(1));
-        Ok(Progress::Idle)
     }
 }
 
@@ -682,8 +643,16 @@ fn a_worker_that_panics_ends_the_run() {
     for broken in 0..3 {
         let dir = tempfile::tempdir().unwrap();
         let (mut pipeline, _reader) = pipeline(3, WhenFull::Drop, &dir.path().join("flows"));
-        let mut sources = [0, 1, 2].map(|worker| Quiet {
-            broken: worker == broken,
+        // They keep quiet; one fails in a way that it should not.
+        let mut sources = [0, 1, 2].map(|worker| {
+            By(move |_, _: &mut dyn FnMut(Arrival<'_>)| {
+                if worker == broken {
+                    // Not `panic!`: what the hook prints would look like a failure.
+                    std::panic::resume_unwind(Box::new("broken on purpose"));
+                }
+                thread::sleep(Duration::from_millis(1));
+                Progress::Idle
+            })
         });
         let stop = Stop::new();
         let (ended, end) = std::sync::mpsc::channel::<()>();
