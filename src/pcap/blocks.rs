@@ -166,6 +166,7 @@ impl Section {
         Ok(None)
     }
 
+    #[cold]
     fn begin(&mut self, body: &[u8]) -> Result<(), BlockError> {
         self.lost_before = self.lost();
         self.interfaces.clear();
@@ -186,6 +187,7 @@ impl Section {
 
     /// Notes the last statistics of an interface. What is wrong with them is of no account: they change no
     /// packet.
+    #[cold]
     fn take_statistics(&mut self, body: &[u8]) {
         let number = self.number(body, 0) as usize;
         let Some((_, options)) = body.split_at_checked(12) else {
@@ -225,6 +227,7 @@ impl Section {
     }
 
     /// Notes an interface. Of its options only those that change packets are looked at.
+    #[cold]
     fn describe(&mut self, body: &[u8]) -> Result<(), BlockError> {
         let Some((fields, mut options)) = body.split_at_checked(8) else {
             return Err(BlockError::Short {
@@ -300,7 +303,11 @@ impl Section {
                 )
             }
             // The obsolete packet block has a 16-bit interface number and a drop count after it.
-            PACKET => (u32::from(self.short(body, 0)), number(12), number(16)),
+            PACKET => {
+                let interface = u32::from(self.short(body, 0));
+                self.note_lost(interface, drops_of_obsolete(self.short(body, 2)));
+                (interface, number(12), number(16))
+            }
             _ => (number(0), number(12), number(16)),
         };
         let known = self.interfaces.len();
@@ -318,46 +325,53 @@ impl Section {
         let (ts_ns, time_clamped) = described.time_ns(ticks);
         let has_time = kind != SIMPLE_PACKET;
         let data_end = fixed_len + captured_len.next_multiple_of(4);
-        let mut packet = PacketBlock {
+        let (link, mut fcs_len, mut has_comment) = (described.link, described.fcs_len, false);
+        if has_time && data_end + 4 <= len {
+            let options = body.get(data_end..).unwrap_or_default();
+            (fcs_len, has_comment) = self.packet_options(options, interface, fcs_len);
+        }
+        let (captured_len, orig_len) = match fcs_len {
+            0 => (captured_len, orig_len),
+            fcs_len => {
+                let captured_len = u32::try_from(captured_len).unwrap_or(u32::MAX);
+                let (captured_len, orig_len) = fcs::without(fcs_len, captured_len, orig_len);
+                (captured_len as usize, orig_len)
+            }
+        };
+        Ok(PacketBlock {
             ts_ns: has_time.then_some(ts_ns),
             time_clamped: has_time && time_clamped,
             interface,
-            link: described.link,
+            link,
             at: 8 + fixed_len,
             captured_len,
             orig_len,
             options_at: 8 + data_end,
-            has_comment: false,
-        };
-        let mut fcs_len = described.fcs_len;
-        if has_time && data_end + 4 <= len {
-            let options = body.get(data_end..).unwrap_or_default();
-            self.packet_options(options, &mut packet, &mut fcs_len);
-        }
-        if kind == PACKET {
-            self.note_lost(interface, drops_of_obsolete(self.short(body, 2)));
-        }
-        if fcs_len > 0 {
-            packet.take_off(fcs_len);
-        }
-        Ok(packet)
+            has_comment,
+        })
     }
 
-    fn packet_options(&mut self, options: &[u8], packet: &mut PacketBlock, fcs_len: &mut u8) {
+    /// Bytes of frame check sequence behind a packet that has options, and whether one of them is a comment.
+    #[inline(never)]
+    fn packet_options(&mut self, options: &[u8], interface: u32, fcs_len: u8) -> (u8, bool) {
         let big_endian = self.big_endian;
+        let (mut fcs_len, mut has_comment) = (fcs_len, false);
         for (code, value) in Options::new(options, big_endian) {
             match (code, value.len()) {
-                (options::COMMENT, _) => packet.has_comment = true,
-                (OPTION_FLAGS, 4) if packet.link == LinkType::Ethernet => {
+                (options::COMMENT, _) => has_comment = true,
+                (OPTION_FLAGS, 4) => {
                     let len = fcs::from_packet(number32(value, 0, big_endian));
-                    *fcs_len = len.unwrap_or(*fcs_len);
+                    fcs_len = len.unwrap_or(fcs_len);
                 }
                 (OPTION_DROPCOUNT, 8) => {
-                    self.note_lost(packet.interface, Some(number64(value, 0, big_endian)));
+                    self.note_lost(interface, Some(number64(value, 0, big_endian)));
                 }
                 _ => {}
             }
         }
+        let described = self.interfaces.get(interface as usize);
+        let is_ethernet = described.is_some_and(|described| described.link == LinkType::Ethernet);
+        (if is_ethernet { fcs_len } else { 0 }, has_comment)
     }
 
     #[cold]
@@ -383,11 +397,11 @@ impl Section {
         })
     }
 
-    /// The comments of a packet whose options begin at `options_at`, as options for a file of ours, and how many
+    /// The comments of a packet of `interface` whose options begin at `options_at`, as options for a file of ours, and how many
     /// they are.
-    pub fn comments(&self, block: &[u8], packet: &PacketBlock) -> (Vec<u8>, u64) {
-        let is_ours = self.origin(packet.interface).is_some();
-        annotation::comments(self.options(block, packet.options_at), is_ours)
+    pub fn comments(&self, block: &[u8], interface: u32, options_at: usize) -> (Vec<u8>, u64) {
+        let is_ours = self.origin(interface).is_some();
+        annotation::comments(self.options(block, options_at), is_ours)
     }
 
     /// A block of decryption secrets or names, as one for a file of ours. `None` for other blocks;
@@ -427,16 +441,6 @@ impl Section {
 /// Packets lost in front of an obsolete packet block, by its drop count; all bits set say that it is not known.
 fn drops_of_obsolete(count: u16) -> Option<u64> {
     (count != u16::MAX).then_some(count.into())
-}
-
-impl PacketBlock {
-    /// Takes a frame check sequence off.
-    #[cold]
-    fn take_off(&mut self, fcs_len: u8) {
-        let captured_len = u32::try_from(self.captured_len).unwrap_or(u32::MAX);
-        let (captured_len, orig_len) = fcs::without(fcs_len, captured_len, self.orig_len);
-        (self.captured_len, self.orig_len) = (captured_len as usize, orig_len);
-    }
 }
 
 impl Interface {

@@ -15,7 +15,7 @@ use super::input::{self, Input};
 use super::window::Window;
 use super::{Arrival, Progress, Record, Source, Told};
 use crate::pcap::annotation::{Tally, What};
-use crate::pcap::blocks::{PacketBlock, Section};
+use crate::pcap::blocks::Section;
 use crate::pcap::classic::{FILE_HEADER_LEN, FileHeader};
 use crate::pcap::fcs;
 use crate::pcap::link_type::LinkTypeName;
@@ -531,7 +531,7 @@ impl CaptureFile {
             };
         }
         if packet.has_comment {
-            self.comment(&packet, len);
+            self.comment(packet.interface, packet.options_at, packet.ts_ns, len);
         }
         Ok(Some(Found {
             // A simple packet block has no time of its own; the packet before it is the best witness.
@@ -546,6 +546,7 @@ impl CaptureFile {
     }
 
     /// Takes note of the block of `len` bytes ahead, if it holds secrets or names.
+    #[cold]
     fn annotate(&mut self, len: usize) {
         let block = self.window.ahead().get(..len).unwrap_or_default();
         let Format::PcapNg(section) = &self.format else {
@@ -557,17 +558,17 @@ impl CaptureFile {
         }
     }
 
-    /// Takes note of the comments of a packet, the block of `len` bytes ahead.
+    /// Takes note of the comments of a packet of that time, the block of `len` bytes ahead.
     #[cold]
-    fn comment(&mut self, packet: &PacketBlock, len: usize) {
+    fn comment(&mut self, interface: u32, options_at: usize, ts_ns: Option<u64>, len: usize) {
         let block = self.window.ahead().get(..len).unwrap_or_default();
         let Format::PcapNg(section) = &self.format else {
             return;
         };
-        let (options, count) = section.comments(block, packet);
+        let (options, count) = section.comments(block, interface, options_at);
         self.annotations.packet_comments += count;
         let comments = What::Comments {
-            ts_ns: packet.ts_ns.unwrap_or(self.last_ts_ns),
+            ts_ns: ts_ns.unwrap_or(self.last_ts_ns),
             options,
             count,
         };
