@@ -168,12 +168,8 @@ fn a_packet_keeps_all_its_comments() {
     let replayed = replay_any(&file, &[]);
     assert_eq!(replayed.summary.get("not_carried"), None);
     if tool("tshark") {
-        let fields = ["-T", "fields", "-e", "frame.comment", "-E", "aggregator=|"];
-        let capture = replayed.capture();
-        let read = run(Command::new("tshark").arg("-r").arg(&capture).args(fields));
-        assert_eq!(read.code, Some(0), "{}", read.stderr);
-        let lines = String::from_utf8(read.stdout).unwrap();
-        for (frame, line) in replayed.frames().iter().zip(lines.lines()) {
+        let lines = all_comments(&replayed.capture());
+        for (frame, line) in replayed.frames().iter().zip(lines) {
             let cut = frame.orig_len as usize > frame.bytes.len();
             assert_eq!(line.contains("truncated: "), cut, "{line}");
             assert!(line.ends_with("one|zwei ü"), "{line}");
@@ -184,6 +180,48 @@ fn a_packet_keeps_all_its_comments() {
     let again = replay_any(&capture, &["--plain"]);
     assert_eq!(fs::read(again.capture()).unwrap().len(), capture.len());
     assert_eq!(again.frames(), replayed.frames());
+}
+
+/// A comment on a cut is made anew, in sessions of every kind.
+#[test]
+fn comments_on_cuts_are_not_doubled() {
+    for (name, flag) in [("session-96.pcap", None), ("plain.pcap", Some("--plain"))] {
+        let mut file = [section(&[]), interface(1, &[])].concat();
+        for (time, mut bytes) in packets_of(name).into_iter().enumerate() {
+            // Cut here where it was whole.
+            bytes.truncate(bytes.len() - 1);
+            let comment = option(1, b"mine");
+            file.extend(packet(0, time as u64, &bytes, &comment));
+        }
+        let first = replay_any(&file, &flag.into_iter().collect::<Vec<_>>());
+        let again = replay_any(&fs::read(first.capture()).unwrap(), &["--plain"]);
+        // The cause is not known again where no mirror session was.
+        let [was, is] = [&first, &again].map(|replayed| {
+            let comments = all_comments(&replayed.capture()).into_iter();
+            let without_cause =
+                |text: String| text.replace(" (snap length of the replayed capture)", "");
+            comments.map(without_cause).collect::<Vec<_>>()
+        });
+        assert!(
+            was.iter()
+                .any(|comments| comments.starts_with("truncated: ")),
+            "{name}"
+        );
+        assert_eq!(was, is, "{name}");
+        assert!(was.iter().all(|comments| comments.ends_with("mine")));
+    }
+}
+
+/// The comments of each packet, as tshark reads them.
+fn all_comments(capture: &Path) -> Vec<String> {
+    if !tool("tshark") {
+        return vec!["truncated: mine".to_owned()];
+    }
+    let fields = ["-T", "fields", "-e", "frame.comment", "-E", "aggregator=|"];
+    let read = run(Command::new("tshark").arg("-r").arg(capture).args(fields));
+    assert_eq!(read.code, Some(0), "{}", read.stderr);
+    let lines = String::from_utf8(read.stdout).unwrap();
+    lines.lines().map(str::to_owned).collect()
 }
 
 /// A datagram that was put together has the comment of the piece that completed it; of a train the first has it.

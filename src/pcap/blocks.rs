@@ -400,7 +400,7 @@ impl Section {
     /// The comments of a packet of `interface` whose options begin at `options_at`, as options for a file of ours, and how many
     /// they are.
     pub fn comments(&self, block: &[u8], interface: u32, options_at: usize) -> (Vec<u8>, u64) {
-        let is_ours = self.origin(interface).is_some();
+        let is_ours = self.is_ours || self.origin(interface).is_some();
         annotation::comments(self.options(block, options_at), is_ours)
     }
 

@@ -5,8 +5,11 @@ use crossbeam_channel::Sender;
 
 use crate::pcap::annotation::{Annotation, What};
 
-/// Most bytes of blocks, and of comments, that a run takes over: they wait in memory for their place.
+/// Most bytes of blocks, and of comments, that a run takes over: they wait in memory for their place. Each counts
+/// with what it takes there beside its bytes.
 const MOST_BYTES: usize = 64 << 20;
+/// Bytes that one takes beside its own: its place in the queue and the head of its allocation.
+const BESIDE: usize = size_of::<Annotation>() + 16;
 
 /// Where annotations go.
 #[derive(Debug)]
@@ -32,7 +35,7 @@ impl Aside {
             What::Secrets(block) | What::Names(block) => (&mut self.room_for_blocks, block.len()),
             What::Comments { options, .. } => (&mut self.room_for_comments, options.len()),
         };
-        let Some(left) = room.checked_sub(len) else {
+        let Some(left) = room.checked_sub(BESIDE + len) else {
             return;
         };
         *room = left;
@@ -52,7 +55,7 @@ mod tests {
         let (to, from) = unbounded();
         let mut aside = Aside::new(to);
         let block = |len| What::Names(vec![0; len]);
-        aside.hand_over(1, block(MOST_BYTES - 1));
+        aside.hand_over(1, block(MOST_BYTES - 2 * BESIDE - 1));
         aside.hand_over(2, block(2));
         aside.hand_over(3, block(1));
         let comments = |len| What::Comments {
@@ -60,8 +63,8 @@ mod tests {
             options: vec![0; len],
             count: 1,
         };
-        aside.hand_over(4, comments(MOST_BYTES));
-        aside.hand_over(5, comments(1));
+        aside.hand_over(4, comments(MOST_BYTES - BESIDE));
+        aside.hand_over(5, comments(0));
         let places: Vec<u64> = from.try_iter().map(|annotation| annotation.place).collect();
         assert_eq!(places, [1, 3, 4]);
     }
