@@ -36,6 +36,41 @@ fn readable_names() -> impl Iterator<Item = String> {
 // ---------------------------------------------------------------------------------------------
 // Goldens
 
+/// `tcpdump -i any` on a bridge has every packet twice: nothing is lost of a datagram whose last piece comes
+/// again behind the whole.
+#[test]
+fn pieces_that_a_capture_has_twice() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("twice.pcap");
+    let once = std::fs::read(testdata("outer-fragments.pcap")).unwrap();
+    let (header, mut rest) = once.split_at(24);
+    let mut twice = header.to_vec();
+    let mut records = 0;
+    while let Some(len) = rest.get(8..12) {
+        let len = u32::from_le_bytes(len.try_into().unwrap()) as usize;
+        let (record, behind) = rest.split_at(16 + len);
+        // A piece without its first one is lost, however often it comes.
+        records += 1;
+        twice.extend_from_slice(record);
+        twice.extend_from_slice(record);
+        rest = behind;
+    }
+    std::fs::write(&path, twice).unwrap();
+    assert_eq!(records, 12);
+    let replayed = replay([path]);
+    assert_closes(&replayed.summary);
+    // 3 whole ones come twice, 4 in pieces once; the piece that is left over counts twice.
+    assert_eq!(replayed.count("delivered"), 2 * 3 + 4);
+    assert_eq!(
+        replayed.reasons("dropped"),
+        expected([("fragment_incomplete", 2)])
+    );
+    assert_eq!(
+        replayed.reasons("filtered"),
+        expected([("fragment_joined", 12)])
+    );
+}
+
 #[test]
 fn every_capture_gives_its_golden() {
     let update = std::env::var_os("UPDATE_GOLDEN").is_some_and(|value| value == "1");

@@ -12,7 +12,7 @@ use std::path::Path;
 /// Rows of `/proc/self/net/snmp` and what is read from them; the name shown is row and column together, as
 /// nstat(8) has it.
 const SNMP: [(&str, &[&str]); 2] = [
-    ("Ip", &["ReasmFails"]),
+    ("Ip", &["ReasmReqds", "ReasmOKs", "ReasmFails"]),
     (
         "Udp",
         &[
@@ -25,7 +25,9 @@ const SNMP: [(&str, &[&str]); 2] = [
     ),
 ];
 /// Names in `/proc/self/net/snmp6`.
-const SNMP6: [&str; 6] = [
+const SNMP6: [&str; 8] = [
+    "Ip6ReasmReqds",
+    "Ip6ReasmOKs",
     "Ip6ReasmFails",
     "Udp6NoPorts",
     "Udp6InErrors",
@@ -61,9 +63,14 @@ impl Counters {
     }
 
     /// Leaves out the datagrams that filters of our own sockets turn away: beside a packet ring that is
-    /// all of them.
+    /// all of them. What keeps their first fragments from the UDP stack leaves it the others.
     pub fn leave_out_filtered(&mut self) {
-        for name in ["UdpInErrors", "Udp6InErrors"] {
+        for name in [
+            "UdpInErrors",
+            "Udp6InErrors",
+            "IpReasmReqds",
+            "Ip6ReasmReqds",
+        ] {
             self.0.remove(name);
         }
     }
@@ -167,10 +174,18 @@ fn interfaces(here: &BTreeSet<String>) -> Counts {
 }
 
 /// What counters say and what to do about it, those worth a line: `UdpInErrors` is the sum of the reasons
-/// counted beside it, and is told only where it is more than that.
+/// counted beside it, and is told only where it is more than that; fragments are told where nothing became of
+/// them, which the kernel counts as a failure only after 30 s.
 pub fn explained(counts: &Counts) -> Vec<(&str, u64, String)> {
     let count = |name: String| counts.get(&name).copied().unwrap_or_default();
     let told = counts.iter().filter_map(|(name, counted)| {
+        if let Some(row) = name.strip_suffix("ReasmReqds")
+            && ["ReasmOKs", "ReasmFails"]
+                .iter()
+                .any(|end| count(format!("{row}{end}")) > 0)
+        {
+            return None;
+        }
         let counted = match name.strip_suffix("InErrors") {
             Some(row) => {
                 let reasons = ["RcvbufErrors", "InCsumErrors", "MemErrors"];
@@ -236,6 +251,11 @@ fn remedy(name: &str) -> Option<String> {
             "datagrams the kernel refused for other reasons, such as a socket's filter or an IPsec policy, of \
              vxtap or of another program"
         }
+        "IpReasmReqds" | "Ip6ReasmReqds" => {
+            "fragments of IP packets, none of which became whole: a filter on the way drops later fragments, which \
+             name no port (a firewall, a security group; 'nft list ruleset' on this machine, 'frag-off'). Let \
+             fragments pass, or raise the MTU of the path so that nothing is fragmented"
+        }
         "IpReasmFails" | "Ip6ReasmFails" => {
             "IP packets whose fragments did not all come within 30 s, or for which there was no memory: one was \
              lost, a filter on the way drops later fragments, which name no port, or there were too many at a \
@@ -283,6 +303,8 @@ UdpLite: 9 9 9 9 9 9 9 9 9
         let read = snmp(SNMP_TEXT);
         let expected = counts(&[
             ("IpReasmFails", 7),
+            ("IpReasmOKs", 1),
+            ("IpReasmReqds", 9),
             ("UdpInCsumErrors", 2),
             ("UdpInErrors", 6),
             ("UdpMemErrors", 0),
@@ -338,6 +360,8 @@ UdpLite: 9 9 9 9 9 9 9 9 9
         for (row, names) in SNMP {
             all.extend(names.iter().map(|name| format!("{row}{name}")));
         }
+        // What became whole is nothing to mend.
+        all.retain(|name| !name.ends_with("ReasmOKs"));
         all.extend(INTERFACE.map(|name| format!("{name}@eth0")));
         all.extend(["softnet_dropped", "softnet_time_squeeze"].map(str::to_owned));
         for name in all {
@@ -358,6 +382,24 @@ UdpLite: 9 9 9 9 9 9 9 9 9
         }
         assert!(of("UdpNoPorts").contains("over IPv4"));
         assert!(!of("UdpInCsumErrors").contains("--bind"));
+    }
+
+    /// A failure is counted after 30 s; before that fragments of which nothing became tell of it.
+    #[test]
+    fn fragments_in_vain_are_told() {
+        let told = |pairs: &[(&str, u64)]| -> Vec<String> {
+            let counts = counts(pairs);
+            let names = explained(&counts)
+                .into_iter()
+                .map(|(name, ..)| name.to_owned());
+            names.collect()
+        };
+        assert_eq!(told(&[("IpReasmReqds", 6)]), ["IpReasmReqds"]);
+        let other = [("Ip6ReasmReqds", 6), ("IpReasmOKs", 3)];
+        assert_eq!(told(&other), ["Ip6ReasmReqds"]);
+        assert_eq!(told(&[("IpReasmReqds", 6), ("IpReasmOKs", 3)]), [""; 0]);
+        let failed = [("IpReasmReqds", 6), ("IpReasmFails", 3)];
+        assert_eq!(told(&failed), ["IpReasmFails"]);
     }
 
     #[test]

@@ -286,6 +286,7 @@ impl Worker {
         self.take_given_up(outlet);
         match piece {
             Piece::Held => {}
+            Piece::Again => self.ledger.refuse(Filtered::FragmentJoined.into(), 1),
             Piece::Refused(reason) => self.ledger.refuse(reason.into(), 1),
             Piece::Completed(joined) => self.joined(ts_ns, &joined, outlet),
         }

@@ -7,12 +7,15 @@
 //!
 //! Pieces that overlap are treated as Linux treats them (net/ipv4/inet_fragment.c,
 //! inet_frag_queue_insert): a copy of bytes that are here already is passed over, any other overlap refuses
-//! the whole datagram (RFC 8200 §4.5 demands it). A copy with other bytes refuses it too.
+//! the whole datagram (RFC 8200 §4.5 demands it). A copy with other bytes refuses it too. A capture of all
+//! interfaces (`tcpdump -i any`) has every packet of a bridge twice, so copies also come right behind the
+//! datagram that they belong to.
 
 use std::collections::VecDeque;
 use std::net::IpAddr;
 
 use hashbrown::HashMap;
+use hashbrown::hash_map::Entry;
 
 use super::be16;
 use super::ip::IpHeader;
@@ -34,6 +37,10 @@ const NUMBER_USED_AGAIN_NS: u64 = 1_000_000_000;
 const MAX_PIECES: usize = 128;
 /// Longest IP payload, in bytes.
 const MAX_PAYLOAD: usize = 65_535;
+/// Datagrams remembered when they are complete. A copy of the last piece comes right behind it.
+const RECENT: usize = 16;
+/// How long after the whole a copy of a piece may come.
+const COPY_WITHIN_NS: u64 = 100_000_000;
 /// Buffers kept for the next datagram.
 const SPARE_BUFFERS: usize = 16;
 
@@ -97,6 +104,15 @@ struct Open {
     refused: Option<Malformed>,
 }
 
+/// A datagram that was completed a moment ago.
+#[derive(Clone, Copy)]
+struct Done {
+    key: Key,
+    /// Bytes of its IP payload.
+    total: u32,
+    at_ns: u64,
+}
+
 /// A datagram put together, or its beginning.
 #[derive(Debug)]
 pub struct Joined {
@@ -130,6 +146,8 @@ pub enum Piece {
     Held,
     /// It was the last one missing.
     Completed(Box<Joined>),
+    /// A later piece of a datagram that is complete already: it has come a second time.
+    Again,
     /// It contradicts the pieces before it, which are given up too, or belongs to a datagram that is
     /// refused.
     Refused(Malformed),
@@ -166,6 +184,9 @@ pub struct Reassembly {
     bytes: usize,
     serial: u64,
     given_up: VecDeque<GivenUp>,
+    /// Completed of late; the next takes the place of number `completed` of them.
+    recent: [Option<Done>; RECENT],
+    completed: usize,
     spare: Vec<Buffers>,
 }
 
@@ -194,9 +215,13 @@ impl Reassembly {
                 Piece::Refused(reason)
             }
             Put::Completed => match self.take(&key) {
-                Some(open) => Piece::Completed(Box::new(self.join(&key, open))),
+                Some(open) => {
+                    self.remember(key, open.covered, now_ns);
+                    Piece::Completed(Box::new(self.join(&key, open)))
+                }
                 None => Piece::Held,
             },
+            Put::Again => Piece::Again,
             Put::Held => Piece::Held,
         };
         while self.held_bytes() > MAX_BYTES && self.give_up_oldest() {}
@@ -212,30 +237,45 @@ impl Reassembly {
             serial,
             spare,
             bytes,
+            recent,
             ..
         } = self;
-        let open = open.entry(*key).or_insert_with(|| {
-            *serial += 1;
-            order.push_back((*key, *serial));
-            let buffers = spare.pop().unwrap_or_default();
-            *bytes += buffers.cost();
-            Open {
-                buffers,
-                ip_header_len: piece.fragment.payload_at,
-                pieces: 0,
-                largest_piece: 0,
-                covered: 0,
-                total: None,
-                first_ns: now_ns,
-                last_ns: now_ns,
-                serial: *serial,
-                refused: None,
+        let open = match open.entry(*key) {
+            Entry::Occupied(open) => open.into_mut(),
+            Entry::Vacant(_) if recent.iter().flatten().any(|d| d.has(now_ns, key, piece)) => {
+                return Put::Again;
             }
-        });
+            Entry::Vacant(place) => {
+                *serial += 1;
+                order.push_back((*key, *serial));
+                let buffers = spare.pop().unwrap_or_default();
+                *bytes += buffers.cost();
+                place.insert(Open {
+                    buffers,
+                    ip_header_len: piece.fragment.payload_at,
+                    pieces: 0,
+                    largest_piece: 0,
+                    covered: 0,
+                    total: None,
+                    first_ns: now_ns,
+                    last_ns: now_ns,
+                    serial: *serial,
+                    refused: None,
+                })
+            }
+        };
         let before = open.buffers.cost();
         let fate = open.add(now_ns, piece);
         *bytes = *bytes + open.buffers.cost() - before;
         fate
+    }
+
+    /// Remembers a datagram that is complete.
+    fn remember(&mut self, key: Key, total: u32, at_ns: u64) {
+        if let Some(place) = self.recent.get_mut(self.completed % RECENT) {
+            *place = Some(Done { key, total, at_ns });
+        }
+        self.completed = self.completed.wrapping_add(1);
     }
 
     /// Whether what is there of a datagram is so old that a piece of now is of another one.
@@ -394,7 +434,24 @@ impl Reassembly {
 enum Put {
     Held,
     Completed,
+    Again,
     Refused(Malformed),
+}
+
+impl Done {
+    /// Whether `piece` is one of its later pieces. A first piece begins a datagram of its own.
+    fn has(&self, now_ns: u64, key: &Key, piece: &OuterFragment<'_>) -> bool {
+        let start = usize::from(piece.fragment.offset) * 8;
+        let (end, total) = (start + piece.len, self.total as usize);
+        self.key == *key
+            && start > 0
+            && piece.len > 0
+            && match piece.fragment.more {
+                true => end < total,
+                false => end == total,
+            }
+            && now_ns.saturating_sub(self.at_ns) <= COPY_WITHIN_NS
+    }
 }
 
 impl Open {
@@ -602,6 +659,50 @@ mod tests {
         assert_eq!(end(&mut reassembly), [(1, beginning)]);
     }
 
+    /// As a capture of all interfaces has them on a bridge: each piece a second time right behind it.
+    #[test]
+    fn a_piece_that_comes_again_behind_the_whole_is_told() {
+        let bytes: Vec<u8> = (0..40).collect();
+        let mut reassembly = Reassembly::default();
+        for id in 0..3 * RECENT as u32 {
+            let first = piece(id, 0, true, &bytes[..32]);
+            held(&mut reassembly, 0, &first);
+            held(&mut reassembly, 0, &first);
+            let last = piece(id, 4, false, &bytes[32..]);
+            assert_eq!(joined(&mut reassembly, &last).pieces, 3);
+            for again in [&last, &piece(id, 2, true, &bytes[16..24])] {
+                let fate = reassembly.add(5, again);
+                assert!(matches!(fate, Piece::Again), "{fate:?}");
+            }
+        }
+        assert_eq!(end(&mut reassembly), []);
+        // Another datagram: a first piece, one that is not of the same length, one long after, one forgotten.
+        let last_id = 3 * RECENT as u32 - 1;
+        held(
+            &mut reassembly,
+            5,
+            &piece(last_id - 1, 0, true, &bytes[..32]),
+        );
+        held(
+            &mut reassembly,
+            5,
+            &piece(last_id, 4, false, &bytes[24..40]),
+        );
+        held(
+            &mut reassembly,
+            5,
+            &piece(last_id - 2, 5, true, &bytes[..8]),
+        );
+        let late = COPY_WITHIN_NS + 1;
+        held(
+            &mut reassembly,
+            late,
+            &piece(last_id - 3, 4, false, &bytes[32..]),
+        );
+        held(&mut reassembly, late, &piece(0, 4, false, &bytes[32..]));
+        assert_eq!(end(&mut reassembly).len(), 5);
+    }
+
     /// The UDP header is in the first piece, and says how long the whole is.
     #[test]
     fn a_beginning_tells_the_length_of_the_whole() {
@@ -671,8 +772,9 @@ mod tests {
         for id in 0..100_000 {
             let why = refused(&mut reassembly, 0, &piece(id, 1, true, &[]));
             assert_eq!(why, Malformed::OuterFragment);
-            held(&mut reassembly, 0, &piece(1 << 20, 1, false, &[0; 8]));
-            joined(&mut reassembly, &piece(1 << 20, 0, true, &[0; 8]));
+            let whole = 1 << 20 | id;
+            held(&mut reassembly, 0, &piece(whole, 1, false, &[0; 8]));
+            joined(&mut reassembly, &piece(whole, 0, true, &[0; 8]));
             assert!(reassembly.held_bytes() <= MAX_BYTES);
             assert!(reassembly.order.len() <= 65 + 2 * reassembly.open.len());
         }
