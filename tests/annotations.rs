@@ -15,7 +15,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use common::files::{block, interface, option, packet, packets_of, replay_bytes, section};
-use common::{Replayed, Running, assert_closes, replay, run, tool, vxtap};
+use common::{Replayed, Running, assert_closes, replay, run, tool, vxtap, vxtap_fed};
+use pcap_file::pcapng::PcapNgReader;
+use pcap_file::pcapng::blocks::opt_common::CommonOption;
+use pcap_file::pcapng::blocks::section_header::SectionHeaderOption;
 use serde_json::{Value, json};
 
 const TLS_KEYS: u32 = 0x544c_534b;
@@ -277,7 +280,7 @@ fn what_is_not_carried_is_told() {
     ]
     .concat();
     let replayed = replay_any(&file, &[]);
-    let told = json!({"secrets": 1, "names": 1, "packet_comments": 1, "comments": 2});
+    let told = json!({"secrets": 1, "names": 1, "packet_comments": 1, "comments": 1});
     assert_eq!(replayed.summary["not_carried"], told);
     let kinds: Vec<u32> = written_order(&replayed)
         .into_iter()
@@ -285,7 +288,7 @@ fn what_is_not_carried_is_told() {
         .collect();
     assert_eq!(kinds, [10, 4, 6, 6]);
     let words = "Not carried from the input into the capture: 1 block of decryption secrets, 1 block of names, 1 packet \
-                 comment, 2 comments of sections and interfaces";
+                 comment, 1 comment of sections and interfaces";
     let stderr = replayed
         .run
         .stderr
@@ -310,6 +313,71 @@ fn what_is_not_carried_is_told() {
     assert!(!none.stderr.contains("Not carried"), "{}", none.stderr);
     let none: Value = serde_json::from_slice(&fs::read(summary).unwrap()).unwrap();
     assert_eq!(none.get("not_carried"), None);
+}
+
+/// The comments in the section header of a file.
+fn header_comments(file: &[u8]) -> Vec<String> {
+    let mut reader = PcapNgReader::new(file).unwrap();
+    while reader.next_block().is_some() {}
+    let options = reader.section().options.iter();
+    let comments = options.filter_map(|option| match option {
+        SectionHeaderOption::Common(CommonOption::Comment(text)) => Some(text.to_string()),
+        _ => None,
+    });
+    comments.collect()
+}
+
+/// Comments of first sections stand in the header, through any number of replays; a pipe is read too late.
+#[test]
+fn comments_of_the_capture_are_carried() {
+    let head = |comments: &[&str]| {
+        let comments: Vec<Vec<u8>> = comments
+            .iter()
+            .map(|text| option(1, text.as_bytes()))
+            .collect();
+        [section(&comments.concat()), interface(1, &[])].concat()
+    };
+    let frame = packet(0, 1, &mirrored(1)[0], &[]);
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name);
+    let one = [
+        head(&["what I did", "where"]),
+        frame.clone(),
+        head(&["a second section"]),
+    ]
+    .concat();
+    fs::write(path("a.pcapng"), &one).unwrap();
+    fs::write(path("b.pcapng"), [head(&["more"]), frame.clone()].concat()).unwrap();
+    let large = "x".repeat(60_000);
+    let most = [head(&[large.as_str(); 18]), frame].concat();
+    fs::write(path("c.pcapng"), most).unwrap();
+    let inputs = ["a.pcapng", "b.pcapng", "c.pcapng", "b.pcapng"].map(path);
+    let replayed = replay(&inputs);
+    assert_eq!(replayed.run.code, Some(0), "{}", replayed.run.stderr);
+    let written = fs::read(replayed.capture()).unwrap();
+    let comments = header_comments(&written);
+    assert_eq!(comments[1..], ["what I did", "where", "more", "more"]);
+    assert_eq!(replayed.summary["not_carried"], json!({"comments": 1 + 18}));
+    let again = replay_any(&written, &["--plain"]);
+    let comments_again = header_comments(&fs::read(again.capture()).unwrap());
+    assert_eq!(comments_again[0], "replay of in.pcapng");
+    assert_eq!(comments_again[1..], comments[1..]);
+    assert_eq!(again.summary.get("not_carried"), None);
+
+    let (piped, summary) = (path("piped.pcapng"), path("s.json"));
+    let args = [
+        "replay",
+        "-",
+        "-w",
+        piped.to_str().unwrap(),
+        "--summary",
+        summary.to_str().unwrap(),
+    ];
+    let run = vxtap_fed(args, &one);
+    assert_eq!(run.code, Some(0), "{}", run.stderr);
+    let summary: Value = serde_json::from_slice(&fs::read(summary).unwrap()).unwrap();
+    assert_eq!(summary["not_carried"], json!({"comments": 3}));
+    assert_eq!(header_comments(&fs::read(piped).unwrap()).len(), 1);
 }
 
 /// Replaying several files: each block comes before the packets that follow it.

@@ -166,7 +166,7 @@ fn pipeline_of(sharing: Sharing, flows: &Path) -> (Pipeline, PipeReader) {
     let (reader, writer) = std::io::pipe().unwrap();
     let path = PathBuf::from(format!("/proc/self/fd/{}", writer.as_raw_fd()));
     let about = About {
-        comment: String::new(),
+        comments: Vec::new(),
         mtu: 1500,
     };
     let sinks = Sinks {

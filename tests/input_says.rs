@@ -114,7 +114,7 @@ fn losses_of_the_input_are_told() {
 #[test]
 fn our_own_statistics_count_the_kernel_once() {
     let about = About {
-        comment: String::new(),
+        comments: Vec::new(),
         mtu: 1500,
     };
     let mut file = Vec::new();

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::IsTerminal;
+use std::iter;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -16,6 +17,7 @@ use crate::control::inquire::Teller;
 use crate::failure::Failure;
 use crate::mirror::words::counted;
 use crate::pcap::link_type::LinkTypeName;
+use crate::pcap::record::Format;
 use crate::pipeline::ledger::{Ledger, Noted};
 use crate::pipeline::outcome::Outcome;
 use crate::pipeline::run::Pipeline;
@@ -28,6 +30,9 @@ use crate::wire::refusal::Filtered;
 
 /// Smaller inputs are done before a progress bar could be read.
 const PROGRESS_FROM_BYTES: u64 = 32 << 20;
+
+/// Most bytes of comments that the capture's header takes from the inputs.
+const MOST_COMMENT_BYTES: usize = 1 << 20;
 
 /// Link types that a remark names.
 const LINK_TYPES_NAMED: usize = 8;
@@ -44,17 +49,21 @@ pub fn run(replay: &Replay) -> Result<(), Failure> {
     } = replay;
     let control = Control::start()?;
     let stop = control.stop();
-    check_inputs(files, stop)?;
+    let mut comments = check_inputs(files, stop)?;
+    keep_comments(&mut comments, settings.worker.capture);
     let total = Progress::total(files);
     let others = total.map(|_| "the progress bar");
     settings.threads(others.into_iter().collect()).check()?;
     let about = format!("replay of {}", names(files));
-    let sinks = settings.outputs.open(&about, settings.worker.mtu, stop)?;
+    let carried: Vec<bool> = comments.iter().map(|said| !said.is_empty()).collect();
+    let comments = iter::once(about).chain(comments.into_iter().flatten());
+    let outputs = &settings.outputs;
+    let sinks = outputs.open(comments.collect(), settings.worker.mtu, stop)?;
     let mut pipeline = Pipeline::start(settings.worker.clone(), sinks, settings.sharing)?;
     control.tell_on_request(Teller::new(&pipeline, &settings.worker, None, ""));
     let bytes_read = Arc::new(AtomicU64::new(0));
     let progress = Progress::start(total, &bytes_read);
-    let read = Read::all(files, &mut pipeline, &bytes_read, stop);
+    let read = Read::all((files, &carried), &mut pipeline, &bytes_read, stop);
     progress.finish();
     let outcome = pipeline.finish(0);
     let remarks = remarks(settings, &outcome, read.told, read.without);
@@ -114,18 +123,22 @@ impl Unwanted {
 }
 
 impl Read {
-    /// Feeds the pipeline from one file after the other.
+    /// Feeds the pipeline from one file after the other. Where the comments of its first section are `carried`, the
+    /// capture has them.
     fn all(
-        files: &[PathBuf],
+        (files, carried): (&[PathBuf], &[bool]),
         pipeline: &mut Pipeline,
         bytes_read: &Arc<AtomicU64>,
         stop: &Arc<Stop>,
     ) -> Self {
         let mut all = Self::default();
-        for path in files {
+        for (path, is_carried) in files.iter().zip(carried) {
             let before = pipeline.ledger();
             let read =
                 CaptureFile::open(path, Arc::clone(bytes_read), stop).and_then(|mut file| {
+                    if *is_carried {
+                        file.take_first_comments();
+                    }
                     let outcome = pipeline.replay(&mut file, stop);
                     all.told.extend(passed_over(&file));
                     outcome
@@ -208,23 +221,40 @@ fn missing_fragments(ledger: &Ledger, ports: &[u16]) -> Option<String> {
     ))
 }
 
-/// Refuses before anything is written when no input can be read. Pipes are left alone: they can be
-/// opened only once.
-fn check_inputs(files: &[PathBuf], stop: &Arc<Stop>) -> Result<(), Failure> {
-    let mut errors = Vec::new();
+/// Refuses before anything is written when no input can be read, and tells the comments of each one's first section.
+/// Pipes are left alone: they can be opened only once.
+fn check_inputs(files: &[PathBuf], stop: &Arc<Stop>) -> Result<Vec<Vec<String>>, Failure> {
+    let (mut errors, mut comments) = (Vec::new(), Vec::new());
     for path in files {
+        let mut said = Vec::new();
         if path.as_path() != Path::new("-") && (path.is_file() || path.is_dir() || !path.exists()) {
-            errors.extend(
-                CaptureFile::open(path, Arc::default(), stop)
-                    .err()
-                    .map(|error| error.to_string()),
-            );
+            match CaptureFile::open(path, Arc::default(), stop) {
+                Ok(mut file) => said = file.take_first_comments(),
+                Err(error) => errors.push(error.to_string()),
+            }
         }
+        comments.push(said);
     }
     if errors.len() == files.len() {
         Err(Failure::running(errors.join("\nvxtap: error: ")))
     } else {
-        Ok(())
+        Ok(comments)
+    }
+}
+
+/// Keeps the comments that the capture's header takes, which is there before the inputs are read: none in classic
+/// pcap, and of each input all or none.
+fn keep_comments(comments: &mut [Vec<String>], capture: Option<Format>) {
+    let mut room = match capture {
+        Some(Format::PcapNg) => MOST_COMMENT_BYTES,
+        _ => 0,
+    };
+    for said in comments {
+        let len = said.iter().map(String::len).sum();
+        match room.checked_sub(len) {
+            Some(left) if room > 0 => room = left,
+            _ => said.clear(),
+        }
     }
 }
 

@@ -3,6 +3,8 @@
 //! Read by hand rather than with a library, because every resolution of time has to be read, options
 //! that do not matter must not stop the reading, and damage has to name its byte.
 
+use std::borrow::Cow;
+
 use crate::pcap::annotation::{self, DECRYPTION_SECRETS, NAME_RESOLUTION, Tally, What};
 use crate::pcap::fcs;
 use crate::pcap::losses::{self, Losses};
@@ -73,6 +75,9 @@ pub struct Section {
     lost_before: Option<u64>,
     /// Comments of sections, interfaces and statistics, in all sections. Not those that vxtap writes by itself.
     comments: u64,
+    /// Those of the first section, as texts.
+    first_comments: Vec<String>,
+    has_begun: bool,
 }
 
 /// A packet in a block.
@@ -175,7 +180,16 @@ impl Section {
         self.is_ours = options
             .clone()
             .any(|(code, value)| code == OPTION_USERAPPL && value.starts_with(b"vxtap "));
-        self.count_comments(options);
+        let comments = options.filter(|(code, _)| *code == options::COMMENT);
+        // The first one in a file of ours says what wrote it, the others what its input said.
+        let comments = comments.skip(usize::from(self.is_ours));
+        let comments = comments.map(|(_, text)| String::from_utf8_lossy(text));
+        if std::mem::replace(&mut self.has_begun, true) {
+            self.comments += comments.count() as u64;
+        } else {
+            self.first_comments = comments.map(Cow::into_owned).collect();
+            self.comments += self.first_comments.len() as u64;
+        }
         let (major, minor) = (self.short(body, 4), self.short(body, 6));
         // The specification lets 1.2 be read as 1.0; other minor versions may hold anything.
         if major == 1 && matches!(minor, 0 | 2) {
@@ -208,6 +222,13 @@ impl Section {
             let comments = options.filter(|(code, _)| *code == options::COMMENT);
             self.comments += comments.count() as u64;
         }
+    }
+
+    /// Takes the comments of the first section out of those that were read.
+    pub fn take_first_comments(&mut self) -> Vec<String> {
+        let taken = std::mem::take(&mut self.first_comments);
+        self.comments -= taken.len() as u64;
+        taken
     }
 
     /// Comments of sections, interfaces and statistics that were read so far, those apart that vxtap writes by

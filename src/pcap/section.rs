@@ -42,8 +42,8 @@ mod option {
 /// What is told of a file as a whole.
 #[derive(Clone, Debug)]
 pub struct About {
-    /// The file's comment.
-    pub comment: String,
+    /// The file's comments: what wrote it, then those that its input had.
+    pub comments: Vec<String>,
     /// MTU of the path from mirror source to target, for the interface descriptions.
     pub mtu: u32,
 }
@@ -72,7 +72,7 @@ impl Section {
     /// Begins a file: appends its header to `out`.
     pub fn begin(format: Format, about: &About, out: &mut Vec<u8>) -> Self {
         match format {
-            Format::PcapNg => section_header(&about.comment, out),
+            Format::PcapNg => section_header(&about.comments, out),
             Format::Pcap => pcap_header(out),
         }
         Self {
@@ -244,7 +244,7 @@ pub fn whole_prefix(format: Format, bytes: &[u8], len: usize) -> (usize, u64) {
     }
 }
 
-fn section_header(comment: &str, out: &mut Vec<u8>) {
+fn section_header(comments: &[String], out: &mut Vec<u8>) {
     block(SECTION_HEADER, out, |out| {
         out.extend_from_slice(&0x1a2b_3c4d_u32.to_le_bytes());
         out.extend_from_slice(&[1, 0, 0, 0]);
@@ -254,7 +254,9 @@ fn section_header(comment: &str, out: &mut Vec<u8>) {
         text(option::SHB_OS, std::env::consts::OS, out);
         let program = concat!("vxtap ", env!("CARGO_PKG_VERSION"));
         text(option::SHB_USERAPPL, program, out);
-        text(option::COMMENT, comment, out);
+        for comment in comments {
+            text(option::COMMENT, comment, out);
+        }
         put(0, &[], out);
     });
 }
@@ -314,7 +316,7 @@ mod tests {
 
     fn about() -> About {
         About {
-            comment: "żółw".repeat(20_000),
+            comments: vec!["żółw".repeat(20_000)],
             mtu: 1500,
         }
     }

@@ -236,7 +236,7 @@ mod tests {
         let names = ["c.pcapng", "f.jsonl"].map(|name| dir.path().join(name));
         fs::write(&names[0], "earlier").unwrap();
         let about = About {
-            comment: String::new(),
+            comments: Vec::new(),
             mtu: 1500,
         };
         let creation = Creation::default();

@@ -227,6 +227,14 @@ impl CaptureFile {
         self.aside.take()
     }
 
+    /// Takes the comments of the first section out of those that [`Self::annotations`] counts.
+    pub fn take_first_comments(&mut self) -> Vec<String> {
+        match &mut self.format {
+            Format::Pcap(..) => Vec::new(),
+            Format::PcapNg(section) => section.take_first_comments(),
+        }
+    }
+
     /// Comments, and blocks of secrets and names, that were read so far, whatever became of them.
     pub fn annotations(&self) -> Tally {
         let other_comments = match &self.format {

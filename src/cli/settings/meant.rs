@@ -384,12 +384,12 @@ impl Outputs {
         check_places(&self.named().collect::<Vec<_>>(), inputs, mistakes);
     }
 
-    /// Opens what is asked for. `about` is the capture's comment. A FIFO waits for its reader, until `stop` is set.
+    /// Opens what is asked for. `comments` are the capture's. A FIFO waits for its reader, until `stop` is set.
     ///
     /// # Errors
     ///
     /// When an output cannot be written; nothing is left behind in that case.
-    pub fn open(&self, about: &str, mtu: u32, stop: &Stop) -> Result<Sinks, Failure> {
+    pub fn open(&self, comments: Vec<String>, mtu: u32, stop: &Stop) -> Result<Sinks, Failure> {
         let mut sinks = Sinks::default();
         if let Some((path, creation)) = self.summary() {
             // Opened at the end; whether it can be is better known now.
@@ -401,10 +401,7 @@ impl Outputs {
                 .push(JsonLines::create(path, self.creation, stop)?);
         }
         if let Some(path) = &self.write {
-            let about = About {
-                comment: about.to_owned(),
-                mtu,
-            };
+            let about = About { comments, mtu };
             let capture = CaptureWriter::create(path, self.creation, self.format, &about, stop)?;
             sinks.capture = Some(capture);
         }
