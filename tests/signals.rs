@@ -360,6 +360,22 @@ fn a_run_that_is_not_ready_survives_being_asked() {
 fn a_file_too_large_is_an_error() {
     let dir = tempfile::tempdir().unwrap();
     let mut shell = Command::new("sh");
+    let script = "ulimit -f 80; exec \"$0\" send --generate --count 500 --frame-size 1000 --write \"$1/w.pcap\"";
+    shell.args(["-c", script, VXTAP]).arg(dir.path());
+    let (code, said) = Heard::start(&mut shell).end();
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("File too large"), "{said}");
+    // Whole packets of 16 + 50 + 1000 bytes behind a header of 24, in blocks of 512 or 1024.
+    let len = std::fs::metadata(dir.path().join("w.pcap")).unwrap().len();
+    assert_eq!((len - 24) % 1066, 0, "{len}");
+    let packets = (len - 24) / 1066;
+    assert!(packets > 30, "{packets}");
+    let told = format!("vxtap: {packets} packets are whole in ");
+    assert!(said.contains(&told), "{said}");
+    assert!(said.contains("w.pcap; the others are missing"), "{said}");
+
+    let dir = tempfile::tempdir().unwrap();
+    let mut shell = Command::new("sh");
     let script =
         "ulimit -f 20; exec \"$0\" replay \"$1\" -w \"$2/c.pcapng\" --summary \"$2/s.json\"";
     shell

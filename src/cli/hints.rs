@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use crate::host::counters::{Counters, Counts};
 use crate::host::interfaces::{self, Interface};
-use crate::host::ports;
+use crate::host::ports::{self, Holder};
 use crate::say::say;
 use crate::source::live::sockets::UdpError;
 use crate::source::{Arrival, Progress, Source};
@@ -226,6 +226,8 @@ impl Facts<'_> {
                 .iter()
                 .any(|address| address.is_ipv4() == ipv4);
             let packets = moved(counter);
+            // What a ring has seen for other addresses is told below.
+            let packets = packets.saturating_sub(self.elsewhere);
             if is_bound && packets > 0 {
                 causes.push(format!(
                     "{} over {family} came to ports or addresses that nobody listens on here: does the mirror session \
@@ -330,15 +332,56 @@ pub fn cannot_bind(error: &UdpError) -> String {
         };
         return format!("{error}{hint}");
     };
+    held(address, ports::holder(address).as_ref())
+}
+
+/// Who holds the port of an address, and what to do.
+fn held(address: SocketAddr, holder: Option<&Holder>) -> String {
     let port = address.port();
-    let holder = ports::holder(address).map_or(String::new(), |holder| format!(" by {holder}"));
-    format!(
-        "cannot listen on {address}: the port is held{holder}.\n  \
-         A kernel vxlan device or a container overlay (Docker Swarm, flannel, Cilium) owns the whole port: \
-         'ip -d link show type vxlan' lists such devices, 'ip link del NAME' removes one.\n  \
-         Another receiver: 'ss -ulpn sport = :{port}' names it; end it, or choose another port with --bind \
-         and set the mirror session to it."
-    )
+    let begin = format!("cannot listen on {address}: the port is held");
+    let other_port = "choose another port with --bind and set the mirror session to it";
+    let device = "a kernel vxlan device or a container overlay (Docker Swarm, flannel, Cilium) owns the whole port: \
+                  'ip -d link show type vxlan' lists such devices, 'ip link del NAME' removes one";
+    match holder {
+        Some(holder @ Holder::Ourselves) => format!("{begin} by {holder}; leave one of them out."),
+        Some(holder @ Holder::Process(..)) => {
+            format!("{begin} by {holder}.\n  End it, or {other_port}.")
+        }
+        Some(holder @ Holder::Kernel(_)) => {
+            format!("{begin} by {holder}.\n  Usually {device}. Or {other_port}.")
+        }
+        holder => {
+            let holder = holder.map_or(String::new(), |holder| format!(" by {holder}"));
+            format!(
+                "{begin}{holder}.\n  Perhaps {device}.\n  \
+                 Or another receiver: as root 'ss -ulpn sport = :{port}' names it; end it, or {other_port}."
+            )
+        }
+    }
+}
+
+/// What to do where the interface of a ring cannot be told.
+pub fn no_interface(addresses: &[SocketAddr], interfaces: &[Interface]) -> String {
+    let has = |ip: IpAddr| interfaces.iter().any(|one| one.addresses.contains(&ip));
+    let any_loopback = addresses.iter().any(|address| address.ip().is_loopback());
+    let absent = addresses
+        .iter()
+        .find(|address| !address.ip().is_unspecified() && !has(address.ip()));
+    let nothing_up = interfaces.iter().all(|one| one.loopback || !one.up);
+    match absent {
+        _ if any_loopback => "--backend udp receives there".to_owned(),
+        Some(address) => {
+            let any = if address.is_ipv4() { "0.0.0.0" } else { "[::]" };
+            format!(
+                "'ip address' shows the addresses there are; --bind {any}:{} takes all",
+                address.port()
+            )
+        }
+        None if nothing_up => {
+            "'ip link set NAME up' brings one up; --interface NAME waits for it".to_owned()
+        }
+        None => "--interface names one".to_owned(),
+    }
 }
 
 /// An address that no interface has.
@@ -452,6 +495,46 @@ mod tests {
             elsewhere: case.elsewhere,
         };
         facts.told()
+    }
+
+    #[test]
+    fn a_holder_is_told_with_what_to_do_about_it() {
+        let address = "10.0.0.5:8472".parse().unwrap();
+        let python = Holder::Process(7, "python3".to_owned());
+        let said = held(address, Some(&python));
+        assert!(said.contains("10.0.0.5:8472: the port is held by process 7 (python3)"));
+        assert!(said.contains("End it, or choose another port"), "{said}");
+        assert!(!said.contains("vxlan device"), "{said}");
+        let devices = vec!["vx0".to_owned()];
+        let said = held(address, Some(&Holder::Kernel(devices)));
+        assert!(
+            said.contains("vx0") && said.contains("'ip link del NAME'"),
+            "{said}"
+        );
+        assert!(!said.contains("ss -ulpn"), "{said}");
+        for unknown in [None, Some(&Holder::Hidden(Vec::new()))] {
+            let said = held(address, unknown);
+            assert!(said.contains("'ip link del NAME'"), "{said}");
+            assert!(said.contains("ss -ulpn sport = :8472"), "{said}");
+        }
+    }
+
+    #[test]
+    fn where_no_interface_can_be_told() {
+        let here = [
+            interface("lo", true, &["127.0.0.1"]),
+            interface("eth0", true, &["10.0.0.5"]),
+            interface("eth1", true, &["10.0.1.5"]),
+        ];
+        let hint = |bound: &str, here: &[Interface]| no_interface(&[bound.parse().unwrap()], here);
+        assert_eq!(hint("127.0.0.1:9", &here), "--backend udp receives there");
+        assert_eq!(hint("0.0.0.0:9", &here), "--interface names one");
+        let said = hint("10.0.0.7:8472", &here);
+        assert!(said.contains("--bind 0.0.0.0:8472 takes all"), "{said}");
+        let said = hint("[fd00::7]:8472", &here);
+        assert!(said.contains("--bind [::]:8472 takes all"), "{said}");
+        let down = [interface("eth0", false, &["10.0.0.5"])];
+        assert!(hint("0.0.0.0:9", &down).contains("'ip link set NAME up'"));
     }
 
     #[test]
@@ -571,6 +654,15 @@ mod tests {
             other_port.contains("3 datagrams over IPv4 came to ports or addresses that nobody"),
             "{other_port}"
         );
+        // Beside the ring the UDP stack has seen them too.
+        let twice = told(&Case {
+            bound: &["10.0.0.5:4789"],
+            ring: Some("eth0"),
+            counters: &[("UdpNoPorts", 6)],
+            elsewhere: 6,
+            ..Case::default()
+        });
+        assert!(!twice.contains("ports or addresses that nobody"), "{twice}");
         let other_address = told(&Case {
             bound: &["10.0.0.5:4789"],
             ring: Some("eth0"),

@@ -39,12 +39,13 @@ mod linux {
     use std::sync::Arc;
 
     use super::Failure;
-    use crate::cli::hints::{Attentive, Heard, Waiting, cannot_bind};
+    use crate::cli::hints::{Attentive, Heard, Waiting, cannot_bind, no_interface};
     use crate::cli::settings::listening::{Listen, Receive};
     use crate::cli::settings::meant::Settings;
     use crate::control::Control;
     use crate::control::inquire::Teller;
     use crate::host::counters::Counters;
+    use crate::host::interfaces;
     use crate::mirror::words::counted;
     use crate::pipeline::ledger::{Ledger, Noted};
     use crate::pipeline::run::Pipeline;
@@ -233,11 +234,8 @@ mod linux {
         let error = match error {
             LiveError::Udp(error) => return Failure::running(cannot_bind(&error)),
             LiveError::Interface(_) => {
-                let loopback = |address: &SocketAddr| address.ip().is_loopback();
-                let hint = match receive.addresses.iter().all(loopback) {
-                    true => "--backend udp receives there",
-                    false => "--interface names one",
-                };
+                let hint =
+                    no_interface(&receive.addresses, &interfaces::list().unwrap_or_default());
                 return Failure::usage(format!("{error}. {hint}"));
             }
             LiveError::Packet(error @ PacketError::NoInterface { .. }) => {

@@ -128,7 +128,17 @@ pub fn choose<'a>(
     }
     let found = choose_by(binds, interfaces, |_| true)?;
     found.ok_or_else(|| match binds.first() {
-        Some(bind) => format!("no interface that is up has an address for {}", bind.ip()),
+        Some(bind) => {
+            let mut text = format!("no interface that is up has an address for {}", bind.ip());
+            let down = |one: &&Interface| !one.up && !one.loopback && !one.addresses.is_empty();
+            let names = interfaces.iter().filter(down).map(|one| one.name.as_str());
+            match names.collect::<Vec<_>>().as_slice() {
+                [] => {}
+                [one] => text.push_str(&format!("; {one} is down")),
+                several => text.push_str(&format!("; {} are down", several.join(", "))),
+            }
+            text
+        }
         None => "no address is given".to_owned(),
     })
 }
@@ -252,7 +262,7 @@ mod tests {
         assert!(
             name(&both, &none)
                 .unwrap_err()
-                .contains("no interface that is up")
+                .contains("no interface that is up has an address for 0.0.0.0; eth0 is down")
         );
     }
 

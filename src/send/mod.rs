@@ -204,7 +204,7 @@ fn rate(number: u64, seconds: f64) -> f64 {
 
 enum Output {
     Network(Sockets, Pace),
-    File(PcapOut),
+    File(Box<PcapOut>),
 }
 
 struct Run<'a> {
@@ -226,7 +226,9 @@ impl<'a> Run<'a> {
         let ips = OuterIps::or_documentation(options.source, target.map(|target| target.ip()))
             .ok_or_else(|| Failure::usage("--source and --to differ in their IP version"))?;
         let output = match (&options.write, target) {
-            (Some(path), _) => Output::File(PcapOut::create(path, options.creation, stop)?),
+            (Some(path), _) => {
+                Output::File(Box::new(PcapOut::create(path, options.creation, stop)?))
+            }
             (None, Some(target)) => {
                 let pace = Pace::new(options.tempo, Arc::clone(stop));
                 Output::Network(Sockets::new(target, options, Arc::clone(stop)), pace)

@@ -1,11 +1,13 @@
 //! The pcap file that `--write` makes.
 
+use std::io::ErrorKind;
 use std::path::Path;
 
 use crate::failure::Failure;
-use crate::outfile::{Creation, OutError, OutFile};
-use crate::pcap::record::{SNAPLEN, append_pcap};
-use crate::pcap::section::pcap_header;
+use crate::outfile::{Creation, ItemFile, OutError, OutFile};
+use crate::pcap::record::{Format, SNAPLEN, append_pcap};
+use crate::pcap::section::{pcap_header, whole_prefix};
+use crate::say::say;
 use crate::send::encapsulate::{OuterHeaders, TooLarge};
 use crate::send::write_fault;
 use crate::stop::Stop;
@@ -17,9 +19,12 @@ const WRITE_LEN: usize = 256 << 10;
 
 /// The file of --write: pcap, nanoseconds, little-endian, Ethernet.
 pub struct PcapOut {
-    out: OutFile,
-    /// Encoded and not handed to the file yet.
+    file: ItemFile,
+    /// Not written yet; nothing stands in front of it.
+    header: Vec<u8>,
+    /// Encoded and not handed to the file yet, and how many.
     bytes: Vec<u8>,
+    waiting: u64,
     /// The packet of a datagram, kept for its room.
     packet: Vec<u8>,
     packets: u64,
@@ -31,11 +36,13 @@ pub struct PcapOut {
 
 impl PcapOut {
     pub fn create(path: &Path, creation: Creation, stop: &Stop) -> Result<Self, Failure> {
-        let mut bytes = Vec::new();
-        pcap_header(&mut bytes);
+        let mut header = Vec::new();
+        pcap_header(&mut header);
         Ok(Self {
-            out: OutFile::create_until(path, creation, stop)?,
-            bytes,
+            file: ItemFile::new(OutFile::create_until(path, creation, stop)?),
+            header,
+            bytes: Vec::new(),
+            waiting: 0,
             packet: Vec::new(),
             packets: 0,
             times_ns: (u64::MAX, 0),
@@ -85,25 +92,54 @@ impl PcapOut {
         let ts_ns = ts_ns.saturating_add(self.shift_ns);
         append_pcap(ts_ns, packet, captured_len, orig_len, &mut self.bytes);
         self.packets += 1;
+        self.waiting += 1;
         if self.bytes.len() >= WRITE_LEN {
-            self.out.write(&self.bytes)?;
-            self.bytes.clear();
+            self.flush()?;
         }
         Ok(true)
     }
 
-    /// Ends the file. Where `outcome` is a fault of the input, what was written before it is kept.
-    pub fn close(mut self, outcome: Result<(), Failure>) -> Result<(), Failure> {
-        let nothing = outcome.is_err() && self.packets == 0;
-        if nothing || write_fault(&outcome).is_some() {
-            self.out.discard();
+    /// Hands over what waits. Where the disk takes a part of it, the file ends with its last whole packet.
+    fn flush(&mut self) -> Result<(), OutError> {
+        let header = std::mem::take(&mut self.header);
+        self.file.write(&header, 0, |_, _| (0, 0));
+        self.file.write(&self.bytes, self.waiting, |bytes, len| {
+            whole_prefix(Format::Pcap, bytes, len)
+        });
+        self.bytes.clear();
+        self.waiting = 0;
+        self.file.take_error().map_or(Ok(()), Err)
+    }
+
+    /// Ends the file. Where `outcome` is a fault, what was written before it is kept.
+    pub fn close(mut self, mut outcome: Result<(), Failure>) -> Result<(), Failure> {
+        if outcome.is_err() && self.packets == 0 {
+            self.file.into_out().discard();
             return outcome;
         }
-        if let Err(error) = self.out.write(&self.bytes) {
-            self.out.discard();
-            return Err(error.into());
+        if write_fault(&outcome).is_none()
+            && let Err(error) = self.flush()
+        {
+            outcome = Err(error.into());
         }
-        self.out.finish()?;
+        let Some(fault) = write_fault(&outcome) else {
+            self.file.into_out().finish()?;
+            return outcome;
+        };
+        let (written, path) = (self.file.standing().written, self.file.path().to_owned());
+        let is_closed_pipe = matches!(fault, OutError::Write { source, .. } if source.kind() == ErrorKind::BrokenPipe);
+        if written == 0 || is_closed_pipe {
+            self.file.into_out().discard();
+            return outcome;
+        }
+        self.file.into_out().finish()?;
+        say(format!(
+            "vxtap: {} whole in {path}; the others are missing\n",
+            match written {
+                1 => "1 packet is".to_owned(),
+                written => format!("{written} packets are"),
+            }
+        ));
         outcome
     }
 }
