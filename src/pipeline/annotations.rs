@@ -3,17 +3,15 @@
 
 use std::ops::Range;
 
-use crossbeam_channel::Receiver;
-
 use crate::capture::writer::CaptureWriter;
 use crate::pcap::annotation::{Annotation, Tally, What};
 use crate::pcap::record::Batch;
+use crate::source::aside::FromAside;
 
 /// Puts annotations between the records of one capture.
 #[derive(Debug)]
 pub struct Annotations {
-    /// In the order of their places; each comes before the packets behind it do.
-    from: Receiver<Annotation>,
+    from: FromAside,
     /// The one whose place has not come yet.
     next: Option<Annotation>,
     written: Tally,
@@ -21,7 +19,7 @@ pub struct Annotations {
 
 impl Annotations {
     /// Those that come from a reader.
-    pub fn new(from: Receiver<Annotation>) -> Self {
+    pub fn new(from: FromAside) -> Self {
         Self {
             from,
             next: None,
@@ -84,10 +82,6 @@ impl Annotations {
     }
 
     fn take_next(&mut self) -> Option<Annotation> {
-        // Hardly ever is there one: looking costs two loads.
-        if self.next.is_none() && self.from.is_empty() {
-            return None;
-        }
-        self.next.take().or_else(|| self.from.try_recv().ok())
+        self.next.take().or_else(|| self.from.next())
     }
 }

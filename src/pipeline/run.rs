@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use crossbeam_channel::{bounded, unbounded};
+use crossbeam_channel::bounded;
 
 use crate::bpf::steer::Steering;
 use crate::capture::writer::CaptureWriter;
@@ -33,7 +33,7 @@ use crate::pipeline::sinks::SinkSet;
 use crate::pipeline::spread::{Chunk, ChunkSource, Guide};
 use crate::pipeline::total::Total;
 use crate::pipeline::worker::{Worker, WorkerSettings};
-use crate::source::aside::Aside;
+use crate::source::aside::{Aside, aside};
 use crate::source::file::{CaptureError, CaptureFile};
 use crate::source::{Record, Source};
 use crate::stop::{Stop, Why};
@@ -437,9 +437,8 @@ fn annotations(settings: &WorkerSettings, is_live: bool) -> Option<(Aside, Annot
     if is_live || settings.capture != Some(Format::PcapNg) {
         return None;
     }
-    // What it takes is bounded in bytes.
-    let (to, from) = unbounded();
-    Some((Aside::new(to), Annotations::new(from)))
+    let (aside, from) = aside();
+    Some((aside, Annotations::new(from)))
 }
 
 /// The name of the thread of worker `number`.

@@ -1,13 +1,19 @@
 //! The way of annotations past the workers: who reads a file hands them over here before the packets behind
 //! them, and who writes the capture takes them from the other end at their place.
 
-use crossbeam_channel::Sender;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use crossbeam_channel::{Receiver, Sender, unbounded};
 
 use crate::pcap::annotation::{Annotation, What};
 
-/// Most bytes of blocks, and of comments, that a run takes over: they wait in memory for their place. Each counts
-/// with what it takes there beside its bytes.
-const MOST_BYTES: usize = 64 << 20;
+/// Most bytes of blocks that a run takes over, whatever the number of workers and the speed of the disk, so that the
+/// same input gives the same file.
+const MOST_BLOCK_BYTES: usize = 64 << 20;
+/// Most bytes of comments on their way at a time. There are no more than of the packets on their way, unless these
+/// are not written.
+const MOST_COMMENT_BYTES: usize = 64 << 20;
 /// Bytes that one takes beside its own: its place in the queue and the head of its allocation.
 const BESIDE: usize = size_of::<Annotation>() + 16;
 
@@ -16,56 +22,109 @@ const BESIDE: usize = size_of::<Annotation>() + 16;
 pub struct Aside {
     to: Sender<Annotation>,
     room_for_blocks: usize,
-    room_for_comments: usize,
+    comments: Arc<AtomicUsize>,
+}
+
+/// Where they come from, in the order of their places.
+#[derive(Debug)]
+pub struct FromAside {
+    from: Receiver<Annotation>,
+    /// Bytes of comments on their way.
+    comments: Arc<AtomicUsize>,
+}
+
+/// A way for annotations.
+pub fn aside() -> (Aside, FromAside) {
+    // What it takes is bounded in bytes.
+    let (to, from) = unbounded();
+    let comments = Arc::default();
+    let aside = Aside {
+        to,
+        room_for_blocks: MOST_BLOCK_BYTES,
+        comments: Arc::clone(&comments),
+    };
+    (aside, FromAside { from, comments })
 }
 
 impl Aside {
-    /// To whoever has the other end of `to`.
-    pub const fn new(to: Sender<Annotation>) -> Self {
-        Self {
-            to,
-            room_for_blocks: MOST_BYTES,
-            room_for_comments: MOST_BYTES,
-        }
-    }
-
     /// Hands over what belongs to `place`, as long as there is room. What is not handed over is not written.
     pub fn hand_over(&mut self, place: u64, what: What) {
-        let (room, len) = match &what {
-            What::Secrets(block) | What::Names(block) => (&mut self.room_for_blocks, block.len()),
-            What::Comments { options, .. } => (&mut self.room_for_comments, options.len()),
+        let has_room = match &what {
+            What::Secrets(block) | What::Names(block) => {
+                let left = self.room_for_blocks.checked_sub(BESIDE + block.len());
+                self.room_for_blocks = left.unwrap_or(self.room_for_blocks);
+                left.is_some()
+            }
+            What::Comments { options, .. } => {
+                let len = BESIDE + options.len();
+                // Nobody else adds to them.
+                let has_room = self.comments.load(Ordering::Relaxed) + len <= MOST_COMMENT_BYTES;
+                if has_room {
+                    self.comments.fetch_add(len, Ordering::Relaxed);
+                }
+                has_room
+            }
         };
-        let Some(left) = room.checked_sub(BESIDE + len) else {
-            return;
-        };
-        *room = left;
-        // Where the writer is gone nothing is written.
-        let _ = self.to.send(Annotation { place, what });
+        if has_room {
+            // Where the writer is gone nothing is written.
+            let _ = self.to.send(Annotation { place, what });
+        }
+    }
+}
+
+impl FromAside {
+    /// The next one, if it is here. Those in front of a packet are here when the packet is.
+    #[inline]
+    pub fn next(&self) -> Option<Annotation> {
+        // Hardly ever is there one: looking costs two loads.
+        if self.from.is_empty() {
+            return None;
+        }
+        let next = self.from.try_recv().ok()?;
+        if let What::Comments { options, .. } = &next.what {
+            self.comments
+                .fetch_sub(BESIDE + options.len(), Ordering::Relaxed);
+        }
+        Some(next)
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use crossbeam_channel::unbounded;
-
     use super::*;
 
-    #[test]
-    fn what_finds_no_room_is_left_out() {
-        let (to, from) = unbounded();
-        let mut aside = Aside::new(to);
-        let block = |len| What::Names(vec![0; len]);
-        aside.hand_over(1, block(MOST_BYTES - 2 * BESIDE - 1));
-        aside.hand_over(2, block(2));
-        aside.hand_over(3, block(1));
-        let comments = |len| What::Comments {
+    fn comments(len: usize) -> What {
+        What::Comments {
             ts_ns: 0,
             options: vec![0; len],
             count: 1,
-        };
-        aside.hand_over(4, comments(MOST_BYTES - BESIDE));
-        aside.hand_over(5, comments(0));
-        let places: Vec<u64> = from.try_iter().map(|annotation| annotation.place).collect();
-        assert_eq!(places, [1, 3, 4]);
+        }
+    }
+
+    fn places(from: &FromAside) -> Vec<u64> {
+        let next = || Some(from.next()?.place);
+        std::iter::from_fn(next).collect()
+    }
+
+    #[test]
+    fn blocks_are_bounded_over_the_whole_run() {
+        let (mut aside, from) = aside();
+        let block = |len| What::Names(vec![0; len]);
+        aside.hand_over(1, block(MOST_BLOCK_BYTES - 2 * BESIDE - 1));
+        assert_eq!(places(&from), [1]);
+        aside.hand_over(2, block(2));
+        aside.hand_over(3, block(1));
+        aside.hand_over(4, comments(1));
+        assert_eq!(places(&from), [3, 4]);
+    }
+
+    #[test]
+    fn comments_are_bounded_on_their_way() {
+        let (mut aside, from) = aside();
+        for place in 0..3 {
+            aside.hand_over(place, comments(MOST_COMMENT_BYTES - BESIDE));
+            aside.hand_over(place, comments(0));
+            assert_eq!(places(&from), [place]);
+        }
     }
 }
