@@ -1,6 +1,6 @@
 //! A flow that has ended, and why.
 
-use super::table::Flow;
+use super::counts::Flow;
 
 /// Why a flow ended, with the numbers of IPFIX `flowEndReason` (RFC 5102 §5.11.3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

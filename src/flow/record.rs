@@ -5,9 +5,9 @@ use std::net::IpAddr;
 use sha1::{Digest, Sha1};
 
 use super::community_id::{CommunityId, Tuple, community_id};
+use super::counts::{Counts, Flow};
 use super::ended::EndReason;
 use super::key::{Ports, Way};
-use super::table::{Counts, Flow};
 use super::text;
 use crate::mirror::session::{Session, SessionKey};
 use crate::wire::inner::Mac;

@@ -9,8 +9,9 @@ use std::hash::BuildHasher;
 
 use hashbrown::HashMap;
 
+use super::counts::Flow;
 use super::index::Index;
-use super::table::{CHUNK, Chunk, Flow, Hot, Large};
+use super::table::{CHUNK, Chunk, Hot, Large};
 use crate::mirror::session::SessionId;
 
 /// Flows by place.
@@ -160,8 +161,9 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::flow::counts::FlowPacket;
     use crate::flow::key::{FlowKey, Way};
-    use crate::flow::table::{FlowPacket, FlowTable};
+    use crate::flow::table::FlowTable;
     use crate::wire::inner::Inner;
     use crate::wire::length::{FrameLen, Verdict};
 

@@ -10,174 +10,16 @@ use std::hash::BuildHasher;
 use hashbrown::HashMap;
 use prefetch_index::prefetch_index;
 
+use super::counts::{Counts, Flow, FlowPacket};
 use super::ended::{EndReason, Ended};
 use super::index::{Index, entries_for};
 use super::key::{FlowKey, Way};
 use super::recent::{Link, Recent};
 use super::remaining::{self, Remaining};
 use super::tcp::{self, Side};
-use crate::wire::inner::{Inner, Mac, TcpHead, Transport};
-use crate::wire::length::{FrameLen, Verdict};
+use crate::wire::inner::Mac;
+use crate::wire::length::Verdict;
 use crate::wire::numbers::tcp_flag::{ACK, SYN};
-
-/// Counts of one direction.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counts {
-    /// Packets.
-    pub packets: u64,
-    /// Bytes of IP packet by its own declaration; what is known of the frame where it declares none.
-    pub ip_bytes: u64,
-    /// Bytes of frame at the mirror source.
-    pub l2_bytes: u64,
-    /// Bytes of frame present.
-    pub captured_bytes: u64,
-    /// Packets that were cut, by the mirror or by our buffer.
-    pub truncated: u64,
-    /// Bytes cut off them.
-    pub missing_bytes: u64,
-    /// Largest IP packet, in bytes.
-    pub max_ip_len: u32,
-    /// Every TCP flag seen.
-    pub tcp_flags: u16,
-}
-
-/// A flow while it lives.
-#[derive(Clone, Debug)]
-pub struct Flow {
-    /// Its name.
-    pub key: FlowKey,
-    /// Time of the earliest packet, nanoseconds since 1970.
-    pub first_ns: u64,
-    /// Time of the latest packet, nanoseconds since 1970.
-    pub last_ns: u64,
-    /// From the first end of the key to the second, and back.
-    pub counts: [Counts; 2],
-    /// The way the originator's packets go.
-    pub originator: Way,
-    /// A SYN without ACK named the originator: it stays.
-    originator_sure: bool,
-    /// Hardware addresses of the originator's first packet: source, destination.
-    pub macs: Option<(Mac, Mac)>,
-    /// Type of service of the first packet.
-    pub tos: u8,
-    /// Smallest time to live.
-    pub ttl_min: u8,
-    /// Largest time to live.
-    pub ttl_max: u8,
-    /// ICMP type and code of the first packet.
-    pub icmp: Option<(u8, u8)>,
-    /// Packets that were fragments.
-    pub fragments: u64,
-    /// Flows of the same name that began at the same time before this one, where the clock is too coarse to
-    /// tell them apart.
-    pub namesakes: u8,
-}
-
-impl Flow {
-    /// Counts of packets that go `way`.
-    pub const fn counts(&self, way: Way) -> &Counts {
-        let [a_to_b, b_to_a] = &self.counts;
-        match way {
-            Way::AToB => a_to_b,
-            Way::BToA => b_to_a,
-        }
-    }
-}
-
-impl Counts {
-    fn absorb(&mut self, other: &Self) {
-        self.packets += other.packets;
-        self.ip_bytes += other.ip_bytes;
-        self.l2_bytes += other.l2_bytes;
-        self.captured_bytes += other.captured_bytes;
-        self.truncated += other.truncated;
-        self.missing_bytes += other.missing_bytes;
-        self.max_ip_len = self.max_ip_len.max(other.max_ip_len);
-        self.tcp_flags |= other.tcp_flags;
-    }
-}
-
-impl Flow {
-    /// Adds what another worker saw of the same flow. What only a first packet tells is that of the
-    /// earlier one.
-    pub fn absorb(&mut self, mut other: Self) {
-        let earlier =
-            (other.first_ns, other.originator_sure) < (self.first_ns, self.originator_sure);
-        if earlier {
-            std::mem::swap(self, &mut other);
-        }
-        for (counts, others) in self.counts.iter_mut().zip(&other.counts) {
-            counts.absorb(others);
-        }
-        if other.originator_sure && !self.originator_sure {
-            if self.originator != other.originator {
-                self.macs = self.macs.map(|(src, dst)| (dst, src));
-            }
-            (self.originator, self.originator_sure) = (other.originator, true);
-        }
-        self.last_ns = self.last_ns.max(other.last_ns);
-        self.ttl_min = self.ttl_min.min(other.ttl_min);
-        self.ttl_max = self.ttl_max.max(other.ttl_max);
-        self.fragments += other.fragments;
-    }
-}
-
-/// A packet as the table sees it.
-#[derive(Clone, Copy, Debug)]
-pub struct FlowPacket {
-    /// Arrival, nanoseconds since 1970.
-    pub ts_ns: u64,
-    /// Its two lengths.
-    pub lengths: FrameLen,
-    /// What is known of them.
-    pub verdict: Verdict,
-    /// Bytes of IP packet by its own declaration; what is known of the frame where it declares none.
-    pub ip_len: u32,
-    /// Type of service.
-    pub tos: u8,
-    /// Time to live.
-    pub ttl: u8,
-    /// Whether it is a fragment.
-    pub is_fragment: bool,
-    /// The TCP header behind its ports, where it arrived.
-    pub tcp: Option<TcpHead>,
-    /// ICMP type and code.
-    pub icmp: Option<(u8, u8)>,
-    /// Hardware addresses: source, destination.
-    pub macs: Option<(Mac, Mac)>,
-}
-
-impl FlowPacket {
-    /// What counts of a packet whose headers are `inner`; `None` when it is not IP. `lengths` are those of
-    /// the frame as it was on the wire, `ip_len` the bytes of its IP packet.
-    #[inline]
-    pub fn of(
-        ts_ns: u64,
-        lengths: FrameLen,
-        verdict: Verdict,
-        ip_len: u32,
-        inner: &Inner,
-    ) -> Option<Self> {
-        let ip = inner.ip.as_ref()?;
-        let (tcp, icmp) = match ip.transport {
-            Transport::Ports { tcp, .. } => (tcp, None),
-            Transport::Icmp { kind, code } => (None, Some((kind, code))),
-            Transport::None => (None, None),
-        };
-        Some(Self {
-            ts_ns,
-            lengths,
-            verdict,
-            ip_len,
-            tos: ip.header.tos,
-            ttl: ip.header.ttl,
-            is_fragment: ip.header.fragment.is_some(),
-            tcp,
-            icmp,
-            macs: inner.src_mac.zip(inner.dst_mac),
-        })
-    }
-}
 
 /// Flows of a chunk.
 pub(super) const CHUNK: usize = 1024;
@@ -708,6 +550,8 @@ mod tests {
 
     use super::*;
     use crate::mirror::session::SessionId;
+    use crate::wire::inner::Inner;
+    use crate::wire::length::FrameLen;
 
     fn tcp(src: u8, dst: u8, flags: u8) -> Vec<u8> {
         let mut frame = vec![0, 0, 0, 0, 0, dst, 0, 0, 0, 0, 0, src, 0x08, 0];

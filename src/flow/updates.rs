@@ -4,10 +4,11 @@
 //! times each. So updates go through two groups: while one fills, the processor fetches what the other will
 //! touch. They are done in the order they came in, so the result is the same. A small table is updated at once.
 
+use super::counts::FlowPacket;
 use super::ended::Ended;
 use super::key::{FlowKey, Way};
 use super::remaining::Remaining;
-use super::table::{FlowPacket, FlowTable};
+use super::table::FlowTable;
 
 /// Tables of fewer flows are updated at once: they stay in the cache, even beside the kernel's receive path on
 /// the same core.

@@ -5,11 +5,11 @@
 
 use std::net::IpAddr;
 
+use crate::flow::counts::FlowPacket;
 use crate::flow::ended::Ended;
 use crate::flow::key::FlowKey;
 use crate::flow::record::FlowRecord;
 use crate::flow::remaining::Remaining;
-use crate::flow::table::FlowPacket;
 use crate::flow::updates::Updates;
 use crate::mirror::allowed::{Allowed, Strangers};
 use crate::mirror::session::{Session, SessionId, SessionKey, Sessions};
