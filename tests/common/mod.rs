@@ -404,6 +404,30 @@ pub fn tool(name: &str) -> bool {
     false
 }
 
+/// Expects that `program`, tcpdump or capinfos, opens a capture without a complaint.
+#[track_caller]
+pub fn opens_with(program: &str, capture: &Path) {
+    let mut command = Command::new(program);
+    match program {
+        // Started by root, Debian's gives a file it writes to a user of its own, /dev/null too.
+        "tcpdump" => command.args(["-n", "-w", "-", "-r"]),
+        _ => &mut command,
+    };
+    let run = run(command.arg(capture));
+    let name = capture.display();
+    assert_eq!(run.code, Some(0), "{program} {name}: {}", run.stderr);
+    assert_eq!(complaints(&run.stderr), "", "{program} {name}");
+    if program == "tcpdump" {
+        // Without -w it reads the packets too; what it finds odd in them is not the capture's fault.
+        return;
+    }
+    let said = String::from_utf8_lossy(&run.stdout);
+    assert!(
+        !said.contains("WARNING") && !said.contains("cut short"),
+        "{name}: {said}"
+    );
+}
+
 /// Whether a device is there, as it is not in every hand-made `/dev`; if not, says that a test is skipped.
 pub fn device(path: &str) -> bool {
     let is_there = Path::new(path).exists();
@@ -411,6 +435,27 @@ pub fn device(path: &str) -> bool {
         eprintln!("skipped: there is no {path}");
     }
     is_there
+}
+
+/// The one capture that cannot be read; `bad_input.rs` has it.
+const UNREADABLE: &str = "unsupported-link.pcap";
+
+/// The captures of `testdata/` but that one.
+pub fn readable_names() -> impl Iterator<Item = String> {
+    testdata_names()
+        .into_iter()
+        .filter(|name| name != UNREADABLE)
+}
+
+/// The frames that are shorter than they were, counted from 1, and by how much.
+pub fn missing(frames: &[Frame]) -> impl Iterator<Item = (usize, u32)> {
+    let missing = frames
+        .iter()
+        .map(|frame| frame.orig_len - frame.bytes.len() as u32);
+    missing
+        .enumerate()
+        .filter(|(_, missing)| *missing > 0)
+        .map(|(at, missing)| (at + 1, missing))
 }
 
 /// Standard error of a peer without the lines it always prints.
