@@ -26,6 +26,7 @@ needed=(
   bzip2:bzip2
   xz:xz-utils
   mergecap:wireshark-common
+  openssl:openssl
   nft:nftables
   ethtool:ethtool
   setpriv:util-linux
