@@ -320,10 +320,22 @@ impl OutFile {
     /// As the system says; for a pipe there is nothing to cut and no error.
     pub fn cut_to(&mut self, len: u64) -> Result<(), OutError> {
         let excess = self.bytes.saturating_sub(len);
-        self.cut_off(excess).map_err(|source| self.error(source))?;
+        let cut = match self.part {
+            Some(_) => self.cut_whole_to(self.bytes - excess),
+            None => self.cut_off(excess),
+        };
+        cut.map_err(|source| self.error(source))?;
         self.bytes -= excess;
         self.decide_keep();
         Ok(())
+    }
+
+    /// Cuts a file of our own to `len` bytes. Where a write failed, more than it told may have got there.
+    fn cut_whole_to(&mut self, len: u64) -> io::Result<()> {
+        if self.file.metadata()?.len() > len {
+            self.file.set_len(len)?;
+        }
+        self.file.seek(SeekFrom::Start(len)).map(drop)
     }
 
     /// Cuts the last `excess` bytes off, if they still are the end of a file.
@@ -332,11 +344,8 @@ impl OutFile {
         if excess == 0 || !meta.is_file() {
             return Ok(());
         }
-        let end = match self.part {
-            Some(_) => meta.len(),
-            // Standard output may have stood in the middle of a file.
-            None => self.file.stream_position()?,
-        };
+        // Standard output may have stood in the middle of a file.
+        let end = self.file.stream_position()?;
         if end == meta.len() && end >= excess {
             self.file.set_len(end - excess)?;
             self.file.seek(SeekFrom::Start(end - excess))?;
@@ -484,6 +493,23 @@ mod tests {
     use std::path::PathBuf;
 
     use super::*;
+
+    /// A write that fails may have brought more to the file than it tells of.
+    #[test]
+    fn what_a_failed_write_left_is_cut_off() {
+        let dir = Folder::new();
+        for whole in [5, 3] {
+            let mut out = OutFile::create(&dir.path("out")).unwrap();
+            out.write(b"whole").unwrap();
+            out.file.write_all(b"torn").unwrap();
+            out.cut_to(whole).unwrap();
+            out.write(b", more").unwrap();
+            assert_eq!(out.bytes(), whole + 6);
+            out.finish().unwrap();
+            let expected = &"whole"[..whole as usize];
+            assert_eq!(dir.read("out"), format!("{expected}, more"));
+        }
+    }
 
     struct Folder(tempfile::TempDir);
 
