@@ -554,6 +554,15 @@ fn outputs_that_cannot_be_written() {
             &["cannot write", "it is a directory; name a file in it"],
         );
     }
+    let socket = std::os::unix::net::UnixListener::bind(path("socket")).unwrap();
+    for flag in ["-w", "--flows"] {
+        let run = vxtap(args(&[&"replay", &demo, &flag, &path("socket")]));
+        assert_says(&run, 1, &["socket: it is a socket; name a file or a FIFO"]);
+    }
+    let run = vxtap(args(&[&"replay", &path("socket")]));
+    assert_says(&run, 1, &["socket: it is a socket: name a file or a FIFO"]);
+    drop(socket);
+    fs::remove_file(path("socket")).unwrap();
     // The good output beside a bad one is not begun.
     let run = vxtap(args(&[
         &"replay",

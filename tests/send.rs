@@ -130,6 +130,35 @@ fn frame_of_len(len: usize) -> Vec<u8> {
     frame
 }
 
+/// What the system refuses is told with its reason.
+#[test]
+fn addresses_that_cannot_be_used() {
+    let plain = testdata("plain.pcap");
+    let plain = plain.as_str();
+    for (flags, told) in [
+        (
+            &["--to", "127.0.0.1:9", "--source", "192.0.2.1"][..],
+            "no interface of this machine has that address",
+        ),
+        (
+            &["--to", "fe80::7"],
+            "name it: --to '[fe80::7%INTERFACE]:4789'",
+        ),
+        (
+            &["--to", "255.255.255.255"],
+            "cannot send to 255.255.255.255:4789",
+        ),
+    ] {
+        if flags.contains(&"fe80::7") && UdpSocket::bind("[::1]:0").is_err() {
+            continue;
+        }
+        let output = send(&[&[plain], flags].concat());
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert!(said.contains(told), "{said}");
+    }
+}
+
 #[test]
 fn frames_and_times_stay_as_they_are() {
     let input = read(testdata("plain.pcap"));

@@ -5,10 +5,13 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::args::{GenerateArgs, SendArgs};
-use super::settings::meant::{Mistakes, check_no_terminal, check_no_typed_input, check_places};
+use super::settings::meant::{
+    Mistakes, check_no_terminal, check_no_typed_input, check_places, misleading_capture_name,
+};
 use crate::control::Control;
 use crate::failure::Failure;
 use crate::outfile::{Creation, Existing};
+use crate::pcap::record::Format;
 use crate::send;
 use crate::send::encapsulate::{Cut, FIRST_SOURCE_PORT};
 use crate::send::options::{Frames, Generate, Options, Tempo};
@@ -27,6 +30,10 @@ const DEFAULT_DURATION: Duration = Duration::from_secs(10);
 pub fn run(args: &SendArgs) -> Result<(), Failure> {
     let options = options(args)?;
     let control = Control::start()?;
+    let name = options.write.as_ref();
+    if let Some(told) = name.and_then(|path| misleading_capture_name(path, Format::Pcap, false)) {
+        tracing::info!("{told}");
+    }
     let needed = Needed {
         others: options.summary.iter().map(|_| "the summary").collect(),
         ..Needed::default()

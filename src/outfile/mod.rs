@@ -37,6 +37,8 @@ pub enum OutError {
     Write { path: String, source: io::Error },
     #[error("cannot write {path}: it is a directory; name a file in it")]
     Directory { path: String },
+    #[error("cannot write {path}: it is a socket; name a file or a FIFO")]
+    Socket { path: String },
     #[error("cannot write {path}: the directory {directory} does not exist")]
     NoDirectory { path: String, directory: String },
     #[error("cannot write {path}: {directory} is not a directory")]
@@ -190,6 +192,9 @@ impl OutFile {
         if let Ok(meta) = &meta {
             if meta.is_dir() {
                 return Err(OutError::Directory { path: shown });
+            }
+            if meta.file_type().is_socket() {
+                return Err(OutError::Socket { path: shown });
             }
             if meta.file_type().is_fifo() {
                 let file = fifo::open(path, stop).map_err(error)?;

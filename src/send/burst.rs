@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use crate::send::Counts;
 use crate::send::pace::now;
-use crate::send::sockets::{Trouble, cannot_send, prepare, source_or_any};
+use crate::send::sockets::{Trouble, cannot_send, cannot_send_from, prepare, source_or_any};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use crate::failure::Failure;
@@ -206,7 +206,7 @@ fn open(options: &Options, ports: u16, target: SocketAddr) -> Result<Vec<UdpSock
             }
             Err(error) => {
                 let end = SocketAddr::new(source, port);
-                return Err(Failure::running(format!("cannot send from {end}: {error}")));
+                return Err(cannot_send_from(end, &error));
             }
         };
         // What is granted is enough, only slower.

@@ -63,7 +63,43 @@ impl Trouble {
 
 /// The fault of a system that refuses to send.
 pub fn cannot_send(target: SocketAddr, error: &io::Error) -> Failure {
-    Failure::running(format!("cannot send to {target}: {error}"))
+    let link_local = match target {
+        SocketAddr::V4(_) => false,
+        SocketAddr::V6(target) => target.ip().is_unicast_link_local() && target.scope_id() == 0,
+    };
+    let (ip, port) = (target.ip(), target.port());
+    let hint = match error.kind() {
+        _ if link_local => format!(
+            ": each interface has link-local addresses of its own, so name it: --to '[{ip}%INTERFACE]:{port}'"
+        ),
+        io::ErrorKind::PermissionDenied if ip == Ipv4Addr::BROADCAST => {
+            ": a broadcast address is no mirror target; give the address of one machine".to_owned()
+        }
+        io::ErrorKind::PermissionDenied => {
+            ": a firewall rule of this machine may refuse it ('nft list ruleset'), or it is a broadcast address"
+                .to_owned()
+        }
+        _ => String::new(),
+    };
+    Failure::running(format!("cannot send to {target}: {error}{hint}"))
+}
+
+/// The fault of an address or a port that cannot be sent from.
+pub fn cannot_send_from(end: SocketAddr, error: &io::Error) -> Failure {
+    let hint = match error.kind() {
+        io::ErrorKind::AddrNotAvailable => {
+            ": no interface of this machine has that address ('ip address' shows those there are); --write can \
+             have any source address"
+        }
+        io::ErrorKind::PermissionDenied if end.port() < 1024 => {
+            ": ports below 1024 need root or CAP_NET_BIND_SERVICE"
+        }
+        io::ErrorKind::AddrInUse => {
+            ": another program holds that port; choose another --source-port"
+        }
+        _ => "",
+    };
+    Failure::running(format!("cannot send from {end}: {error}{hint}"))
 }
 
 /// Where datagrams leave from: `source`, or any address of the target's IP version.
@@ -180,7 +216,7 @@ impl Sockets {
         let ends: Vec<SocketAddr> = (first..=last).map(|port| (source, port).into()).collect();
         let socket = UdpSocket::bind(ends.as_slice()).map_err(|error| {
             let end = SocketAddr::new(source, first);
-            Failure::running(format!("cannot send from {end}: {error}"))
+            cannot_send_from(end, &error)
         })?;
         prepare(&socket, target, self.no_checksum)?;
         Ok(vacant.insert(socket))

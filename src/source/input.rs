@@ -135,7 +135,11 @@ pub fn open(path: &Path) -> io::Result<File> {
 
     let mut options = File::options();
     options.read(true);
-    if path.metadata()?.file_type().is_fifo() {
+    let kind = path.metadata()?.file_type();
+    if kind.is_socket() {
+        return Err(io::Error::other("it is a socket: name a file or a FIFO"));
+    }
+    if kind.is_fifo() {
         options.custom_flags(libc::O_NONBLOCK);
     }
     options.open(path)

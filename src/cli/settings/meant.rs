@@ -391,6 +391,15 @@ impl Outputs {
     /// When an output cannot be written; nothing is left behind in that case.
     pub fn open(&self, comments: Vec<String>, mtu: u32, stop: &Stop) -> Result<Sinks, Failure> {
         let mut sinks = Sinks::default();
+        let text = |path: &PathBuf| misleading_name(path, "JSON lines", None);
+        let capture = self.write.as_ref();
+        let capture = capture.and_then(|path| misleading_capture_name(path, self.format, true));
+        for told in capture
+            .into_iter()
+            .chain(self.flows.iter().filter_map(text))
+        {
+            tracing::info!("{told}");
+        }
         if let Some((path, creation)) = self.summary() {
             // Opened at the end; whether it can be is better known now.
             OutFile::probe(path, creation)?;
@@ -425,6 +434,29 @@ impl Outputs {
         };
         Some((self.summary.as_deref()?, creation))
     }
+}
+
+/// What to say of a capture file whose name promises something else. `has_format`: the flag could change it.
+pub fn misleading_capture_name(path: &Path, format: Format, has_format: bool) -> Option<String> {
+    let (is, other, flag) = match format {
+        Format::PcapNg => ("pcapng", "pcap", "; --format pcap writes classic pcap"),
+        Format::Pcap => ("pcap", "pcapng", "; --format pcapng writes pcapng"),
+    };
+    misleading_name(path, is, Some((other, if has_format { flag } else { "" })))
+}
+
+/// The same of any file: what it `is`, and an extension that would be another kind, with what to do.
+fn misleading_name(path: &Path, is: &str, other: Option<(&str, &str)>) -> Option<String> {
+    const PACKED: [&str; 5] = ["gz", "zst", "lz4", "bz2", "xz"];
+    let extension = path.extension()?.to_str()?.to_ascii_lowercase();
+    let path = path.display();
+    if PACKED.contains(&extension.as_str()) {
+        return Some(format!(
+            "{path} is plain {is}: vxtap does not compress what it writes"
+        ));
+    }
+    let (extension_of, flag) = other?;
+    (extension == extension_of).then(|| format!("{path} is written as {is}{flag}"))
 }
 
 /// Refuses to wait for a capture that somebody would have to type.
@@ -586,6 +618,43 @@ mod tests {
         assert_eq!(at(&["--port", "4789"], 4789), Some(Tunnel::Vxlan));
         assert!(replay(&["--port", "4789", "--gpe-port", "4789"]).is_err());
         assert!(replay(&["--port", "9", "--gpe-port", "9"]).is_err());
+    }
+
+    #[test]
+    fn names_that_promise_something_else() {
+        let told = |name: &str, format| {
+            misleading_capture_name(name.as_ref(), format, true).unwrap_or_default()
+        };
+        for (name, format, words) in [
+            (
+                "a.pcap",
+                Format::PcapNg,
+                "a.pcap is written as pcapng; --format pcap",
+            ),
+            (
+                "a.PCAPNG",
+                Format::Pcap,
+                "a.PCAPNG is written as pcap; --format pcapng",
+            ),
+            ("a.pcapng.gz", Format::PcapNg, "a.pcapng.gz is plain pcapng"),
+            ("a.pcap.zst", Format::Pcap, "a.pcap.zst is plain pcap:"),
+        ] {
+            assert!(told(name, format).contains(words), "{}", told(name, format));
+        }
+        for name in [
+            "a.pcapng",
+            "a",
+            "-",
+            "/dev/null",
+            "a.cap",
+            ".pcap",
+            "a.1.pcapng",
+        ] {
+            assert_eq!(told(name, Format::PcapNg), "", "{name}");
+        }
+        assert_eq!(told("a.pcap", Format::Pcap), "");
+        let of_send = misleading_capture_name("a.pcapng".as_ref(), Format::Pcap, false);
+        assert_eq!(of_send.as_deref(), Some("a.pcapng is written as pcap"));
     }
 
     #[test]
