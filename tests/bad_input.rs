@@ -347,6 +347,38 @@ fn nothing_mirrored_in_the_file() {
     );
 }
 
+/// Ports of the other tunnels have flags of their own.
+#[test]
+fn another_tunnel_in_the_file() {
+    for (file, flags, told) in [
+        (
+            "gpe.pcap",
+            "--gpe-port 0",
+            "looks like VXLAN: try --gpe-port 4790.",
+        ),
+        (
+            "geneve.pcap",
+            "--geneve-port 0",
+            "Port 6081 is that of Geneve: --geneve-port 6081 reads it.",
+        ),
+        (
+            "session-96.pcap",
+            "--geneve-port 4789",
+            "none of its 11 packets is Geneve around Ethernet or VXLAN on UDP port 4789.",
+        ),
+        (
+            "probes.pcap",
+            "--port 9 --gpe-port 0",
+            "packets is VXLAN on UDP port 9.",
+        ),
+    ] {
+        let path = testdata(file);
+        let words = ["replay", path.to_str().unwrap()];
+        let said = vxtap(words.into_iter().chain(flags.split(' ')));
+        assert_says(&said, 0, &[told]);
+    }
+}
+
 /// What --allow and --vni keep out was VXLAN, and on the right port.
 #[test]
 fn nothing_wanted_in_the_file() {

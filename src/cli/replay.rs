@@ -26,7 +26,9 @@ use crate::report::summary::conclude;
 use crate::source::file::{CaptureError, CaptureFile};
 use crate::stop::{Signal, Stop};
 use crate::threads;
+use crate::wire::decapsulate::Tunnels;
 use crate::wire::refusal::Filtered;
+use crate::wire::{geneve, vxlan};
 
 /// Smaller inputs are done before a progress bar could be read.
 const PROGRESS_FROM_BYTES: u64 = 32 << 20;
@@ -190,20 +192,41 @@ fn remarks(
             port, like_vxlan, ..
         } = other;
         let look = if *like_vxlan == 1 { "looks" } else { "look" };
+        let (flag, _) = flag_of(*port);
         remarks.push(format!(
-            "{} to port {port} {look} like VXLAN: try --port {port}.",
+            "{} to port {port} {look} like VXLAN: try {flag} {port}.",
             counted(*like_vxlan, "datagram")
         ));
     }
     remarks.extend(missing_fragments(
         &outcome.ledger,
-        &settings.worker.tunnels.vxlan_ports,
+        &ports_asked_for(&settings.worker.tunnels).1,
     ));
     remarks.extend(told);
     for file in without {
         remarks.push(nothing_found(&file, &outcome.other_ports, &settings.worker));
     }
     remarks
+}
+
+/// The flag that takes `port`, by what it is registered for, and that.
+const fn flag_of(port: u16) -> (&'static str, &'static str) {
+    match port {
+        vxlan::GPE_PORT => ("--gpe-port", "VXLAN-GPE"),
+        geneve::PORT => ("--geneve-port", "Geneve"),
+        _ => ("--port", "VXLAN"),
+    }
+}
+
+/// What is looked for, and on which ports: VXLAN, unless its port was given to another tunnel.
+fn ports_asked_for(tunnels: &Tunnels) -> (&'static str, Vec<u16>) {
+    let has_its_port = |ports: &[u16]| ports.contains(&vxlan::PORT);
+    let (what, ports) = match &tunnels.vxlan_ports {
+        ports if !ports.is_empty() => ("VXLAN", ports),
+        _ if has_its_port(&tunnels.gpe_ports) => ("VXLAN-GPE", &tunnels.gpe_ports),
+        _ => ("Geneve around Ethernet or VXLAN", &tunnels.geneve_ports),
+    };
+    (what, ports.clone())
 }
 
 /// What to do where only first fragments are there.
@@ -352,14 +375,10 @@ fn nothing_found(file: &Without, others: &[OtherPort], settings: &WorkerSettings
             told.join(", ")
         );
     }
-    let ports: Vec<String> = settings
-        .tunnels
-        .vxlan_ports
-        .iter()
-        .map(u16::to_string)
-        .collect();
+    let (what, ports) = ports_asked_for(&settings.tunnels);
+    let ports: Vec<String> = ports.iter().map(u16::to_string).collect();
     let mut text = format!(
-        "{name}: none of its {packets} packets is VXLAN on UDP port {}.",
+        "{name}: none of its {packets} packets is {what} on UDP port {}.",
         ports.join(", ")
     );
     let like_vxlan = others.iter().any(|other| other.like_vxlan > 0);
@@ -375,6 +394,13 @@ fn nothing_found(file: &Without, others: &[OtherPort], settings: &WorkerSettings
             " UDP destination ports seen: {}.",
             seen.join(", ")
         ));
+        // Where it is among those seen it was not asked for.
+        let registered = others.iter().map(|other| (other.port, flag_of(other.port)));
+        for (port, (flag, what)) in registered.filter(|(_, (flag, _))| *flag != "--port") {
+            text.push_str(&format!(
+                " Port {port} is that of {what}: {flag} {port} reads it."
+            ));
+        }
     }
     if like_vxlan {
         return text;
