@@ -782,6 +782,14 @@ fn flags_that_make_no_sense() {
             "both --gpe-port and --geneve-port",
         ),
         ("--port 9 --gpe-port 9", "both --port and --gpe-port"),
+        (
+            "--gpe-port 0 --gpe-port 4790",
+            "--gpe-port 0 means none and cannot stand beside another --gpe-port",
+        ),
+        (
+            "--geneve-port 7 --geneve-port 0",
+            "--geneve-port 0 means none",
+        ),
         ("--depth 0", "--depth"),
         ("--depth 17", "--depth"),
         ("--max-flows 0", "--max-flows"),

@@ -569,6 +569,13 @@ pub fn tunnels(
             }
         }
     }
+    for (flag, (_, ports)) in &all {
+        if ports.len() > 1 && ports.contains(&0) {
+            mistakes.note(format!(
+                "{flag} 0 means none and cannot stand beside another {flag}"
+            ));
+        }
+    }
     let is_asked = |port: &u16| asked.iter().any(|(_, ports)| ports.contains(port));
     let mut chosen = all.into_iter().map(|(_, (origin, ports))| {
         let mut ports = ports;
