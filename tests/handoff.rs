@@ -178,7 +178,8 @@ fn pipeline_of(sharing: Sharing, flows: &Path) -> (Pipeline, PipeReader) {
                 &about,
                 &Stop::new(),
             )
-            .unwrap(),
+            .unwrap()
+            .into(),
         ),
         flows: vec![JsonLines::create(flows, Creation::default(), &Stop::new()).unwrap()],
     };

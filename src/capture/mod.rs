@@ -1,4 +1,6 @@
 //! Capture files out: records encoded by the workers, put together and kept on disk by one writer.
 
 pub mod merge;
+pub mod output;
+pub mod store;
 pub mod writer;

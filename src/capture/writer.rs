@@ -6,7 +6,8 @@
 use std::net::IpAddr;
 use std::path::Path;
 
-use crate::mirror::session::SessionKey;
+use super::store::rolling::Ended;
+use crate::mirror::session::{SessionId, SessionKey};
 use crate::outfile::{Creation, ItemFile, OutError, OutFile};
 use crate::pcap::record::{BATCH_LEN, Batch, EPB_INTERFACE_AT, Format, NewSession, RecordFacts};
 use crate::pcap::section::{About, Section, whole_prefix};
@@ -34,13 +35,70 @@ impl Known {
     };
 }
 
+/// For each worker, its sessions by its own numbers.
+#[derive(Clone, Default)]
+pub struct Sessions {
+    workers: Vec<Vec<Known>>,
+}
+
+impl Sessions {
+    /// The sessions, of which no file has described one yet.
+    pub fn anew(&self) -> Self {
+        let mut anew = self.clone();
+        for known in anew.workers.iter_mut().flatten() {
+            known.number = None;
+        }
+        anew
+    }
+
+    /// The name of a session.
+    pub fn key(&self, worker: usize, id: SessionId) -> SessionKey {
+        self.get(worker, id).key
+    }
+
+    #[inline]
+    fn get(&self, worker: usize, id: SessionId) -> Known {
+        let known = self.workers.get(worker);
+        let known = known.and_then(|known| known.get(id.0 as usize));
+        known.copied().unwrap_or(Known::OTHER)
+    }
+
+    /// Takes over what a batch tells.
+    #[cold]
+    pub fn introduce(&mut self, worker: usize, new_sessions: &[NewSession]) {
+        while self.workers.len() <= worker {
+            self.workers.push(Vec::new());
+        }
+        let Some(known) = self.workers.get_mut(worker) else {
+            return;
+        };
+        for new in new_sessions {
+            let len = known.len().max(new.id.0 as usize + 1);
+            known.resize(len, Known::OTHER);
+            if let Some(known) = known.get_mut(new.id.0 as usize) {
+                *known = Known {
+                    key: new.key,
+                    to: new.to,
+                    number: None,
+                };
+            }
+        }
+    }
+
+    fn describe(&mut self, worker: usize, id: SessionId, number: u32) {
+        let known = self.workers.get_mut(worker);
+        if let Some(known) = known.and_then(|known| known.get_mut(id.0 as usize)) {
+            known.number = Some(number);
+        }
+    }
+}
+
 /// A capture file being written.
 pub struct CaptureWriter {
     file: ItemFile,
     format: Format,
     section: Section,
-    /// For each worker, its sessions by its own numbers.
-    workers: Vec<Vec<Known>>,
+    sessions: Sessions,
     /// Small pieces on their way to the file.
     buffer: Vec<u8>,
     /// Packets in the buffer.
@@ -60,7 +118,21 @@ impl CaptureWriter {
         about: &About,
         stop: &Stop,
     ) -> Result<Self, OutError> {
-        let mut out = OutFile::create_until(path, creation, stop)?;
+        let out = OutFile::create_until(path, creation, stop)?;
+        Self::begin(out, format, about, Sessions::default())
+    }
+
+    /// Begins a capture in `out`, which is empty. `sessions` are known already.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be written; nothing is left of it then.
+    pub fn begin(
+        mut out: OutFile,
+        format: Format,
+        about: &About,
+        sessions: Sessions,
+    ) -> Result<Self, OutError> {
         let mut buffer = Vec::with_capacity(2 * BATCH_LEN);
         let section = Section::begin(format, about, &mut buffer);
         if let Err(error) = out.write(&buffer) {
@@ -73,7 +145,7 @@ impl CaptureWriter {
             file: ItemFile::new(out),
             format,
             section,
-            workers: Vec::new(),
+            sessions,
             buffer,
             buffered: 0,
         })
@@ -136,40 +208,21 @@ impl CaptureWriter {
     ) -> Known {
         if !new_sessions.is_empty() {
             self.introduce(worker, new_sessions);
+            new_sessions.clear();
         }
-        let known = self.workers.get(worker);
-        let known = known.and_then(|known| known.get(record.session.0 as usize));
-        known.copied().unwrap_or(Known::OTHER)
+        self.sessions.get(worker, record.session)
     }
 
-    #[cold]
-    fn introduce(&mut self, worker: usize, new_sessions: &mut Vec<NewSession>) {
-        while self.workers.len() <= worker {
-            self.workers.push(Vec::new());
-        }
-        if let Some(known) = self.workers.get_mut(worker) {
-            for new in new_sessions.drain(..) {
-                let len = known.len().max(new.id.0 as usize + 1);
-                known.resize(len, Known::OTHER);
-                if let Some(known) = known.get_mut(new.id.0 as usize) {
-                    *known = Known {
-                        key: new.key,
-                        to: new.to,
-                        number: None,
-                    };
-                }
-            }
-        }
+    /// Takes over sessions that a batch tells of.
+    pub fn introduce(&mut self, worker: usize, new_sessions: &[NewSession]) {
+        self.sessions.introduce(worker, new_sessions);
     }
 
     #[cold]
     fn describe(&mut self, worker: usize, record: &RecordFacts, known: Known) -> u32 {
         let Known { key, to, .. } = known;
         let number = self.section.interface(key, to, &mut self.buffer);
-        let known = self.workers.get_mut(worker);
-        if let Some(known) = known.and_then(|known| known.get_mut(record.session.0 as usize)) {
-            known.number = Some(number);
-        }
+        self.sessions.describe(worker, record.session, number);
         number
     }
 
@@ -178,14 +231,18 @@ impl CaptureWriter {
         if batch.no_room.is_empty() {
             return;
         }
-        self.introduce(worker, &mut batch.new_sessions);
+        self.introduce(worker, &batch.new_sessions);
+        batch.new_sessions.clear();
         for (id, frames) in batch.no_room.drain(..) {
-            let known = self.workers.get(worker);
-            let known = known.and_then(|known| known.get(id.0 as usize));
-            let Known { key, to, .. } = known.copied().unwrap_or(Known::OTHER);
-            self.section
-                .count_no_room(key, to, frames, &mut self.buffer);
+            self.count_no_room(worker, id, frames);
         }
+    }
+
+    /// Counts frames of a session that found no room in the queue.
+    pub fn count_no_room(&mut self, worker: usize, id: SessionId, frames: u64) {
+        let Known { key, to, .. } = self.sessions.get(worker, id);
+        self.section
+            .count_no_room(key, to, frames, &mut self.buffer);
     }
 
     /// Writes a block that is neither a packet nor describes an interface.
@@ -227,6 +284,15 @@ impl CaptureWriter {
         self.file.write(bytes, packets, whole);
     }
 
+    /// Brings what was written to the disk.
+    ///
+    /// # Errors
+    ///
+    /// As the system says.
+    pub fn sync(&mut self) -> Result<(), OutError> {
+        self.file.sync()
+    }
+
     /// The file, with what became of the packets.
     pub const fn file(&self) -> &ItemFile {
         &self.file
@@ -243,9 +309,27 @@ impl CaptureWriter {
     /// # Errors
     ///
     /// When it cannot be given its name; the message says where it is.
-    pub fn finish(mut self, kernel_dropped: u64) -> Result<(String, u64), OutError> {
+    pub fn finish(self, kernel_dropped: u64) -> Result<(String, u64), OutError> {
+        let Ended { out, .. } = self.end(kernel_dropped)?;
+        let bytes = out.bytes();
+        Ok((out.finish()?, bytes))
+    }
+
+    /// Bytes that the file would have if it ended now, at the most.
+    pub fn bytes_at_end(&self) -> u64 {
+        let gathered = self.buffer.len() as u64;
+        self.file.standing().bytes + gathered + self.section.end_len()
+    }
+
+    /// Ends the file with its statistics. It has no name yet.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be cut back to its last whole block.
+    pub fn end(mut self, kernel_dropped: u64) -> Result<Ended, OutError> {
         self.flush();
         let has_failed = self.file.has_failed();
+        let mut standing = self.file.standing();
         let mut out = self.file.into_out();
         // In a file that could not be written whole some interfaces may be described in what was cut off.
         if !has_failed {
@@ -257,7 +341,12 @@ impl CaptureWriter {
                 out.cut_to(whole)?;
             }
         }
-        let bytes = out.bytes();
-        Ok((out.finish()?, bytes))
+        standing.bytes = out.bytes();
+        Ok(Ended {
+            out,
+            standing,
+            span: self.section.span(),
+            sessions: self.section.sessions(),
+        })
     }
 }

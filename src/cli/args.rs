@@ -43,7 +43,8 @@ pub enum Command {
         after_help = "Files are read one after the other in the order given. Several VXLAN ports: repeat --port.\n\n\
                       Ctrl-C (SIGINT), SIGTERM and SIGHUP stop the replay: what was read is written, every file is \
                       finished, and the exit code is 1 because the input was not read to its end. A second signal \
-                      ends at once. SIGUSR1 prints the summary so far on standard error; the replay goes on.\n\n\
+                      ends at once. SIGUSR1 prints the summary so far on standard error; the replay goes on. SIGUSR2 \
+                      ends the open files of a store, and the replay goes on in new ones.\n\n\
                       A file without a mirrored packet is no fault: the exit code is 0, the last lines say what to try, \
                       and `delivered` in --summary is 0."
     )]
@@ -53,7 +54,9 @@ pub enum Command {
         after_help = "Stop with Ctrl-C (SIGINT), SIGTERM or SIGHUP: what has arrived by then is written, every file \
                       is finished, and the exit code is 0. A second signal ends at once (a SIGHUP not within half a \
                       second of the first: closing a session sends both). With nohup SIGHUP stays ignored. SIGUSR1 \
-                      prints the summary so far on standard error; the run goes on."
+                      prints the summary so far on standard error; the run goes on. SIGUSR2 ends the open \
+                      files of a store, and the run goes on in new ones. In a run that has a store and no terminal, \
+                      such as a service, SIGHUP does the same."
     )]
     Listen(typed::Listen),
     /// Act as a mirror source: encapsulate plain captures and send them, or write them to a file

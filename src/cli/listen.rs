@@ -115,6 +115,10 @@ mod linux {
             reason,
         ));
 
+        if settings.outputs.has_store() {
+            let orders = pipeline.orders();
+            control.rotate_on_request(move || orders.rotate());
+        }
         say_begin(&live, &addresses, &receive, &settings);
         let pin = pins(&receive, live.sources.len());
         let waiting = Waiting {

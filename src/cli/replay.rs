@@ -63,6 +63,10 @@ pub fn run(replay: &Replay) -> Result<(), Failure> {
     let sinks = outputs.open(comments.collect(), settings.worker.mtu, stop)?;
     let mut pipeline = Pipeline::start(settings.worker.clone(), sinks, settings.sharing)?;
     control.tell_on_request(Teller::new(&pipeline, &settings.worker, None, ""));
+    if settings.outputs.has_store() {
+        let orders = pipeline.orders();
+        control.rotate_on_request(move || orders.rotate());
+    }
     let bytes_read = Arc::new(AtomicU64::new(0));
     let progress = Progress::start(total, &bytes_read);
     let read = Read::all((files, &carried), &mut pipeline, &bytes_read, stop);

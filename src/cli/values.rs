@@ -7,6 +7,7 @@ use std::ops::RangeInclusive;
 use std::str::FromStr;
 use std::time::Duration;
 
+use crate::capture::store::retention::MinFree;
 use crate::send::options::HostPort;
 use crate::send::traffic::{FrameSize, MAX_FRAME_LEN, MIN_FRAME_LEN};
 use crate::wire::{Vni, vxlan};
@@ -134,6 +135,72 @@ pub fn time(text: &str) -> Result<Duration, String> {
         // Numbers alone reach this: neither a sign nor "NaN" gets here.
         _ => Err("the time is too long: at most 100 years, 36500d".to_owned()),
     }
+}
+
+/// A number of bytes with an optional unit, as GNU tools write it: kB, MB, GB, TB are powers of 1000; K, M, G, T and
+/// KiB, MiB, GiB, TiB powers of 1024.
+pub fn bytes(text: &str) -> Result<u64, String> {
+    const EXAMPLE: &str = "a size is needed, as 500MB, 64MiB or 10GB";
+    let digits_end = text
+        .find(|c: char| !c.is_ascii_digit() && c != '.')
+        .unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits_end);
+    let unit = unit.trim_start();
+    let power = |base: f64, letter: &str| {
+        let letters = ["k", "m", "g", "t"];
+        let power = letters.iter().zip(1..).find(|(known, _)| **known == letter);
+        power.map(|(_, power)| base.powi(power))
+    };
+    let lower = unit.to_ascii_lowercase();
+    let factor = match lower.as_str() {
+        "" | "b" => Some(1.0),
+        decimal if decimal.len() == 2 && decimal.ends_with('b') => power(1000.0, &decimal[..1]),
+        binary => power(1024.0, binary.strip_suffix("ib").unwrap_or(binary)),
+    };
+    let Ok(number) = number.parse::<f64>() else {
+        return Err(EXAMPLE.to_owned());
+    };
+    let Some(factor) = factor else {
+        return Err(format!(
+            "unknown unit '{unit}'; use kB, MB, GB, TB, KiB, MiB, GiB or TiB"
+        ));
+    };
+    match number * factor {
+        // 2^53: every whole number up to there is one of f64.
+        bytes if (1.0..=9_007_199_254_740_992.0).contains(&bytes) => Ok(bytes as u64),
+        bytes if bytes < 1.0 => Err("a size above zero is needed".to_owned()),
+        _ => Err("the size is too large: at most 8192TiB".to_owned()),
+    }
+}
+
+/// A number of bytes, or `none`.
+pub fn bytes_or_none(text: &str) -> Result<Option<u64>, String> {
+    match text {
+        "none" => Ok(None),
+        _ => bytes(text).map(Some),
+    }
+}
+
+/// Space left free: bytes, or percent of the file system.
+pub fn min_free(text: &str) -> Result<MinFree, String> {
+    match text.strip_suffix('%') {
+        Some(percent) => number(percent, 1..=99)
+            .map(MinFree::Percent)
+            .map_err(|_| "a percentage from 1% to 99% is needed".to_owned()),
+        None => bytes(text).map(MinFree::Bytes),
+    }
+}
+
+/// What names of files begin with.
+pub fn file_prefix(text: &str) -> Result<String, String> {
+    let good = |c: char| c.is_ascii_alphanumeric() || "-_.@+".contains(c);
+    if text.is_empty() || text.len() > 100 || text.starts_with('.') || !text.chars().all(good) {
+        return Err(
+            "up to 100 letters, digits, '-', '_', '.', '@' and '+' are needed, with no '.' in front"
+                .to_owned(),
+        );
+    }
+    Ok(text.to_owned())
 }
 
 /// The name of an interface.

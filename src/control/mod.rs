@@ -2,7 +2,8 @@
 //! timers. It never touches a packet.
 //!
 //! It is started before anything is opened, so that no signal finds a run unprepared. SIGINT, SIGTERM and
-//! SIGHUP end the run in good order, a second one at once; SIGUSR1 asks for the summary so far; SIGXFSZ is a
+//! SIGHUP end the run in good order, a second one at once; SIGUSR1 asks for the summary so far; SIGUSR2 ends the files of a store, as
+//! SIGHUP does where no terminal can have hung up; SIGXFSZ is a
 //! write that fails, not the end.
 
 pub mod inquire;
@@ -34,6 +35,8 @@ enum Message {
     EndAfter(Duration),
     /// From now on there is something to tell.
     Tell(Box<Teller>),
+    /// From now on there are files that can be ended.
+    Rotate(Box<dyn Fn() + Send>),
 }
 
 /// The run's hand on its control.
@@ -64,6 +67,7 @@ impl Outside for NoSignals {
 enum Came {
     End(Signal),
     Asked,
+    Rotate,
 }
 
 impl Control {
@@ -116,11 +120,22 @@ impl Control {
     pub fn tell_on_request(&self, teller: Teller) {
         let _ = self.to.send(Message::Tell(Box::new(teller)));
     }
+
+    /// From now on `rotate` is called when the files of a store are to be ended.
+    pub fn rotate_on_request(&self, rotate: impl Fn() + Send + 'static) {
+        let _ = self.to.send(Message::Rotate(Box::new(rotate)));
+    }
+}
+
+/// Whether a terminal controls this process: what hangs up then is that.
+fn has_terminal() -> bool {
+    std::fs::File::open("/dev/tty").is_ok()
 }
 
 /// The thread's work, for as long as the process lives.
 async fn control(mut signals: impl Outside, mut inbox: UnboundedReceiver<Message>, stop: &Stop) {
     let mut teller: Option<Arc<Teller>> = None;
+    let mut rotate: Option<Box<dyn Fn() + Send>> = None;
     let mut telling: Option<JoinHandle<()>> = None;
     let mut open = true;
     let mut end_at: Option<Instant> = None;
@@ -138,10 +153,21 @@ async fn control(mut signals: impl Outside, mut inbox: UnboundedReceiver<Message
             message = inbox.recv(), if open => match message {
                 Some(Message::EndAfter(time)) => end_at = Instant::now().checked_add(time),
                 Some(Message::Tell(new)) => teller = Some(Arc::from(new)),
+                Some(Message::Rotate(new)) => rotate = Some(new),
                 // The run is over; what is left of it may still be stuck.
                 None => (open, teller) = (false, None),
             },
             came = signals.next() => match came {
+                // A service has no terminal that could hang up.
+                Came::End(Signal::Hangup)
+                    if rotate.is_some() && ended_at.is_none() && !has_terminal() =>
+                {
+                    rotate.iter().for_each(|rotate| rotate());
+                }
+                Came::Rotate => match &rotate {
+                    Some(rotate) => rotate(),
+                    None => say("vxtap: nothing to rotate: -w names no directory\n"),
+                },
                 Came::End(signal) => match ended_at {
                     None => {
                         stop.order(Why::Signal(signal));

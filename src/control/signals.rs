@@ -18,6 +18,7 @@ pub(super) struct Signals {
     /// None where whoever started us wants it ignored (nohup).
     hangup: Option<Stream>,
     asked: Stream,
+    rotate: Stream,
     /// Taken, so that a file that is too large (ulimit -f) is a write that fails; nobody needs to be told.
     _too_large: Option<Stream>,
 }
@@ -37,6 +38,7 @@ impl Signals {
             terminate: signal(SignalKind::terminate())?,
             hangup: hangup.then(|| signal(SignalKind::hangup())).transpose()?,
             asked: signal(SignalKind::user_defined1())?,
+            rotate: signal(SignalKind::user_defined2())?,
             _too_large: too_large()?,
         })
     }
@@ -56,6 +58,7 @@ impl Outside for Signals {
             _ = self.terminate.recv() => Came::End(Signal::Terminate),
             _ = hangup => Came::End(Signal::Hangup),
             _ = self.asked.recv() => Came::Asked,
+            _ = self.rotate.recv() => Came::Rotate,
         }
     }
 }

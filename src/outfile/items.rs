@@ -12,6 +12,8 @@ pub struct Standing {
     pub written: u64,
     /// Items that could not be written.
     pub lost: u64,
+    /// Items that the disk of a store did not take.
+    pub disk: u64,
     /// Bytes of the file.
     pub bytes: u64,
 }
@@ -86,6 +88,7 @@ impl ItemFile {
         Standing {
             written: self.written,
             lost: self.lost,
+            disk: 0,
             bytes: self.out.bytes(),
         }
     }
@@ -98,6 +101,15 @@ impl ItemFile {
     /// What went wrong, once.
     pub const fn take_error(&mut self) -> Option<OutError> {
         self.error.take()
+    }
+
+    /// Brings what was written to the disk.
+    ///
+    /// # Errors
+    ///
+    /// As the system says.
+    pub fn sync(&mut self) -> Result<(), OutError> {
+        self.out.sync()
     }
 
     /// The file itself, to be ended.

@@ -11,13 +11,15 @@ mod part;
 mod place;
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, ErrorKind, Seek, SeekFrom, Write};
+use std::io::{self, ErrorKind, Read, Seek, SeekFrom, Write};
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+
+use sha2::{Digest, Sha256};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -74,8 +76,13 @@ pub enum OutError {
 }
 
 impl OutError {
+    /// Whether there is no room on the disk.
+    pub fn is_full(&self) -> bool {
+        matches!(self, Self::Write { source, .. } if is_full(source))
+    }
+
     /// What making `path` came to; a directory that is missing is named.
-    fn of_write(path: &Path, source: io::Error) -> Self {
+    pub fn of_write(path: &Path, source: io::Error) -> Self {
         let folder = place::folder_of(path);
         let directory = folder.display().to_string();
         let path = path.display().to_string();
@@ -116,6 +123,18 @@ pub struct OutFile {
     bytes: u64,
     header_len: u64,
     synced: Arc<AtomicU64>,
+    digest: Option<Running>,
+    rescue: Option<Rescue>,
+}
+
+/// Makes room where a disk is full; whether it did.
+type Rescue = Box<dyn FnMut() -> bool + Send>;
+
+/// SHA-256 of what is written, as it is written.
+struct Running {
+    sha256: Sha256,
+    /// Bytes of the file that it stands for.
+    bytes: u64,
 }
 
 impl OutFile {
@@ -243,7 +262,79 @@ impl OutFile {
             bytes: 0,
             header_len: 0,
             synced: Arc::default(),
+            digest: None,
+            rescue: None,
         }
+    }
+
+    /// Goes on with the hidden file of `path` that a killed run left, which is locked then. `None` where there is
+    /// none of this user, or another process has it.
+    ///
+    /// # Errors
+    ///
+    /// As the system says.
+    pub fn adopt(path: &Path, creation: Creation) -> Result<Option<Self>, OutError> {
+        let error = |source| OutError::of_write(path, source);
+        let adopted = Part::adopt(path.to_owned(), creation).map_err(error)?;
+        let Some((part, file)) = adopted else {
+            return Ok(None);
+        };
+        let bytes = file.metadata().map_err(error)?.len();
+        let mut out = Self::of(path.display().to_string(), file, Some(part));
+        out.bytes = bytes;
+        out.decide_keep();
+        Ok(Some(out))
+    }
+
+    /// From now on a SHA-256 of the file is kept; before the first byte.
+    pub fn keep_digest(&mut self) {
+        self.digest = Some(Running {
+            sha256: Sha256::new(),
+            bytes: 0,
+        });
+    }
+
+    /// SHA-256 of the file as it is now. It is read once more where something was cut off it.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be read.
+    pub fn digest(&self) -> Result<[u8; 32], OutError> {
+        match &self.digest {
+            Some(running) if running.bytes == self.bytes => {
+                Ok(running.sha256.clone().finalize().into())
+            }
+            _ => self.read_digest().map_err(|source| self.error(source)),
+        }
+    }
+
+    fn read_digest(&self) -> io::Result<[u8; 32]> {
+        let mut file = self.reopen()?;
+        let mut sha256 = Sha256::new();
+        let mut buffer = vec![0; 1 << 20];
+        loop {
+            match file.read(&mut buffer) {
+                Ok(0) => return Ok(sha256.finalize().into()),
+                Ok(len) => sha256.update(buffer.get(..len).unwrap_or_default()),
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Opens the file once more, to be read from its beginning.
+    ///
+    /// # Errors
+    ///
+    /// When it is no file, was moved, or may not be read.
+    pub fn reopen(&self) -> io::Result<File> {
+        let part = self.part.as_ref().ok_or(ErrorKind::Unsupported)?;
+        part.reopen(&self.file)
+    }
+
+    /// Whether it stands where it will get its name; somebody may have moved or deleted it.
+    pub fn is_in_place(&self) -> bool {
+        self.part.as_ref().is_none_or(Part::is_hidden)
     }
 
     /// Its name in messages.
@@ -268,6 +359,16 @@ impl OutFile {
         Arc::clone(&self.synced)
     }
 
+    /// Where the disk is full `rescue` is asked to make room, and tells whether it is worth another try.
+    pub fn rescue_with(&mut self, rescue: impl FnMut() -> bool + Send + 'static) {
+        self.rescue = Some(Box::new(rescue));
+    }
+
+    /// Counts the bytes that are brought to the disk in `counter` too.
+    pub fn count_synced_in(&mut self, counter: Arc<AtomicU64>) {
+        self.synced = counter;
+    }
+
     /// Writes all of `bytes`.
     ///
     /// # Errors
@@ -285,11 +386,17 @@ impl OutFile {
                 Ok(0) => return Err(ErrorKind::WriteZero.into()),
                 Ok(len) => {
                     self.bytes += len as u64;
+                    if let Some(running) = &mut self.digest {
+                        running.sha256.update(rest.get(..len).unwrap_or_default());
+                        running.bytes += len as u64;
+                    }
                     rest = rest.get(len..).unwrap_or_default();
                 }
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 // A pipe that somebody made O_NONBLOCK, as an event loop does with its own.
                 Err(error) if error.kind() == ErrorKind::WouldBlock => self.wait_writable()?,
+                Err(error)
+                    if is_full(&error) && self.rescue.as_mut().is_some_and(|rescue| rescue()) => {}
                 Err(error) => return Err(error),
             }
         }
@@ -364,13 +471,39 @@ impl OutFile {
     /// # Errors
     ///
     /// As the system says; the `.part` stays.
-    pub fn finish(self) -> Result<String, OutError> {
+    pub fn finish(mut self) -> Result<String, OutError> {
+        self.sync()?;
+        self.settle()
+    }
+
+    /// Brings the file to the disk.
+    ///
+    /// # Errors
+    ///
+    /// As the system says; the `.part` stays.
+    pub fn sync(&mut self) -> Result<(), OutError> {
+        let Some(part) = &mut self.part else {
+            return Ok(());
+        };
+        part.keep = true;
+        sync(&self.file, &self.synced).map_err(|source| OutError::Finish {
+            path: self.path.clone(),
+            part: part.hidden(),
+            source,
+        })
+    }
+
+    /// Gives the file its name, as [`Self::finish`] does, without waiting for the disk.
+    ///
+    /// # Errors
+    ///
+    /// As the system says; the `.part` stays.
+    pub fn settle(self) -> Result<String, OutError> {
         let Self {
             part,
             file,
             path,
             bytes,
-            synced,
             ..
         } = self;
         let Some(mut part) = part else {
@@ -380,9 +513,8 @@ impl OutFile {
             };
         };
         part.keep = true;
-        let on_disk = sync(&file, &synced);
         // Some file systems tell their last faults here. The other descriptor keeps the lock.
-        match on_disk.and_then(|()| file.try_clone().and_then(close)) {
+        match file.try_clone().and_then(close) {
             Ok(()) => part.settle(&file, path, bytes),
             Err(source) => Err(OutError::Finish {
                 path,
@@ -439,6 +571,14 @@ pub fn write_whole(path: &Path, creation: Creation, content: Vec<u8>) -> Result<
         };
         Err(OutError::GaveUp { path, source })
     })
+}
+
+/// Whether there is no room: on the disk, or in what this user may have of it.
+pub fn is_full(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded
+    )
 }
 
 /// A descriptor of our own: the standard library's handle would keep the end of what is written back until

@@ -104,6 +104,47 @@ impl Part {
         })
     }
 
+    /// Goes on with the hidden file for `name` that a killed run of this user left. `None` where there is none, or
+    /// another process has it.
+    pub fn adopt(name: PathBuf, creation: Creation) -> io::Result<Option<(Self, File)>> {
+        let Some(file_name) = name.file_name() else {
+            return Ok(None);
+        };
+        let hidden = name.with_file_name(names::hidden(file_name, names::PART));
+        let flags = (OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK).bits();
+        let mut options = OpenOptions::new();
+        let file = match options.append(true).custom_flags(flags).open(&hidden) {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+            opened => opened?,
+        };
+        let meta = file.metadata()?;
+        let is_ours = meta.is_file() && meta.uid() == nix::unistd::geteuid().as_raw();
+        if !is_ours || !lock(&file) || !is_at(&hidden, &file) {
+            return Ok(None);
+        }
+        let part = Self {
+            id: id_of(&meta),
+            hidden,
+            name,
+            creation,
+            keep: true,
+        };
+        Ok(Some((part, file)))
+    }
+
+    /// Opens the file once more, to be read from its beginning.
+    pub fn reopen(&self, file: &File) -> io::Result<File> {
+        let flags = OFlag::O_NOFOLLOW.bits();
+        let again = OpenOptions::new()
+            .read(true)
+            .custom_flags(flags)
+            .open(&self.hidden)?;
+        match id_of(&again.metadata()?) == id_of(&file.metadata()?) {
+            true => Ok(again),
+            false => Err(ErrorKind::NotFound.into()),
+        }
+    }
+
     /// Tells in one line what runs that were killed have left beside the output.
     pub fn tell_left_overs(&self) {
         let Some(name) = self.name.file_name() else {
@@ -194,7 +235,8 @@ impl Part {
         }
     }
 
-    fn is_hidden(&self) -> bool {
+    /// Whether the file stands under its hidden name.
+    pub fn is_hidden(&self) -> bool {
         self.hidden
             .symlink_metadata()
             .is_ok_and(|meta| id_of(&meta) == self.id)

@@ -21,6 +21,11 @@ use crate::wire::decapsulate::Tunnel;
 const MAX_INTERFACES: usize = 1 << 14;
 const LINKTYPE_ETHERNET: u16 = 1;
 
+/// Most bytes of an interface description: fixed fields, name, description, resolution.
+const DESCRIPTION_ROOM: u64 = 512;
+/// Most bytes of an interface's statistics: fixed fields, seven numbers, a comment.
+const STATISTICS_ROOM: u64 = 256;
+
 /// Option codes, each within its block.
 mod option {
     pub const COMMENT: u16 = 1;
@@ -155,9 +160,33 @@ impl Section {
         for (number, interface) in self.interfaces.iter().enumerate() {
             interface.statistics(
                 u32::try_from(number).unwrap_or(u32::MAX),
-                kernel_dropped,
+                Some(kernel_dropped),
                 out,
             );
+        }
+    }
+
+    /// Time of the earliest and the latest record, nanoseconds since 1970; `None` without one.
+    pub fn span(&self) -> Option<(u64, u64)> {
+        let written = self.interfaces.iter().filter(|one| one.written > 0);
+        let first = written.clone().map(|one| one.first_ns).min()?;
+        let last = written.map(|one| one.last_ns).max()?;
+        Some((first, last))
+    }
+
+    /// Mirror sessions that have a record in the file.
+    pub fn sessions(&self) -> u64 {
+        let written = self.interfaces.iter().filter(|one| one.written > 0);
+        written.count() as u64
+    }
+
+    /// Most bytes that the end of the file takes, and the description of one more interface.
+    pub const fn end_len(&self) -> u64 {
+        match self.format {
+            Format::PcapNg => {
+                DESCRIPTION_ROOM + (self.interfaces.len() as u64 + 1) * STATISTICS_ROOM
+            }
+            Format::Pcap => 0,
         }
     }
 
@@ -189,7 +218,8 @@ impl Interface {
         last_ns: 0,
     };
 
-    fn statistics(&self, number: u32, kernel_dropped: u64, out: &mut Vec<u8>) {
+    /// `kernel_dropped` is `None` where nobody knows what was lost.
+    fn statistics(&self, number: u32, kernel_dropped: Option<u64>, out: &mut Vec<u8>) {
         let time = |ts_ns: u64| {
             let words = [(ts_ns >> 32) as u32, ts_ns as u32];
             words.map(u32::to_le_bytes)
@@ -207,17 +237,33 @@ impl Interface {
                 put(option::ISB_ENDTIME, time(self.last_ns).as_flattened(), out);
             }
             put(option::ISB_IFRECV, &received.to_le_bytes(), out);
-            put(option::ISB_IFDROP, &kernel_dropped.to_le_bytes(), out);
+            if let Some(dropped) = kernel_dropped {
+                put(option::ISB_IFDROP, &dropped.to_le_bytes(), out);
+            }
             put(option::ISB_FILTERACCEPT, &received.to_le_bytes(), out);
-            put(option::ISB_OSDROP, &self.no_room.to_le_bytes(), out);
+            if kernel_dropped.is_some() {
+                put(option::ISB_OSDROP, &self.no_room.to_le_bytes(), out);
+            }
             put(option::ISB_USRDELIV, &self.written.to_le_bytes(), out);
-            if kernel_dropped > 0 {
+            if kernel_dropped.is_some_and(|dropped| dropped > 0) {
                 let comment = "ifdrop counts datagrams the kernel dropped for the whole socket, not this session alone";
                 text(option::COMMENT, comment, out);
             }
             put(0, &[], out);
         });
     }
+}
+
+/// Appends the statistics of interface `number` of a file whose writer was killed: what is in the file is known, and
+/// nothing of what was lost.
+pub fn recovered(number: u32, packets: u64, first_ns: u64, last_ns: u64, out: &mut Vec<u8>) {
+    let interface = Interface {
+        written: packets,
+        first_ns,
+        last_ns,
+        ..Interface::EMPTY
+    };
+    interface.statistics(number, None, out);
 }
 
 /// How much of `bytes`, records and blocks of which the first `len` bytes were written, is whole: bytes, and

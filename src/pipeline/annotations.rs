@@ -3,7 +3,7 @@
 
 use std::ops::Range;
 
-use crate::capture::writer::CaptureWriter;
+use crate::capture::output::Output;
 use crate::pcap::annotation::{Annotation, Tally, What};
 use crate::pcap::record::Batch;
 use crate::source::aside::FromAside;
@@ -35,7 +35,7 @@ impl Annotations {
     /// Writes records of `worker`, which leave in the order of their places, with what belongs between them.
     pub fn append(
         &mut self,
-        writer: &mut CaptureWriter,
+        writer: &mut Output,
         worker: usize,
         batch: &mut Batch,
         records: Range<usize>,
@@ -72,7 +72,7 @@ impl Annotations {
     }
 
     /// Writes the blocks behind the last packet.
-    pub fn end(&mut self, writer: &mut CaptureWriter) {
+    pub fn end(&mut self, writer: &mut Output) {
         while let Some(annotation) = self.take_next() {
             if let What::Secrets(block) | What::Names(block) = &annotation.what {
                 writer.put_block(block);

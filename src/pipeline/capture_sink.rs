@@ -13,7 +13,7 @@ use super::orders::{Inbox, Order};
 use super::outlet::FromWorker;
 use super::sink::Sink;
 use crate::capture::merge::{Behind, Merge};
-use crate::capture::writer::CaptureWriter;
+use crate::capture::output::Output;
 use crate::outfile::{OutError, Standing};
 use crate::pcap::annotation::Tally;
 use crate::pcap::record::Batch;
@@ -31,8 +31,10 @@ pub struct CaptureNotes {
     out_of_order: AtomicU64,
     /// Annotations of the input that were written.
     annotations: OnceLock<Tally>,
-    /// Datagrams the kernel dropped, for the statistics in the file.
+    /// Datagrams the kernel dropped in the whole run, for the statistics in the file.
     pub kernel_dropped: AtomicU64,
+    /// The same while the run goes on, as each worker last saw it.
+    pub lost_so_far: OnceLock<Vec<Arc<AtomicU64>>>,
 }
 
 impl CaptureNotes {
@@ -49,6 +51,12 @@ impl CaptureNotes {
         self.annotations.get().copied().unwrap_or_default()
     }
 
+    fn kernel_dropped_so_far(&self) -> u64 {
+        let workers = self.lost_so_far.get().into_iter().flatten();
+        let so_far = workers.map(|dropped| dropped.load(Ordering::Relaxed)).sum();
+        self.kernel_dropped.load(Ordering::Relaxed).max(so_far)
+    }
+
     fn tell(&self, behind: Behind) {
         self.late.store(behind.late, Ordering::Relaxed);
         self.out_of_order
@@ -59,7 +67,7 @@ impl CaptureNotes {
 /// The capture's way from the workers to the file.
 pub struct CaptureSink {
     /// The file.
-    pub writer: CaptureWriter,
+    pub writer: Output,
     /// Brings batches into order.
     pub merge: Merge,
     /// What an input says about its packets, where it is carried.
@@ -99,7 +107,7 @@ impl CaptureSink {
                 }
                 let records = batch.records.get(run.records.clone()).unwrap_or_default();
                 if let Some(measures) = &mut self.measures
-                    && !self.writer.file().has_failed()
+                    && !self.writer.has_failed()
                     && measures.gave(records.iter().map(|record| record.place))
                 {
                     measures.settle(wall_clock_ns());
@@ -136,15 +144,23 @@ impl Sink for CaptureSink {
         if is_idle {
             self.writer.flush();
         }
+        let notes = &self.notes;
+        self.writer
+            .tick(now, wall_clock_ns, || notes.kernel_dropped_so_far());
         self.settle_measures();
-        while let Some(Order::Tell(tell)) = self.inbox.take() {
-            let measured = self.measures.as_ref();
-            let measured = measured.map(WriterMeasures::arrival_to_written);
-            tell.answer(|| {
-                Answer::Writer(WriterAnswer {
-                    arrival_to_written: measured.cloned(),
-                })
-            });
+        while let Some(order) = self.inbox.take() {
+            match order {
+                Order::Tell(tell) => {
+                    let measured = self.measures.as_ref();
+                    let measured = measured.map(WriterMeasures::arrival_to_written);
+                    tell.answer(|| {
+                        Answer::Writer(WriterAnswer {
+                            arrival_to_written: measured.cloned(),
+                        })
+                    });
+                }
+                Order::Rotate => self.writer.rotate(),
+            }
         }
     }
 
@@ -157,7 +173,7 @@ impl Sink for CaptureSink {
     }
 
     fn standing(&self) -> Standing {
-        self.writer.file().standing()
+        self.writer.standing()
     }
 
     fn take_error(&mut self) -> Option<OutError> {
@@ -172,6 +188,8 @@ impl Sink for CaptureSink {
             let _ = self.notes.annotations.set(annotations.written());
         }
         self.tick(now, true);
+        self.writer
+            .close(self.notes.kernel_dropped.load(Ordering::Relaxed));
     }
 
     fn finish(mut self) -> Result<(String, u64), OutError> {

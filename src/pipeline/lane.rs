@@ -27,6 +27,8 @@ const STAMP_TO_SEEN: Duration = Duration::from_millis(20);
 const LOOKS_IN_VAIN: u32 = 10;
 /// After so long without a packet live time is the wall clock's.
 const SILENCE: Duration = Duration::from_secs(1);
+/// How often sinks are told what the source lost.
+const TELL_LOST: Duration = Duration::from_millis(100);
 /// How often a worker asks again when others have taken on the last frames wanted.
 const OTHERS_TURN: Duration = Duration::from_millis(1);
 
@@ -96,6 +98,8 @@ pub(super) struct Lane {
     pub latest_ns: u64,
     /// Live, the latest time of a packet taken, since the clock was last set back.
     pub highest_ns: u64,
+    /// Packets that its source lost, as it was last asked.
+    pub lost: Arc<AtomicU64>,
 }
 
 impl Shared {
@@ -129,6 +133,8 @@ struct Clock {
     last_packets: Instant,
     /// The wall clock before the look at the source: what comes after that look is later.
     looked_ns: u64,
+    /// When the sinks are told next what the source lost.
+    tell_lost_at: Instant,
 }
 
 /// A run that was told to end, as one worker sees it.
@@ -214,6 +220,8 @@ impl Lane {
                         offers: self.outlet.offers(),
                     }))
                 }),
+                // That is for the sinks.
+                Order::Rotate => {}
             }
         }
     }
@@ -270,6 +278,10 @@ impl Lane {
         }
         let mut now_ns = self.latest_ns;
         let mut wall_ns = None;
+        if self.live.is_some() && now >= clock.tell_lost_at {
+            clock.tell_lost_at = now + TELL_LOST;
+            self.lost.store(source.lost_so_far(), Ordering::Relaxed);
+        }
         if let Some(live) = &mut self.live {
             let wall = wall_clock_ns();
             if let Some(step) = live.end_batch(wall, now - clock.begun) {
@@ -380,6 +392,7 @@ impl Clock {
             begun: now,
             last_packets: now,
             looked_ns: wall_clock_ns(),
+            tell_lost_at: now,
         }
     }
 }

@@ -18,6 +18,8 @@ const MOST_WAITING: usize = 4;
 pub enum Order<A> {
     /// Say what it has come to so far.
     Tell(Tell<A>),
+    /// End the files of a store, and go on in others.
+    Rotate,
 }
 
 /// Asks for an answer.
@@ -83,6 +85,13 @@ pub fn orders<A>(threads: usize) -> (Orders<A>, Vec<Inbox<A>>) {
 }
 
 impl<A> Orders<A> {
+    /// Has the files of stores ended; who has none does nothing.
+    pub fn rotate(&self) {
+        for post in self.posts.iter() {
+            post.give(Order::Rotate);
+        }
+    }
+
     /// Asks all and returns the answers that came before `wait` was over, and how many did not.
     pub async fn ask(&self, wait: Duration) -> (Vec<A>, usize) {
         let asked = self.posts.len();

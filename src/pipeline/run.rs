@@ -11,7 +11,7 @@ use std::time::Duration;
 use crossbeam_channel::bounded;
 
 use crate::bpf::steer::Steering;
-use crate::capture::writer::CaptureWriter;
+use crate::capture::output::Output;
 use crate::export::jsonl::JsonLines;
 use crate::pcap::annotation::Tally;
 use crate::pcap::losses;
@@ -68,7 +68,7 @@ pub const fn max_flows_of(number: u32, steering: Steering, max_flows: u32) -> u3
 #[derive(Default)]
 pub struct Sinks {
     /// The capture.
-    pub capture: Option<CaptureWriter>,
+    pub capture: Option<Output>,
     /// Flow records.
     pub flows: Vec<JsonLines>,
 }
@@ -157,10 +157,13 @@ impl Pipeline {
             inbox,
             latest_ns: 0,
             highest_ns: 0,
+            lost: Arc::default(),
         };
         let lanes = queues.empty.into_iter().zip(inboxes).enumerate();
+        let lanes: Vec<Lane> = lanes.map(lane).collect();
+        sinks.tell_lost(lanes.iter().map(|lane| Arc::clone(&lane.lost)).collect());
         Ok(Self {
-            lanes: lanes.map(lane).collect(),
+            lanes,
             apart: Apart::new(settings.tunnels.clone()),
             settings,
             steering,

@@ -24,6 +24,8 @@ reasons! {
         Queue => "queue",
         /// It could not be written.
         Write => "write",
+        /// The disk of a store did not take it.
+        Disk => "disk",
         /// The reader of the pipe went away.
         ReaderLeft => "reader_left",
         /// The output took nothing any more when the run ended.
@@ -151,6 +153,7 @@ impl Account {
         };
         account.drop(Missing::Queue, no_room);
         account.drop(Missing::Write, standing.lost);
+        account.drop(Missing::Disk, standing.disk);
         // The sink was looked at after the workers answered.
         account.offered = offered.max(account.written + account.lost());
         account.waiting = account.offered - account.written - account.lost();
@@ -214,6 +217,7 @@ impl Working {
 struct Progress {
     written: AtomicU64,
     lost: AtomicU64,
+    disk: AtomicU64,
     bytes: AtomicU64,
     synced: Arc<AtomicU64>,
 }
@@ -222,6 +226,7 @@ impl Progress {
     fn tell(&self, standing: Standing) {
         self.written.store(standing.written, Ordering::Relaxed);
         self.lost.store(standing.lost, Ordering::Relaxed);
+        self.disk.store(standing.disk, Ordering::Relaxed);
         self.bytes.store(standing.bytes, Ordering::Relaxed);
     }
 
@@ -229,6 +234,7 @@ impl Progress {
         Standing {
             written: self.written.load(Ordering::Relaxed),
             lost: self.lost.load(Ordering::Relaxed),
+            disk: self.disk.load(Ordering::Relaxed),
             bytes: self.bytes.load(Ordering::Relaxed),
         }
     }
@@ -238,11 +244,13 @@ impl Progress {
         let Standing {
             written,
             lost,
+            disk,
             bytes,
         } = self.standing();
         let synced = self.synced.load(Ordering::Relaxed);
         written
             .wrapping_add(lost)
+            .wrapping_add(disk)
             .wrapping_add(bytes)
             .wrapping_add(synced)
     }
@@ -329,6 +337,7 @@ impl Running {
         let Standing {
             written,
             lost,
+            disk,
             bytes,
         } = end.standing;
         let mut account = Account {
@@ -348,6 +357,7 @@ impl Running {
             Missing::Write
         };
         account.drop(reason, lost);
+        account.drop(Missing::Disk, disk);
         // What is in no counter never reached the sink.
         let rest = offered.saturating_sub(account.written + account.lost());
         account.drop(Missing::Stuck, rest);

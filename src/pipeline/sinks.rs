@@ -1,7 +1,7 @@
 //! The sinks of a run together: started with their queues, watched, and their accounts closed at the end.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, bounded};
@@ -85,6 +85,11 @@ impl SinkSet {
                 Err(error)
             }
         }
+    }
+
+    /// `lost` tells for each worker how many packets its source lost so far.
+    pub fn tell_lost(&self, lost: Vec<Arc<AtomicU64>>) {
+        let _ = self.notes.lost_so_far.set(lost);
     }
 
     /// What the sinks have done so far, for those who ask while the run goes on.
@@ -185,8 +190,7 @@ fn start_capture(
     queue: Sleeper<FromWorker>,
     working: &Arc<Working>,
 ) -> Result<Running, NoThread> {
-    let file = sink.writer.file();
-    let (path, synced) = (file.path().to_owned(), file.synced());
+    let (path, synced) = (sink.writer.path().to_owned(), sink.writer.synced());
     Running::start(Kind::Capture, &path, synced, sink, queue, working)
 }
 
@@ -243,7 +247,7 @@ mod tests {
         let capture =
             CaptureWriter::create(&names[0], creation, Format::PcapNg, &about, &Stop::new());
         let sinks = Sinks {
-            capture: Some(capture.unwrap()),
+            capture: Some(capture.unwrap().into()),
             flows: vec![JsonLines::create(&names[1], creation, &Stop::new()).unwrap()],
         };
         let sharing = Sharing {

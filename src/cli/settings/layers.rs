@@ -1,6 +1,11 @@
 //! Layers of settings: what was typed lies over what holds by default. Each value keeps the layer it came
 //! from.
 
+use serde::Serialize;
+use sha2::{Digest, Sha256};
+
+use crate::capture::store::manifest::hex;
+
 /// Where a value came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Origin {
@@ -28,6 +33,20 @@ impl<T> Layers<T> {
                 .map(|(origin, layer)| (*origin, group(layer)))
                 .collect(),
         )
+    }
+
+    /// A name for all that is said: the same settings, the same name.
+    pub fn fingerprint(&self) -> String
+    where
+        T: Serialize,
+    {
+        let layers: Vec<_> = self
+            .iter()
+            .map(|(_, layer)| serde_json::to_value(layer).ok())
+            .collect();
+        let text = serde_json::to_vec(&layers).unwrap_or_default();
+        let digest = Sha256::digest(text);
+        hex(digest.get(..8).unwrap_or_default())
     }
 
     /// All layers, the one that counts most first.

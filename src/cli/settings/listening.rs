@@ -73,7 +73,11 @@ impl Listen {
             _ => Existing::Keep,
         };
         let output = typed.group(|typed| &typed.output);
-        let outputs = Outputs::read(&output, &[], existing, mistakes);
+        let store = typed.group(|typed| &typed.store);
+        let mut outputs = Outputs::read(&output, &store, &[], existing, mistakes);
+        if let Some(outputs) = &mut outputs {
+            outputs.configuration = typed.fingerprint();
+        }
         let allowed = allowed(&typed.group(|typed| &typed.filters), mistakes);
         let truncation = truncation(&typed.group(|typed| &typed.truncation), mistakes);
         let (mut tunnels, mut receive) = (tunnels?, receive?);

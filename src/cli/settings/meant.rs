@@ -7,8 +7,12 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use super::layers::{Layers, Origin};
+use super::storing;
 use super::typed::{self, Text};
 use crate::bpf::steer::Steering;
+use crate::capture::output::Output;
+use crate::capture::store::captures::Store;
+use crate::capture::store::rolling::Plan;
 use crate::capture::writer::CaptureWriter;
 use crate::cli::values;
 use crate::export::jsonl::JsonLines;
@@ -21,7 +25,7 @@ use crate::pipeline::memory;
 use crate::pipeline::run::{Sharing, Sinks, WhenFull};
 use crate::pipeline::worker::WorkerSettings;
 use crate::report::summary::Telling;
-use crate::stop::Stop;
+use crate::stop::{Stop, wall_clock_ns};
 use crate::threads::Needed;
 use crate::wire::decapsulate::Tunnels;
 
@@ -49,6 +53,8 @@ pub struct Replay {
 #[derive(Debug)]
 pub struct Outputs {
     write: Option<PathBuf>,
+    /// Where `write` names a directory.
+    store: Option<Plan>,
     format: Format,
     flows: Vec<PathBuf>,
     summary: Option<PathBuf>,
@@ -56,6 +62,8 @@ pub struct Outputs {
     creation: Creation,
     /// The exit code tells whether anything was lost.
     fail_on_loss: bool,
+    /// Names the settings of the run: the same settings, the same name.
+    pub configuration: String,
 }
 
 /// What is wrong with the settings, in words.
@@ -152,7 +160,11 @@ impl Replay {
         let plain = input.find(|input| input.plain.as_ref());
         let plain = plain.is_some_and(|(_, plain)| *plain);
         let output = typed.group(|typed| &typed.output);
-        let outputs = Outputs::read(&output, &files, Existing::Replace, mistakes);
+        let store = typed.group(|typed| &typed.store);
+        let mut outputs = Outputs::read(&output, &store, &files, Existing::Replace, mistakes);
+        if let Some(outputs) = &mut outputs {
+            outputs.configuration = typed.fingerprint();
+        }
         let allowed = allowed(&typed.group(|typed| &typed.filters), mistakes);
         let limits = Limits::read(&typed.group(|typed| &typed.limits), mistakes);
         let truncation = truncation(&typed.group(|typed| &typed.truncation), mistakes);
@@ -267,12 +279,15 @@ impl Settings {
     pub fn of(parts: Parts) -> Self {
         let Parts {
             limits,
-            outputs,
+            mut outputs,
             multiplier,
             when_full,
             ..
         } = parts;
         let (mtu, mtu_overhead) = parts.truncation;
+        if let Some(plan) = &mut outputs.store {
+            plan.by_packet_time = when_full == WhenFull::Wait;
+        }
         let worker = WorkerSettings {
             tunnels: parts.tunnels,
             plain: parts.plain,
@@ -304,6 +319,7 @@ impl Settings {
     pub fn threads(&self, others: Vec<&'static str>) -> Needed {
         let Outputs {
             write,
+            store,
             flows,
             summary,
             ..
@@ -318,7 +334,7 @@ impl Settings {
                 // It reads the file.
                 WhenFull::Wait => workers,
             },
-            for_outputs: usize::from(write.is_some()) + flows.len(),
+            for_outputs: usize::from(write.is_some()) + usize::from(store.is_some()) + flows.len(),
             others: summary
                 .iter()
                 .map(|_| "the summary")
@@ -338,6 +354,7 @@ impl Outputs {
     /// Reads where results go, and refuses what would overwrite one of `inputs` or another result.
     pub fn read(
         typed: &Layers<&typed::Output>,
+        store: &Layers<&typed::Store>,
         inputs: &[PathBuf],
         existing: Existing,
         mistakes: &mut Mistakes,
@@ -350,16 +367,26 @@ impl Outputs {
         let flows = typed.find(|t| t.flows.as_ref());
         let summary = typed.find(|t| t.summary.as_ref());
         let fail_on_loss = typed.find(|t| t.fail_on_loss.as_ref());
+        let write = write.map(|(_, path)| path.clone());
+        let format_meant = format.unwrap_or(Format::PcapNg);
+        let store = storing::plan(store, write.as_deref(), format_meant, mode, mistakes);
         let outputs = Self {
-            write: write.map(|(_, path)| path.clone()),
-            format: format.unwrap_or(Format::PcapNg),
+            write,
+            store,
+            format: format_meant,
             flows: flows.map(|(_, paths)| paths.clone()).unwrap_or_default(),
             summary: summary.map(|(_, path)| path.clone()),
             creation: Creation { mode, existing },
             fail_on_loss: fail_on_loss.is_some_and(|(_, fails)| *fails),
+            configuration: String::new(),
         };
         outputs.check(inputs, mistakes);
         format.map(|_| outputs)
+    }
+
+    /// Whether files follow each other.
+    pub const fn has_store(&self) -> bool {
+        self.store.is_some()
     }
 
     /// Whether nothing but a summary is asked for.
@@ -411,10 +438,29 @@ impl Outputs {
         }
         if let Some(path) = &self.write {
             let about = About { comments, mtu };
-            let capture = CaptureWriter::create(path, self.creation, self.format, &about, stop)?;
-            sinks.capture = Some(capture);
+            sinks.capture = Some(self.open_capture(path, about, stop)?);
         }
         Ok(sinks)
+    }
+
+    fn open_capture(&self, path: &Path, about: About, stop: &Stop) -> Result<Output, Failure> {
+        let Some(plan) = &self.store else {
+            let (creation, format) = (self.creation, self.format);
+            let file = CaptureWriter::create(path, creation, format, &about, stop)?;
+            return Ok(file.into());
+        };
+        let mut about = about;
+        if let Some(first) = about.comments.first_mut() {
+            let (version, host) = (env!("CARGO_PKG_VERSION"), host_name());
+            let configuration = &self.configuration;
+            *first =
+                format!("vxtap {version}; host {host}; configuration {configuration}; {first}");
+        }
+        let plan = Plan {
+            about,
+            ..plan.clone()
+        };
+        Ok(Store::open(path, plan, self.format, wall_clock_ns())?.into())
     }
 
     /// How the end of the run is told.
@@ -467,6 +513,13 @@ pub fn check_no_typed_input(inputs: &[PathBuf], mistakes: &mut Mistakes) {
              input ('tcpdump … -w - | vxtap …', or '< FILE')",
         );
     }
+}
+
+/// The name of this machine.
+fn host_name() -> String {
+    let name = nix::unistd::gethostname().ok();
+    let name = name.and_then(|name| name.into_string().ok());
+    name.unwrap_or_else(|| "unknown".to_owned())
 }
 
 /// Refuses to write binary data to a terminal, by whatever name.

@@ -6,4 +6,5 @@ pub mod layers;
 #[cfg(target_os = "linux")]
 pub mod listening;
 pub mod meant;
+pub mod storing;
 pub mod typed;

@@ -54,6 +54,9 @@ pub struct Replay {
     /// Where results go
     #[command(flatten)]
     pub output: Output,
+    /// Files that follow each other
+    #[command(flatten)]
+    pub store: Store,
     /// What is decapsulated
     #[command(flatten)]
     pub tunnels: Tunnels,
@@ -78,6 +81,9 @@ pub struct Listen {
     /// Where results go
     #[command(flatten)]
     pub output: Output,
+    /// Files that follow each other
+    #[command(flatten)]
+    pub store: Store,
     /// What is decapsulated
     #[command(flatten)]
     pub tunnels: Tunnels,
@@ -156,8 +162,9 @@ pub struct Receive {
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 #[command(next_help_heading = "Output")]
 pub struct Output {
-    /// Write the mirrored frames to this capture file; `-` is standard output, which must not be a terminal
-    #[arg(short = 'w', long, value_name = "FILE")]
+    /// Write the mirrored frames to this capture file, or into this directory as a store of files that follow each
+    /// other; a name that ends in `/` is made a directory. `-` is standard output, which must not be a terminal
+    #[arg(short = 'w', long, value_name = "FILE|DIR")]
     pub write: Option<PathBuf>,
     /// Kind of capture file: pcapng (one interface a mirror session, comments on cut packets) or classic
     /// pcap with nanosecond times
@@ -176,6 +183,60 @@ pub struct Output {
     /// Exit with code 3 when this run lost anything: in the kernel, or on the way to an output
     #[arg(long, num_args = 0, default_missing_value = "true")]
     pub fail_on_loss: Option<bool>,
+}
+
+/// Files that follow each other in a directory.
+#[derive(Clone, Debug, Default, Args, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+#[command(next_help_heading = "Store (-w DIR)")]
+pub struct Store {
+    /// What the names of files begin with: PREFIX_00001_20260131235959.pcapng
+    #[arg(long, value_name = "PREFIX")]
+    pub prefix: Option<Text>,
+    /// End a file before it gets larger than this: 64MiB, 100MB. Without any --rotate it is 64MiB
+    #[arg(long, value_name = "BYTES")]
+    pub rotate_size: Option<Text>,
+    /// End a file at each multiple of this time by the clock: 5m ends files at :00, :05, :10 (UTC)
+    #[arg(long, value_name = "TIME")]
+    pub rotate_interval: Option<Text>,
+    /// End a file this long after its first packet
+    #[arg(long, value_name = "TIME")]
+    pub rotate_duration: Option<Text>,
+    /// End a file after this many packets
+    #[arg(long, value_name = "N")]
+    pub rotate_packets: Option<Text>,
+    /// Finish a file for a time without packets too
+    #[arg(long, num_args = 0, default_missing_value = "true")]
+    pub keep_empty: Option<bool>,
+    /// Delete the oldest files so that all together, open ones and the manifest included, never have more bytes than
+    /// this; `none` for no limit
+    #[arg(long, value_name = "BYTES|none")]
+    pub keep_bytes: Option<Text>,
+    /// Delete the oldest files so that no more than this many finished ones are kept
+    #[arg(long, value_name = "N")]
+    pub keep_files: Option<Text>,
+    /// Delete files whose last packet is older than this: 12h, 30d
+    #[arg(long, value_name = "TIME")]
+    pub keep_age: Option<Text>,
+    /// Delete the oldest files so that this much of the file system stays free: 2GiB or 10%
+    #[arg(long, value_name = "BYTES|PERCENT")]
+    pub min_free: Option<Text>,
+    /// What to do when the disk is full all the same: delete the oldest file, count packets as lost until there is room
+    /// again, or end the run
+    #[arg(long, value_name = "delete-oldest|drop|exit")]
+    pub on_full: Option<Text>,
+    /// When files are brought to the disk. `rotate`: each before it gets its name, so that a power cut takes only what
+    /// was not finished. `never`: when the system likes; less work for the disk, but a power cut may damage finished
+    /// files. `every-5s`: open files too, as often as this
+    #[arg(long, value_name = "never|rotate|every-TIME")]
+    pub fsync: Option<Text>,
+    /// Write the packets of each mirror session, VNI or mirror source to files of their own
+    #[arg(long, value_name = "none|session|vni|source")]
+    pub split: Option<Text>,
+    /// Most files open at a time with --split; beyond it the one used longest ago is finished, and its packets go on
+    /// in a new one
+    #[arg(long, value_name = "N")]
+    pub max_open_files: Option<Text>,
 }
 
 /// What is decapsulated.
@@ -258,6 +319,7 @@ impl Replay {
                 ..Input::default()
             },
             output: Output::defaults(),
+            store: Store::defaults(),
             tunnels: Tunnels::defaults(),
             filters: Filters::default(),
             truncation: Truncation::defaults(),
@@ -277,6 +339,7 @@ impl Listen {
                 ..Receive::default()
             },
             output: Output::defaults(),
+            store: Store::defaults(),
             tunnels: Tunnels::defaults(),
             filters: Filters::default(),
             truncation: Truncation::defaults(),
@@ -289,6 +352,20 @@ impl Output {
     fn defaults() -> Self {
         Self {
             format: text("pcapng"),
+            ..Self::default()
+        }
+    }
+}
+
+impl Store {
+    fn defaults() -> Self {
+        Self {
+            prefix: text("vxtap"),
+            keep_bytes: text("10GB"),
+            on_full: text("delete-oldest"),
+            fsync: text("rotate"),
+            split: text("none"),
+            max_open_files: text(64),
             ..Self::default()
         }
     }

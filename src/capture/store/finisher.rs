@@ -1,0 +1,142 @@
+//! Files that have ended are brought to the disk, named and listed on a thread of their own, so that the writer
+//! goes on at once. In their order: each is listed before the next.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+
+use super::manifest::FileFacts;
+use super::ring::{Fsync, Ring};
+use crate::outfile::{OutError, OutFile};
+use crate::stop::wall_clock_ns;
+use crate::threads::{self, NoThread};
+
+/// Files that may wait.
+const WAITING: usize = 4;
+
+/// A file that has ended.
+pub struct Finished {
+    /// The file.
+    pub out: OutFile,
+    /// What its line in the manifest tells.
+    pub facts: FileFacts,
+}
+
+enum Job {
+    Finish(Box<Finished>),
+    /// Answers once everything before it is done.
+    Wait(Sender<()>),
+}
+
+/// What became of the files.
+#[derive(Debug, Default)]
+struct Outcome {
+    files: AtomicU64,
+    /// Packets of files that could not be finished.
+    lost: AtomicU64,
+}
+
+/// The thread's other end.
+pub struct Finisher {
+    jobs: Option<Sender<Job>>,
+    thread: Option<JoinHandle<()>>,
+    outcome: Arc<Outcome>,
+}
+
+impl Finisher {
+    /// Starts the thread.
+    ///
+    /// # Errors
+    ///
+    /// When the system gives none.
+    pub fn start(ring: Arc<Mutex<Ring>>, fsync: Fsync) -> Result<Self, NoThread> {
+        let (jobs, queue) = bounded(WAITING);
+        let outcome = Arc::new(Outcome::default());
+        let told = Arc::clone(&outcome);
+        let thread = threads::start("vxtap-finish", move || work(&ring, fsync, &queue, &told))?;
+        Ok(Self {
+            jobs: Some(jobs),
+            thread: Some(thread),
+            outcome,
+        })
+    }
+
+    /// Takes a file that has ended. Waits while several are on their way.
+    pub fn finish(&self, file: Finished) {
+        let packets = file.facts.packets;
+        let job = Job::Finish(Box::new(file));
+        let sent = self
+            .jobs
+            .as_ref()
+            .is_some_and(|jobs| jobs.send(job).is_ok());
+        if !sent {
+            self.outcome.lost.fetch_add(packets, Ordering::Relaxed);
+        }
+    }
+
+    /// Waits until all files that were given to it are finished.
+    pub fn wait(&self) {
+        let (done, wait) = bounded(1);
+        if let Some(jobs) = &self.jobs
+            && jobs.send(Job::Wait(done)).is_ok()
+        {
+            let _ = wait.recv();
+        }
+    }
+
+    /// Files finished.
+    pub fn files(&self) -> u64 {
+        self.outcome.files.load(Ordering::Relaxed)
+    }
+
+    /// Packets of files that could not be finished.
+    pub fn lost(&self) -> u64 {
+        self.outcome.lost.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Finisher {
+    fn drop(&mut self) {
+        self.jobs = None;
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+fn work(ring: &Mutex<Ring>, fsync: Fsync, queue: &Receiver<Job>, outcome: &Outcome) {
+    while let Ok(job) = queue.recv() {
+        match job {
+            Job::Finish(file) => {
+                let packets = file.facts.packets;
+                match finish(ring, fsync, *file) {
+                    Ok(()) => {
+                        outcome.files.fetch_add(1, Ordering::Relaxed);
+                    }
+                    Err(error) => {
+                        tracing::error!("{error}");
+                        outcome.lost.fetch_add(packets, Ordering::Relaxed);
+                    }
+                }
+            }
+            Job::Wait(done) => {
+                let _ = done.send(());
+            }
+        }
+    }
+}
+
+fn finish(ring: &Mutex<Ring>, fsync: Fsync, file: Finished) -> Result<(), OutError> {
+    let Finished { mut out, facts } = file;
+    if fsync != Fsync::Never {
+        out.sync()?;
+    }
+    hold(ring).finish(out, facts, wall_clock_ns())
+}
+
+/// The ring, also behind somebody who ended in a panic: what it knows stays true.
+pub fn hold(ring: &Mutex<Ring>) -> MutexGuard<'_, Ring> {
+    ring.lock().unwrap_or_else(PoisonError::into_inner)
+}

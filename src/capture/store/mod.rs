@@ -1,0 +1,12 @@
+//! A directory of capture files that follow each other: when one ends, which have to go, and a manifest that
+//! proves them.
+
+pub mod captures;
+pub mod finisher;
+pub mod manifest;
+pub mod names;
+pub mod recover;
+pub mod retention;
+pub mod ring;
+pub mod rolling;
+pub mod rotation;

@@ -1,0 +1,157 @@
+//! How much of a file that a killed run left is whole, and what it holds. Pure: a reader in, facts out.
+//!
+//! The file was written here, so it is little-endian and begins with a section or pcap header of ours.
+
+use std::io::{self, ErrorKind, Read};
+
+use crate::pcap::blocks::{ENHANCED_PACKET, INTERFACE_DESCRIPTION, SECTION_HEADER};
+use crate::pcap::record::Format;
+
+/// Longest block or record that is believed.
+const MOST_LEN: usize = 16 << 20;
+
+/// What is whole of a file.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Whole {
+    /// Its first bytes, up to the end of the last whole block.
+    pub bytes: u64,
+    /// Packets in them.
+    pub packets: u64,
+    /// Bytes of those packets on the wire.
+    pub wire_bytes: u64,
+    /// Each interface, in its order.
+    pub interfaces: Vec<Seen>,
+    /// Statistics are there already: it was about to be finished.
+    pub has_statistics: bool,
+}
+
+/// Packets of one interface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Seen {
+    /// How many.
+    pub packets: u64,
+    /// Time of the earliest, nanoseconds since 1970.
+    pub first_ns: u64,
+    /// Time of the latest.
+    pub last_ns: u64,
+}
+
+impl Seen {
+    /// None yet.
+    pub const NONE: Self = Self {
+        packets: 0,
+        first_ns: u64::MAX,
+        last_ns: 0,
+    };
+
+    fn add(&mut self, ts_ns: u64) {
+        self.packets += 1;
+        self.first_ns = self.first_ns.min(ts_ns);
+        self.last_ns = self.last_ns.max(ts_ns);
+    }
+}
+
+impl Whole {
+    /// Time of the earliest and the latest packet, where there is one.
+    pub fn span(&self) -> Option<(u64, u64)> {
+        let seen = self.interfaces.iter().filter(|seen| seen.packets > 0);
+        let first = seen.clone().map(|seen| seen.first_ns).min()?;
+        let last = seen.map(|seen| seen.last_ns).max()?;
+        Some((first, last))
+    }
+}
+
+/// Reads a file up to the first block that is not whole. `None` where not even its header is: what it is nobody
+/// knows.
+///
+/// # Errors
+///
+/// When it cannot be read.
+pub fn scan(format: Format, file: impl Read) -> io::Result<Option<Whole>> {
+    match format {
+        Format::PcapNg => scan_blocks(file),
+        Format::Pcap => scan_records(file),
+    }
+}
+
+fn scan_blocks(mut file: impl Read) -> io::Result<Option<Whole>> {
+    let mut whole = Whole::default();
+    let mut block = Vec::new();
+    loop {
+        block.clear();
+        if !read_more(&mut file, 8, &mut block)? {
+            break;
+        }
+        let (kind, len) = (word(&block, 0), word(&block, 4) as usize);
+        let believed = len.is_multiple_of(4) && (12..=MOST_LEN).contains(&len);
+        if !believed || !read_more(&mut file, len - 8, &mut block)? {
+            break;
+        }
+        if word(&block, len - 4) as usize != len || (whole.bytes == 0 && kind != SECTION_HEADER) {
+            break;
+        }
+        match kind {
+            INTERFACE_DESCRIPTION => whole.interfaces.push(Seen::NONE),
+            ENHANCED_PACKET => {
+                let ts_ns = u64::from(word(&block, 12)) << 32 | u64::from(word(&block, 16));
+                let Some(seen) = whole.interfaces.get_mut(word(&block, 8) as usize) else {
+                    break;
+                };
+                seen.add(ts_ns);
+                whole.packets += 1;
+                whole.wire_bytes += u64::from(word(&block, 24));
+            }
+            crate::pcap::blocks::INTERFACE_STATISTICS => whole.has_statistics = true,
+            _ => {}
+        }
+        whole.bytes += len as u64;
+    }
+    Ok((whole.bytes > 0).then_some(whole))
+}
+
+fn scan_records(mut file: impl Read) -> io::Result<Option<Whole>> {
+    const HEADER: usize = 24;
+    let mut bytes = Vec::new();
+    if !read_more(&mut file, HEADER, &mut bytes)? || word(&bytes, 0) != 0xa1b2_3c4d {
+        return Ok(None);
+    }
+    let mut whole = Whole {
+        bytes: HEADER as u64,
+        interfaces: vec![Seen::NONE],
+        ..Whole::default()
+    };
+    loop {
+        bytes.clear();
+        if !read_more(&mut file, 16, &mut bytes)? {
+            break;
+        }
+        let (seconds, ns, len) = (word(&bytes, 0), word(&bytes, 4), word(&bytes, 8) as usize);
+        let wire_len = word(&bytes, 12);
+        if len > MOST_LEN || ns >= 1_000_000_000 || !read_more(&mut file, len, &mut bytes)? {
+            break;
+        }
+        if let Some(seen) = whole.interfaces.first_mut() {
+            seen.add(u64::from(seconds) * 1_000_000_000 + u64::from(ns));
+        }
+        whole.packets += 1;
+        whole.wire_bytes += u64::from(wire_len);
+        whole.bytes += 16 + len as u64;
+    }
+    Ok(Some(whole))
+}
+
+/// Appends the next `len` bytes; `false` when there are fewer.
+fn read_more(file: &mut impl Read, len: usize, to: &mut Vec<u8>) -> io::Result<bool> {
+    let before = to.len();
+    match file.take(len as u64).read_to_end(to) {
+        Ok(_) => Ok(to.len() == before + len),
+        // What was cut off in the middle of a compressed stream.
+        Err(error) if error.kind() == ErrorKind::UnexpectedEof => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+fn word(bytes: &[u8], at: usize) -> u32 {
+    let word = bytes.get(at..).and_then(<[u8]>::first_chunk::<4>);
+    word.map_or(0, |word| u32::from_le_bytes(*word))
+}

@@ -1,0 +1,830 @@
+//! The store's directory: the one place that touches it. Under a lock that processes share it gives out names,
+//! finishes files, deletes the oldest, and keeps the manifest.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
+use std::io::{self, BufReader, ErrorKind, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use nix::fcntl::OFlag;
+use nix::sys::statvfs::fstatvfs;
+
+use super::manifest::{self, Chain, Event, FileFacts, IndexFacts, hex};
+use super::names::StoreName;
+use super::recover::{self, Whole};
+use super::retention::{Around, Because, Limits, Member, Space};
+use super::rotation::Reason;
+use crate::flow::text::rfc3339;
+use crate::outfile::{Creation, OutError, OutFile};
+use crate::pcap::record::Format;
+use crate::pcap::section;
+
+/// The file whose lock says who works on the directory.
+const LOCK: &str = ".vxtap.lock";
+/// Where what cannot be finished is moved.
+const QUARANTINE: &str = "quarantine";
+/// How often the lock is tried; others hold it for the time of a rename.
+const LOCK_TRIES: u32 = 1000;
+/// Waited between two tries.
+const BETWEEN_TRIES: Duration = Duration::from_millis(5);
+/// Bytes that one process writes before it looks at the budget again, so that many are counted on top of what
+/// the open files of others have.
+pub const ALLOWANCE: u64 = 4 << 20;
+/// Mode of the directory where it is made here.
+const DIRECTORY_MODE: u32 = 0o700;
+const MODE: u32 = 0o600;
+
+/// When what is written is brought to the disk.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Fsync {
+    /// When the system likes; a power cut may take what was finished last.
+    Never,
+    /// Each file before it gets its name.
+    #[default]
+    Rotate,
+    /// That, and open files each time so much time is over.
+    Every(Duration),
+}
+
+/// How files are kept.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Keeping {
+    /// What has to go when.
+    pub limits: Limits,
+    /// When the disk has to have what is written.
+    pub fsync: Fsync,
+    /// How files are made.
+    pub creation: Creation,
+}
+
+/// A finished file.
+#[derive(Clone, Debug)]
+struct Kept {
+    name: String,
+    /// With its index.
+    bytes: u64,
+    last_ns: u64,
+    facts: FileFacts,
+}
+
+/// The directory of a store.
+pub struct Ring {
+    dir: PathBuf,
+    keeping: Keeping,
+    lock: File,
+    manifest: ManifestFile,
+    /// Oldest first.
+    kept: Vec<Kept>,
+    /// Deleted by the manifest; the file itself may still be there when a run was killed.
+    deleted: Vec<(String, u64)>,
+    /// Files of this process that have no name yet, and the bytes of those that have ended.
+    open: BTreeMap<String, u64>,
+    /// Files that a hook works on.
+    held: BTreeSet<String>,
+}
+
+struct ManifestFile {
+    file: File,
+    /// Bytes of it that are known.
+    known: u64,
+    chain: Chain,
+    /// The number of the last closed manifest.
+    closed: u32,
+    /// It was told that the chain is broken.
+    told: bool,
+}
+
+/// A file that was begun.
+pub struct Begun {
+    /// Its name in the directory.
+    pub name: StoreName,
+    /// The file, hidden until it is finished.
+    pub out: OutFile,
+}
+
+impl Ring {
+    /// Opens a directory, which is made where it is not there, finishes what killed runs left in it, and counts what
+    /// it holds.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be written to.
+    pub fn open(dir: &Path, keeping: Keeping, now_ns: u64) -> Result<Self, OutError> {
+        let error = |source| OutError::of_write(dir, source);
+        make_directory(dir).map_err(error)?;
+        let mode = keeping.creation.mode.unwrap_or(MODE);
+        let lock = open_ours(&dir.join(LOCK), mode).map_err(error)?;
+        let manifest = ManifestFile::open(dir, mode)
+            .map_err(|source| OutError::of_write(&dir.join(manifest::NAME), source))?;
+        let mut ring = Self {
+            dir: dir.to_owned(),
+            keeping,
+            lock,
+            manifest,
+            kept: Vec::new(),
+            deleted: Vec::new(),
+            open: BTreeMap::new(),
+            held: BTreeSet::new(),
+        };
+        ring.locked(|ring| {
+            ring.read_closed()?;
+            ring.catch_up()?;
+            ring.recover(now_ns)
+        })
+        .map_err(error)?;
+        Ok(ring)
+    }
+
+    /// The directory.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Name and SHA-256 of the file that was finished last.
+    pub fn last_finished(&self) -> Option<(&str, &str)> {
+        let last = self.kept.last()?;
+        Some((&last.name, &last.facts.sha256))
+    }
+
+    /// Begins a file that is to be named after `prefix`, the next number and the time `start_ns`.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be made.
+    pub fn begin(&mut self, prefix: &str, start_ns: u64, ending: &str) -> Result<Begun, OutError> {
+        let dir = self.dir.clone();
+        let error = |source| OutError::of_write(&dir, source);
+        self.lock().map_err(error)?;
+        let begun = self.begin_locked(prefix, start_ns, ending);
+        self.unlock();
+        begun
+    }
+
+    fn begin_locked(
+        &mut self,
+        prefix: &str,
+        start_ns: u64,
+        ending: &str,
+    ) -> Result<Begun, OutError> {
+        let dir = self.dir.clone();
+        let error = |source| OutError::of_write(&dir, source);
+        self.catch_up().map_err(error)?;
+        let names = self.names().map_err(error)?;
+        let parsed = names.iter().filter_map(|name| {
+            let finished = hidden_name(name).unwrap_or(name);
+            StoreName::parse(finished).filter(|parsed| parsed.prefix == prefix)
+        });
+        let kept = self.kept.iter();
+        let kept = kept.filter_map(|kept| StoreName::parse(&kept.name));
+        let kept = kept.filter(|parsed| parsed.prefix == prefix);
+        let last = parsed.chain(kept).map(|parsed| parsed.sequence).max();
+        let name = StoreName {
+            prefix: prefix.to_owned(),
+            sequence: last.unwrap_or_default() + 1,
+            start_s: start_ns / 1_000_000_000,
+            ending: ending.to_owned(),
+        };
+        let path = self.dir.join(name.to_string());
+        let out = OutFile::create_as(&path, self.keeping.creation)?;
+        self.open.insert(name.to_string(), 0);
+        Ok(Begun { name, out })
+    }
+
+    /// Names a file that is complete, and writes that to the manifest. It is on the disk already where it has to be.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot get its name; it stays hidden then, and the next run finishes it.
+    pub fn finish(&mut self, out: OutFile, facts: FileFacts, now_ns: u64) -> Result<(), OutError> {
+        let name = facts.name.clone();
+        let dir = self.dir.clone();
+        let error = |source| OutError::of_write(&dir, source);
+        let outcome = self.locked(|ring| {
+            ring.catch_up()?;
+            if !out.is_in_place() {
+                return Ok(());
+            }
+            // Before the name: a finished file is in the manifest, whatever happens.
+            ring.append(now_ns, Event::File(facts))
+        });
+        self.open.remove(&name);
+        outcome.map_err(error)?;
+        if let Err(error) = out.settle() {
+            let reason = error.to_string();
+            let noted = self.locked(|ring| {
+                ring.catch_up()?;
+                match ring.kept.iter().any(|kept| kept.name == name) {
+                    true => ring.append(now_ns, Event::Unfinished { name, reason }),
+                    false => Ok(()),
+                }
+            });
+            if let Err(error) = noted {
+                tracing::warn!("{}: {error}", self.dir.display());
+            }
+            return Err(error);
+        }
+        let limits = self.keeping.limits.of_number_and_age();
+        if let Err(error) = self.locked(|ring| ring.keep_within(limits, 0, 0, now_ns)) {
+            tracing::warn!("{}: {error}", self.dir.display());
+        }
+        Ok(())
+    }
+
+    /// A file that was begun has ended with so many bytes, and is on its way to [`Self::finish`].
+    pub fn note_ended(&mut self, name: &StoreName, bytes: u64) {
+        self.open.insert(name.to_string(), bytes);
+    }
+
+    /// A file that was begun will not be finished.
+    pub fn give_up(&mut self, name: &StoreName) {
+        self.open.remove(&name.to_string());
+    }
+
+    /// Deletes what has to go so that `coming` bytes can be written, and tells how many bytes may be written until
+    /// it is asked again; `None` where the limits leave no room at all. `open_bytes` are in files of this process
+    /// that are not finished.
+    ///
+    /// # Errors
+    ///
+    /// When the directory cannot be read or its manifest not be written.
+    pub fn make_room(
+        &mut self,
+        open_bytes: u64,
+        coming: u64,
+        now_ns: u64,
+    ) -> Result<Option<u64>, OutError> {
+        let dir = self.dir.clone();
+        self.locked(|ring| {
+            ring.catch_up()?;
+            ring.keep_within(ring.keeping.limits, open_bytes, coming, now_ns)
+        })
+        .map_err(|source| OutError::of_write(&dir, source))
+    }
+
+    /// Deletes what `limits` have no room for, and tells what they allow then.
+    fn keep_within(
+        &mut self,
+        limits: Limits,
+        open_bytes: u64,
+        coming: u64,
+        now_ns: u64,
+    ) -> io::Result<Option<u64>> {
+        let mut in_use = BTreeSet::new();
+        loop {
+            let others = match limits.bytes {
+                Some(_) => self.open_by_others()?,
+                None => 0,
+            };
+            let ended: u64 = self.open.values().sum();
+            let around = Around {
+                other_bytes: open_bytes + ended + self.manifest.known + others,
+                space: self.space(),
+                coming,
+                now_ns,
+            };
+            let members = self.members(&in_use);
+            match limits.next_to_go(&members, &around) {
+                Some((at, because)) => {
+                    let name = self.kept.get(at).map(|kept| kept.name.clone());
+                    if !self.delete(at, because, now_ns)? {
+                        in_use.extend(name);
+                    }
+                }
+                None => return Ok(allowance(&limits, &members, &around)),
+            }
+        }
+    }
+
+    /// Deletes the oldest file, since the disk is full. `false` where there is none that may go.
+    ///
+    /// # Errors
+    ///
+    /// When the directory cannot be read.
+    pub fn delete_oldest(&mut self, now_ns: u64) -> Result<bool, OutError> {
+        let dir = self.dir.clone();
+        self.locked(|ring| {
+            ring.catch_up()?;
+            let mut in_use = BTreeSet::new();
+            while let Some(at) = super::retention::oldest(&ring.members(&in_use)) {
+                let name = ring.kept.get(at).map(|kept| kept.name.clone());
+                if ring.delete(at, Because::DiskFull, now_ns)? {
+                    return Ok(true);
+                }
+                in_use.extend(name);
+            }
+            Ok(false)
+        })
+        .map_err(|source| OutError::of_write(&dir, source))
+    }
+
+    /// A hook works on this file: it stays.
+    pub fn hold(&mut self, name: &str) {
+        self.held.insert(name.to_owned());
+    }
+
+    /// The hook is done with it.
+    pub fn release(&mut self, name: &str) {
+        self.held.remove(name);
+    }
+
+    fn members(&self, in_use: &BTreeSet<String>) -> Vec<Member> {
+        let members = self.kept.iter().map(|kept| Member {
+            bytes: kept.bytes,
+            last_ns: kept.last_ns,
+            is_held: self.held.contains(&kept.name) || in_use.contains(&kept.name),
+        });
+        members.collect()
+    }
+
+    /// Deletes a finished file; `false` when somebody reads it.
+    fn delete(&mut self, at: usize, because: Because, now_ns: u64) -> io::Result<bool> {
+        let Some(kept) = self.kept.get(at).cloned() else {
+            return Ok(false);
+        };
+        let path = self.dir.join(&kept.name);
+        match is_ours(&path, kept.facts.bytes) {
+            Ok(Ours::InUse) => return Ok(false),
+            Ok(Ours::Yes) => {}
+            Ok(Ours::No) => {
+                tracing::warn!(
+                    "{} is not the file that was written here: it is left alone and counts no more",
+                    path.display()
+                );
+                self.kept.remove(at);
+                return Ok(true);
+            }
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                tracing::warn!("{} is gone, and was not deleted by vxtap", path.display());
+                self.kept.remove(at);
+                return Ok(true);
+            }
+            Err(error) => return Err(error),
+        }
+        let event = Event::Deleted {
+            name: kept.name.clone(),
+            bytes: kept.facts.bytes,
+            because: because.name().to_owned(),
+        };
+        let written = self.append(now_ns, event.clone());
+        self.remove(&kept)?;
+        if written.is_err() {
+            // There is room for the line now.
+            self.append(now_ns, event)?;
+        }
+        tracing::info!(
+            "deleted {} ({} bytes): {}",
+            path.display(),
+            kept.facts.bytes,
+            because.name()
+        );
+        Ok(true)
+    }
+
+    fn remove(&mut self, kept: &Kept) -> io::Result<()> {
+        self.kept.retain(|other| other.name != kept.name);
+        if let Some(index) = &kept.facts.index {
+            // It is worth nothing without its file.
+            let _ = fs::remove_file(self.dir.join(&index.name));
+        }
+        fs::remove_file(self.dir.join(&kept.name))
+    }
+
+    /// Bytes that files of other processes have, and may get before those look at the budget again.
+    fn open_by_others(&self) -> io::Result<u64> {
+        let mut bytes = 0;
+        for name in self.names()? {
+            let Some(finished) = hidden_name(&name) else {
+                continue;
+            };
+            if StoreName::parse(finished).is_some() && !self.open.contains_key(finished) {
+                let len = self.dir.join(&name).symlink_metadata();
+                bytes += len.map_or(0, |meta| meta.len() + ALLOWANCE);
+            }
+        }
+        Ok(bytes)
+    }
+
+    #[allow(clippy::useless_conversion, reason = "32 bits on other systems")]
+    fn space(&self) -> Option<Space> {
+        self.keeping.limits.min_free?;
+        let stat = fstatvfs(&self.lock).ok()?;
+        let unit = u64::from(stat.fragment_size());
+        Some(Space {
+            free: stat.blocks_available() * unit,
+            total: stat.blocks() * unit,
+        })
+    }
+
+    fn names(&self) -> io::Result<Vec<String>> {
+        let entries = fs::read_dir(&self.dir)?;
+        let names = entries.map(|entry| entry.map(|entry| entry.file_name().into_string().ok()));
+        let names: io::Result<Vec<Option<String>>> = names.collect();
+        Ok(names?.into_iter().flatten().collect())
+    }
+
+    fn locked<R>(&mut self, work: impl FnOnce(&mut Self) -> io::Result<R>) -> io::Result<R> {
+        self.lock()?;
+        let outcome = work(self);
+        self.unlock();
+        outcome
+    }
+
+    fn lock(&mut self) -> io::Result<()> {
+        for _ in 0..LOCK_TRIES {
+            match self.lock.try_lock() {
+                Ok(()) if self.is_there() => return Ok(()),
+                Ok(()) => self.open_again()?,
+                Err(TryLockError::WouldBlock) => std::thread::sleep(BETWEEN_TRIES),
+                // A file system without locks: nobody else is expected there.
+                Err(TryLockError::Error(_)) => return Ok(()),
+            }
+        }
+        let held = format!("another process holds {LOCK} in it");
+        Err(io::Error::new(ErrorKind::TimedOut, held))
+    }
+
+    /// Whether the directory is still the one that was opened.
+    fn is_there(&self) -> bool {
+        let there = self.dir.join(LOCK).symlink_metadata();
+        let same = |there: &fs::Metadata, open: &fs::Metadata| {
+            (there.dev(), there.ino()) == (open.dev(), open.ino())
+        };
+        matches!((there, self.lock.metadata()), (Ok(there), Ok(open)) if same(&there, &open))
+    }
+
+    /// Begins anew: somebody has deleted the directory, or put another in its place.
+    fn open_again(&mut self) -> io::Result<()> {
+        let mode = self.keeping.creation.mode.unwrap_or(MODE);
+        make_directory(&self.dir)?;
+        self.lock = open_ours(&self.dir.join(LOCK), mode)?;
+        self.manifest = ManifestFile::open(&self.dir, mode)?;
+        self.kept.clear();
+        self.deleted.clear();
+        self.read_closed()?;
+        tracing::warn!(
+            "{} was deleted or replaced: it is begun anew",
+            self.dir.display()
+        );
+        Ok(())
+    }
+
+    fn unlock(&mut self) {
+        let _ = self.lock.unlock();
+    }
+
+    /// Reads the manifests that were closed.
+    fn read_closed(&mut self) -> io::Result<()> {
+        let names = self.names()?;
+        let mut numbers: Vec<u32> = names
+            .iter()
+            .filter_map(|name| manifest::closed_number(name))
+            .collect();
+        numbers.sort_unstable();
+        for number in numbers {
+            let mut bytes = Vec::new();
+            File::open(self.dir.join(manifest::closed_name(number)))?.read_to_end(&mut bytes)?;
+            self.take_lines(&bytes);
+            self.manifest.closed = number;
+        }
+        Ok(())
+    }
+
+    /// Takes note of what other processes have written to the manifest.
+    fn catch_up(&mut self) -> io::Result<()> {
+        loop {
+            let mut bytes = Vec::new();
+            let mut file = &self.manifest.file;
+            file.seek(SeekFrom::Start(self.manifest.known))?;
+            file.read_to_end(&mut bytes)?;
+            let whole = bytes.iter().rposition(|byte| *byte == b'\n');
+            let whole = whole.map_or(0, |at| at + 1);
+            self.take_lines(bytes.get(..whole).unwrap_or_default());
+            self.manifest.known += whole as u64;
+            if whole < bytes.len() {
+                // Whoever wrote it was killed before the end of the line.
+                self.manifest.file.set_len(self.manifest.known)?;
+            }
+            let path = self.dir.join(manifest::NAME);
+            let mode = self.keeping.creation.mode.unwrap_or(MODE);
+            let now = open_ours(&path, mode)?;
+            let same =
+                |a: &fs::Metadata, b: &fs::Metadata| (a.dev(), a.ino()) == (b.dev(), b.ino());
+            if same(&now.metadata()?, &self.manifest.file.metadata()?) {
+                return Ok(());
+            }
+            // Another process has closed it, or it was removed.
+            self.manifest.file = now;
+            self.manifest.known = 0;
+            self.manifest.closed += 1;
+        }
+    }
+
+    fn take_lines(&mut self, bytes: &[u8]) {
+        for line in bytes.split(|byte| *byte == b'\n') {
+            if line.is_empty() {
+                continue;
+            }
+            let (parsed, outcome) = self.manifest.chain.check(line, None);
+            if let Err(error) = outcome
+                && !std::mem::replace(&mut self.manifest.told, true)
+            {
+                tracing::warn!(
+                    "the manifest of {} is broken, as 'vxtap verify' tells: a line {error}",
+                    self.dir.display()
+                );
+            }
+            if let Some(line) = parsed {
+                self.note(line.what);
+            }
+        }
+    }
+
+    fn note(&mut self, event: Event) {
+        match event {
+            Event::File(facts) => {
+                let index = facts.index.as_ref().map_or(0, |index| index.bytes);
+                let last = facts.last.as_deref().and_then(parse_rfc3339);
+                self.kept.push(Kept {
+                    name: facts.name.clone(),
+                    bytes: facts.bytes + index,
+                    last_ns: last.unwrap_or_default(),
+                    facts,
+                });
+            }
+            Event::Deleted { name, bytes, .. } => {
+                self.kept.retain(|kept| kept.name != name);
+                self.deleted.push((name, bytes));
+            }
+            Event::Quarantined { name, .. } | Event::Unfinished { name, .. } => {
+                self.kept.retain(|kept| kept.name != name)
+            }
+            Event::Continued { .. } => {}
+        }
+    }
+
+    /// Writes a line; the lock is held.
+    fn append(&mut self, now_ns: u64, event: Event) -> io::Result<()> {
+        if self.manifest.known >= manifest::MOST_BYTES {
+            self.close_manifest(now_ns)?;
+        }
+        let before = self.manifest.chain.clone();
+        let line = self.manifest.chain.append(now_ns, event.clone(), None);
+        let mut file = &self.manifest.file;
+        let written = file.seek(SeekFrom::Start(self.manifest.known));
+        let written = written.and_then(|_| file.write_all(&line));
+        let written = written.and_then(|()| match self.keeping.fsync {
+            Fsync::Never => Ok(()),
+            _ => self.manifest.file.sync_data(),
+        });
+        if let Err(error) = written {
+            self.manifest.chain = before;
+            let _ = self.manifest.file.set_len(self.manifest.known);
+            return Err(error);
+        }
+        self.manifest.known += line.len() as u64;
+        self.note(event);
+        Ok(())
+    }
+
+    fn close_manifest(&mut self, now_ns: u64) -> io::Result<()> {
+        let number = self.manifest.closed + 1;
+        let after = manifest::closed_name(number);
+        let path = self.dir.join(manifest::NAME);
+        fs::rename(&path, self.dir.join(&after))?;
+        let mode = self.keeping.creation.mode.unwrap_or(MODE);
+        self.manifest.file = open_ours(&path, mode)?;
+        self.manifest.known = 0;
+        self.manifest.closed = number;
+        self.append(now_ns, Event::Continued { after })
+    }
+
+    /// Finishes or moves aside what killed runs left.
+    fn recover(&mut self, now_ns: u64) -> io::Result<()> {
+        for (name, bytes) in std::mem::take(&mut self.deleted) {
+            let path = self.dir.join(&name);
+            let is_kept = self.kept.iter().any(|kept| kept.name == name);
+            if !is_kept && matches!(is_ours(&path, bytes), Ok(Ours::Yes)) {
+                tracing::info!("deleted {}: an earlier run was about to", path.display());
+                fs::remove_file(path)?;
+            }
+        }
+        let mut left = self.names()?;
+        left.sort();
+        for hidden in left {
+            let Some(name) = hidden_name(&hidden).and_then(StoreName::parse) else {
+                continue;
+            };
+            let path = self.dir.join(name.to_string());
+            match OutFile::adopt(&path, self.keeping.creation) {
+                Ok(Some(out)) => self.recover_file(&name, out, now_ns)?,
+                // Another process writes it.
+                Ok(None) => {}
+                Err(error) => tracing::warn!("{error}"),
+            }
+        }
+        let dir = &self.dir;
+        let is_there = |kept: &Kept| {
+            let there = dir.join(&kept.name).symlink_metadata().is_ok();
+            if !there {
+                let path = dir.join(&kept.name);
+                tracing::warn!("{} is gone, and was not deleted by vxtap", path.display());
+            }
+            there
+        };
+        self.kept.retain(is_there);
+        Ok(())
+    }
+
+    fn recover_file(&mut self, name: &StoreName, out: OutFile, now_ns: u64) -> io::Result<()> {
+        let listed = self.kept.iter().find(|kept| kept.name == name.to_string());
+        if let Some(listed) = listed {
+            // It was complete, and about to get its name.
+            let digest = out.digest().map_err(io::Error::other)?;
+            if out.bytes() == listed.facts.bytes && hex(&digest) == listed.facts.sha256 {
+                return out.settle().map(drop).map_err(io::Error::other);
+            }
+            let reason = "it is not what the manifest says: what was not synced was lost";
+            return self.quarantine(name, out, reason, now_ns);
+        }
+        let Some(format) = format_of(&name.ending) else {
+            return self.quarantine(name, out, "its kind cannot be read again", now_ns);
+        };
+        let scanned = recover::scan(format, BufReader::with_capacity(1 << 20, out.reopen()?))?;
+        match scanned {
+            Some(whole) if whole.packets > 0 => self.finish_left(name, out, format, &whole, now_ns),
+            None if out.bytes() > 0 => {
+                let reason = "it does not begin with the header of a capture";
+                self.quarantine(name, out, reason, now_ns)
+            }
+            _ => {
+                out.discard();
+                Ok(())
+            }
+        }
+    }
+
+    fn finish_left(
+        &mut self,
+        name: &StoreName,
+        mut out: OutFile,
+        format: Format,
+        whole: &Whole,
+        now_ns: u64,
+    ) -> io::Result<()> {
+        let lost = out.bytes() - whole.bytes;
+        out.cut_to(whole.bytes).map_err(io::Error::other)?;
+        if format == Format::PcapNg && !whole.has_statistics {
+            let mut statistics = Vec::new();
+            for (number, seen) in (0..).zip(&whole.interfaces) {
+                section::recovered(
+                    number,
+                    seen.packets,
+                    seen.first_ns,
+                    seen.last_ns,
+                    &mut statistics,
+                );
+            }
+            out.write(&statistics).map_err(io::Error::other)?;
+        }
+        if self.keeping.fsync != Fsync::Never {
+            out.sync().map_err(io::Error::other)?;
+        }
+        let span = whole.span();
+        let facts = FileFacts {
+            name: name.to_string(),
+            bytes: out.bytes(),
+            sha256: hex(&out.digest().map_err(io::Error::other)?),
+            first: span.map(|(first, _)| rfc3339(first).to_owned()),
+            last: span.map(|(_, last)| rfc3339(last).to_owned()),
+            packets: whole.packets,
+            sessions: whole.interfaces.len() as u64,
+            wire_bytes: whole.wire_bytes,
+            reason: Reason::Recovered.name().to_owned(),
+            ..FileFacts::default()
+        };
+        tracing::warn!(
+            "an earlier run was killed: {name} is finished with {} packets; {lost} bytes behind the last were not \
+             whole",
+            whole.packets
+        );
+        self.append(now_ns, Event::File(facts))?;
+        out.settle().map(drop).map_err(io::Error::other)
+    }
+
+    fn quarantine(
+        &mut self,
+        name: &StoreName,
+        out: OutFile,
+        reason: &str,
+        now_ns: u64,
+    ) -> io::Result<()> {
+        let aside = self.dir.join(QUARANTINE);
+        match DirBuilder::new().mode(DIRECTORY_MODE).create(&aside) {
+            Err(error) if error.kind() != ErrorKind::AlreadyExists => return Err(error),
+            _ => {}
+        }
+        let hidden = self.dir.join(format!(".{name}.part"));
+        let moved_to = format!("{QUARANTINE}/{name}");
+        fs::rename(hidden, self.dir.join(&moved_to))?;
+        drop(out);
+        tracing::warn!(
+            "an earlier run was killed: {name} is moved to {}: {reason}",
+            self.dir.join(&moved_to).display()
+        );
+        let event = Event::Quarantined {
+            name: name.to_string(),
+            moved_to,
+            reason: reason.to_owned(),
+        };
+        self.append(now_ns, event)
+    }
+}
+
+impl ManifestFile {
+    fn open(dir: &Path, mode: u32) -> io::Result<Self> {
+        Ok(Self {
+            file: open_ours(&dir.join(manifest::NAME), mode)?,
+            known: 0,
+            chain: Chain::default(),
+            closed: 0,
+            told: false,
+        })
+    }
+}
+
+fn make_directory(dir: &Path) -> io::Result<()> {
+    let mut builder = DirBuilder::new();
+    builder.recursive(true).mode(DIRECTORY_MODE).create(dir)
+}
+
+/// Bytes that may be written until the limits are looked at again.
+fn allowance(limits: &Limits, members: &[Member], around: &Around) -> Option<u64> {
+    let Some(most) = limits.bytes else {
+        return Some(around.coming.max(ALLOWANCE));
+    };
+    let used: u64 = members.iter().map(|member| member.bytes).sum();
+    let left = most.checked_sub(used + around.other_bytes)?;
+    (left >= around.coming).then(|| left.min(around.coming.max(ALLOWANCE)))
+}
+
+/// Whether a file is the one that was written here.
+enum Ours {
+    Yes,
+    No,
+    /// Somebody reads it, and said so by a lock.
+    InUse,
+}
+
+fn is_ours(path: &Path, bytes: u64) -> io::Result<Ours> {
+    let flags = (OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK).bits();
+    let file = OpenOptions::new()
+        .read(true)
+        .custom_flags(flags)
+        .open(path)?;
+    let meta = file.metadata()?;
+    if !meta.is_file() || meta.len() != bytes {
+        return Ok(Ours::No);
+    }
+    match file.try_lock() {
+        Err(TryLockError::WouldBlock) => Ok(Ours::InUse),
+        _ => Ok(Ours::Yes),
+    }
+}
+
+/// Opens a file of this store, which is made where it is not there; never through a link.
+fn open_ours(path: &Path, mode: u32) -> io::Result<File> {
+    OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(mode)
+        .custom_flags(OFlag::O_NOFOLLOW.bits())
+        .open(path)
+}
+
+/// The name that a hidden file is to get.
+fn hidden_name(name: &str) -> Option<&str> {
+    name.strip_prefix('.')?.strip_suffix(".part")
+}
+
+fn format_of(ending: &str) -> Option<Format> {
+    match ending {
+        ".pcapng" => Some(Format::PcapNg),
+        ".pcap" => Some(Format::Pcap),
+        _ => None,
+    }
+}
+
+/// Nanoseconds since 1970.
+pub fn parse_rfc3339(text: &str) -> Option<u64> {
+    let time: jiff::Timestamp = text.parse().ok()?;
+    u64::try_from(time.as_nanosecond()).ok()
+}
+
+/// The facts of an index beside its file.
+pub fn index_facts(name: String, bytes: u64) -> IndexFacts {
+    IndexFacts { name, bytes }
+}

@@ -1,0 +1,157 @@
+//! What the settings of a store mean.
+
+use std::path::Path;
+
+use super::layers::{Layers, Origin};
+use super::meant::Mistakes;
+use super::typed;
+use crate::capture::store::retention::Limits;
+use crate::capture::store::ring::{Fsync, Keeping};
+use crate::capture::store::rolling::{OnFull, Plan, Split};
+use crate::capture::store::rotation::Triggers;
+use crate::cli::values;
+use crate::outfile::{Creation, Existing};
+use crate::pcap::record::Format;
+use crate::pcap::section::About;
+
+/// Size of a file where nothing else is asked for.
+const ROTATE_SIZE: u64 = 64 << 20;
+/// Files that fit the budget, at least: the one that is written cannot be deleted.
+const FEWEST_FILES: u64 = 3;
+
+/// Whether `-w` names a store: a directory, or a name that says so.
+pub fn is_store(path: &Path) -> bool {
+    path.as_os_str().as_encoded_bytes().ends_with(b"/") || path.is_dir()
+}
+
+/// Reads the plan of the store that `-w` names; refuses its flags where it names none.
+pub fn plan(
+    typed: &Layers<&typed::Store>,
+    write: Option<&Path>,
+    format: Format,
+    mode: Option<u32>,
+    mistakes: &mut Mistakes,
+) -> Option<Plan> {
+    if !write.is_some_and(is_store) {
+        for (origin, group) in typed.iter() {
+            let named = serde_json::to_value(group).unwrap_or_default();
+            let named = named.as_object().into_iter().flatten();
+            for (flag, value) in named {
+                if origin != Origin::Default && !value.is_null() {
+                    mistakes.note(format!(
+                        "--{flag} is for a store: -w needs a directory, or a name that ends in '/'"
+                    ));
+                }
+            }
+        }
+        return None;
+    }
+    let size = mistakes.one(typed, "--rotate-size", |t| &t.rotate_size, values::bytes);
+    let interval = |text: &str| values::time(text);
+    let interval = mistakes.one(typed, "--rotate-interval", |t| &t.rotate_interval, interval);
+    let duration = mistakes.one(
+        typed,
+        "--rotate-duration",
+        |t| &t.rotate_duration,
+        values::time,
+    );
+    let packets = mistakes.one(
+        typed,
+        "--rotate-packets",
+        |t| &t.rotate_packets,
+        values::count,
+    );
+    let asked = typed.find(|t| t.keep_bytes.as_ref());
+    let bytes = mistakes.one(
+        typed,
+        "--keep-bytes",
+        |t| &t.keep_bytes,
+        values::bytes_or_none,
+    )?;
+    let most = bytes.map(|bytes| bytes / FEWEST_FILES);
+    let triggers = Triggers {
+        size: match (size, most) {
+            (Some(size), Some(most)) if size > most => {
+                let (flag, keep) = (asked.map(|(origin, _)| origin), bytes.unwrap_or_default());
+                let by_default = if flag == Some(Origin::Default) {
+                    ", the default"
+                } else {
+                    ""
+                };
+                mistakes.note(format!(
+                    "--rotate-size {size} is too much for --keep-bytes {keep}{by_default}: at least {FEWEST_FILES} \
+                     files have to fit, since the open one cannot be deleted"
+                ));
+                Some(size)
+            }
+            (Some(size), _) => Some(size),
+            // Without a bound one file could outgrow the budget.
+            (None, Some(most)) => Some(most.min(ROTATE_SIZE)),
+            (None, None) if interval.or(duration).is_none() && packets.is_none() => {
+                Some(ROTATE_SIZE)
+            }
+            (None, None) => None,
+        },
+        interval,
+        duration,
+        packets,
+    };
+    let limits = Limits {
+        bytes,
+        files: mistakes.one(typed, "--keep-files", |t| &t.keep_files, values::count),
+        age: mistakes.one(typed, "--keep-age", |t| &t.keep_age, values::time),
+        min_free: mistakes.one(typed, "--min-free", |t| &t.min_free, values::min_free),
+    };
+    let words = [
+        ("delete-oldest", OnFull::DeleteOldest),
+        ("drop", OnFull::Drop),
+        ("exit", OnFull::Exit),
+    ];
+    let on_full = |text: &str| values::one_of(text, &words);
+    let words = [
+        ("none", Split::None),
+        ("session", Split::Session),
+        ("vni", Split::Vni),
+        ("source", Split::Source),
+    ];
+    let split = |text: &str| values::one_of(text, &words);
+    let most_open = |text: &str| values::number(text, 1..=4096);
+    let keep_empty = typed.find(|t| t.keep_empty.as_ref());
+    Some(Plan {
+        prefix: mistakes.one(typed, "--prefix", |t| &t.prefix, values::file_prefix)?,
+        ending: match format {
+            Format::PcapNg => ".pcapng",
+            Format::Pcap => ".pcap",
+        },
+        triggers,
+        split: mistakes.one(typed, "--split", |t| &t.split, split)?,
+        most_open: mistakes.one(typed, "--max-open-files", |t| &t.max_open_files, most_open)?,
+        on_full: mistakes.one(typed, "--on-full", |t| &t.on_full, on_full)?,
+        keeping: Keeping {
+            limits,
+            fsync: mistakes.one(typed, "--fsync", |t| &t.fsync, fsync)?,
+            creation: Creation {
+                mode,
+                existing: Existing::Keep,
+            },
+        },
+        keep_empty: keep_empty.is_some_and(|(_, keep)| *keep),
+        by_packet_time: false,
+        about: About {
+            comments: Vec::new(),
+            mtu: 0,
+        },
+    })
+}
+
+fn fsync(text: &str) -> Result<Fsync, String> {
+    const NEEDED: &str = "never, rotate, or every- and a time, such as every-5s, is needed";
+    match (text, text.strip_prefix("every-")) {
+        ("never", _) => Ok(Fsync::Never),
+        ("rotate", _) => Ok(Fsync::Rotate),
+        (_, Some(time)) => values::time(time)
+            .map(Fsync::Every)
+            .map_err(|_| NEEDED.to_owned()),
+        _ => Err(NEEDED.to_owned()),
+    }
+}
