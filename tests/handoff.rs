@@ -181,7 +181,11 @@ fn pipeline_of(sharing: Sharing, flows: &Path) -> (Pipeline, PipeReader) {
             .unwrap()
             .into(),
         ),
-        flows: vec![JsonLines::create(flows, Creation::default(), &Stop::new()).unwrap()],
+        flows: vec![
+            JsonLines::create(flows, Creation::default(), &Stop::new())
+                .unwrap()
+                .into(),
+        ],
     };
     drop(writer);
     let settings = WorkerSettings {
@@ -408,7 +412,11 @@ fn without_a_sink_that_works_the_run_ends() {
     let path = PathBuf::from(format!("/proc/self/fd/{}", writer.as_raw_fd()));
     let sinks = Sinks {
         capture: None,
-        flows: vec![JsonLines::create(&path, Creation::default(), &Stop::new()).unwrap()],
+        flows: vec![
+            JsonLines::create(&path, Creation::default(), &Stop::new())
+                .unwrap()
+                .into(),
+        ],
     };
     drop((reader, writer));
     let settings = WorkerSettings {

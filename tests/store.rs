@@ -146,6 +146,11 @@ fn assert_sound(store: &Path) -> BTreeMap<String, Value> {
         let bytes = fs::read(store.join(name)).unwrap();
         assert_eq!(line["bytes"], bytes.len(), "{name}");
         assert_eq!(line["sha256"], hex(&Sha256::digest(&bytes)), "{name}");
+        if name.ends_with(".jsonl") {
+            let records = json_lines(str::from_utf8(&bytes).unwrap());
+            assert_eq!(line["packets"], records.len(), "{name}");
+            continue;
+        }
         let packets = frames(&bytes).len();
         assert_eq!(line["packets"], packets, "{name}");
         let times: Vec<u128> = frames(&bytes).iter().map(|frame| frame.ts_ns).collect();
@@ -244,6 +249,72 @@ fn sessions_have_files_of_their_own() {
     // One file at a time: each change of VNI ends one.
     let (_, few) = replay(&["--split", "vni", "--max-open-files", "1"]);
     assert!(few.len() > 2 && few.values().any(|line| line["reason"] == "open_files"));
+}
+
+#[test]
+fn flow_records_follow_each_other_too() {
+    let expected = common::replay_testdata("demo.pcap", &[]).flows;
+    for workers in ["1", "2"] {
+        let place = Place::new();
+        let dir = format!("{}/", place.store().display());
+        let demo = testdata("demo.pcap");
+        let words = [
+            "replay",
+            demo.to_str().unwrap(),
+            "-w",
+            &dir,
+            "--flows",
+            &dir,
+        ];
+        let flags = ["--rotate-interval", "3s", "--workers", workers];
+        let done = vxtap(words.into_iter().chain(flags));
+        assert_eq!(done.code, Some(0), "{}", done.stderr);
+        let files = assert_sound(&place.store());
+        let names = files.keys().filter(|name| name.ends_with(".jsonl"));
+        let names: Vec<&String> = names.collect();
+        assert_eq!(names[0], "vxtap-flows_00001_20260115093000.jsonl");
+        assert_eq!((names.len(), files.len()), (3, 6));
+        let read = |name: &&String| fs::read_to_string(place.store().join(name)).unwrap();
+        let together: String = names.iter().map(read).collect();
+        assert_eq!(json_lines(&together), expected, "{workers} workers");
+    }
+}
+
+/// What a killed run left of a flow file is cut back to its last whole record.
+#[test]
+fn flow_files_of_a_killed_run_are_finished() {
+    let place = Place::new();
+    let store = place.store();
+    fs::create_dir(&store).unwrap();
+    let flows = place.0.path().join("f.jsonl");
+    let demo = testdata("demo.pcap");
+    let words = [
+        "replay",
+        demo.to_str().unwrap(),
+        "--flows",
+        flows.to_str().unwrap(),
+    ];
+    assert_eq!(vxtap(words).code, Some(0));
+    let flows = fs::read_to_string(&flows).unwrap();
+    let left = store.join(".vxtap-flows_00004_20260115093000.jsonl.part");
+    fs::write(left, &flows[..flows.len() - 7]).unwrap();
+    fs::write(
+        store.join(".vxtap-flows_00005_20260115093000.jsonl.part"),
+        "{\"ts",
+    )
+    .unwrap();
+    let words = [
+        "replay",
+        demo.to_str().unwrap(),
+        "--flows",
+        store.to_str().unwrap(),
+    ];
+    assert_eq!(vxtap(words).code, Some(0));
+    let files = assert_sound(&store);
+    let records = flows.lines().count() as u64;
+    assert_eq!(packets(&files), [records - 1, records]);
+    assert_eq!(sequences(&files), [4, 5]);
+    assert_eq!(files.values().next().unwrap()["reason"], "recovered");
 }
 
 #[test]

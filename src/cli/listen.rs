@@ -116,8 +116,7 @@ mod linux {
         ));
 
         if settings.outputs.has_store() {
-            let orders = pipeline.orders();
-            control.rotate_on_request(move || orders.rotate());
+            control.rotate_on_request(pipeline.rotation());
         }
         say_begin(&live, &addresses, &receive, &settings);
         let pin = pins(&receive, live.sources.len());

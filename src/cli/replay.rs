@@ -64,8 +64,7 @@ pub fn run(replay: &Replay) -> Result<(), Failure> {
     let mut pipeline = Pipeline::start(settings.worker.clone(), sinks, settings.sharing)?;
     control.tell_on_request(Teller::new(&pipeline, &settings.worker, None, ""));
     if settings.outputs.has_store() {
-        let orders = pipeline.orders();
-        control.rotate_on_request(move || orders.rotate());
+        control.rotate_on_request(pipeline.rotation());
     }
     let bytes_read = Arc::new(AtomicU64::new(0));
     let progress = Progress::start(total, &bytes_read);

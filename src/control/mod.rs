@@ -166,7 +166,7 @@ async fn control(mut signals: impl Outside, mut inbox: UnboundedReceiver<Message
                 }
                 Came::Rotate => match &rotate {
                     Some(rotate) => rotate(),
-                    None => say("vxtap: nothing to rotate: -w names no directory\n"),
+                    None => say("vxtap: nothing to rotate: neither -w nor --flows names a directory\n"),
                 },
                 Came::End(signal) => match ended_at {
                     None => {

@@ -22,6 +22,8 @@ pub struct JsonLines {
     buffer: Vec<u8>,
     /// Records in the buffer.
     buffered: u64,
+    /// Earliest beginning and latest end of a flow, nanoseconds since 1970.
+    span: Option<(u64, u64)>,
 }
 
 impl JsonLines {
@@ -31,11 +33,17 @@ impl JsonLines {
     ///
     /// When it cannot be written.
     pub fn create(path: &Path, creation: Creation, stop: &Stop) -> Result<Self, OutError> {
-        Ok(Self {
-            file: ItemFile::new(OutFile::create_until(path, creation, stop)?),
+        Ok(Self::of(OutFile::create_until(path, creation, stop)?))
+    }
+
+    /// Begins in `out`, which is empty.
+    pub fn of(out: OutFile) -> Self {
+        Self {
+            file: ItemFile::new(out),
             buffer: Vec::with_capacity(BUFFER_LEN),
             buffered: 0,
-        })
+            span: None,
+        }
     }
 
     /// Adds a record. What cannot be written is counted as lost.
@@ -45,6 +53,9 @@ impl JsonLines {
         }
         write_line(record, &mut self.buffer);
         self.buffered += 1;
+        let (begin, end) = (record.ts_start.0, record.ts_end.0);
+        let (first, last) = self.span.unwrap_or((begin, end));
+        self.span = Some((first.min(begin), last.max(end)));
         if self.buffer.len() >= BUFFER_LEN {
             self.flush();
         }
@@ -61,6 +72,30 @@ impl JsonLines {
     /// The file, with what became of the records.
     pub const fn file(&self) -> &ItemFile {
         &self.file
+    }
+
+    /// Earliest beginning and latest end of the flows, nanoseconds since 1970.
+    pub const fn span(&self) -> Option<(u64, u64)> {
+        self.span
+    }
+
+    /// Bytes gathered that are not written yet.
+    pub const fn gathered(&self) -> usize {
+        self.buffer.len()
+    }
+
+    /// Brings what was written to the disk.
+    ///
+    /// # Errors
+    ///
+    /// As the system says.
+    pub fn sync(&mut self) -> Result<(), OutError> {
+        self.file.sync()
+    }
+
+    /// The file itself, to be ended.
+    pub fn into_out(self) -> OutFile {
+        self.file.into_out()
     }
 
     /// What went wrong, once.

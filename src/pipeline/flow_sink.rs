@@ -1,13 +1,21 @@
 //! A file of flow records as a sink. Each has a queue of its own, so a slow one delays no other.
 
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use super::in_order::InOrder;
+use super::orders::{Inbox, Order};
 use super::outlet::WhenFull;
 use super::sink::Sink;
+use crate::capture::store::flows::FlowStore;
 use crate::export::jsonl::JsonLines;
 use crate::flow::record::FlowRecord;
 use crate::outfile::{OutError, Standing};
+use crate::stop::wall_clock_ns;
+
+/// How often a store without records looks at the clock and for orders.
+const LOOK: Duration = Duration::from_millis(100);
 
 /// Flow records on their way to every sink that takes them.
 pub struct FlowChunk {
@@ -28,18 +36,75 @@ pub const fn flow_lanes(workers: usize, when_full: WhenFull) -> usize {
     }
 }
 
+/// Where flow records go.
+pub enum FlowOutput {
+    /// One file, pipe or device.
+    File(Box<JsonLines>),
+    /// Files that follow each other in a directory.
+    Store(Box<FlowStore>),
+}
+
+impl From<JsonLines> for FlowOutput {
+    fn from(file: JsonLines) -> Self {
+        Self::File(Box::new(file))
+    }
+}
+
+impl From<FlowStore> for FlowOutput {
+    fn from(store: FlowStore) -> Self {
+        Self::Store(Box::new(store))
+    }
+}
+
+impl FlowOutput {
+    /// Its name in messages.
+    pub fn path(&self) -> &str {
+        match self {
+            Self::File(file) => file.file().path(),
+            Self::Store(store) => store.path(),
+        }
+    }
+
+    /// Counts what is brought to the disk at the end.
+    pub fn synced(&self) -> Arc<AtomicU64> {
+        match self {
+            Self::File(file) => file.file().synced(),
+            Self::Store(store) => store.synced(),
+        }
+    }
+
+    fn write(&mut self, record: &FlowRecord) {
+        match self {
+            Self::File(file) => file.write(record),
+            Self::Store(store) => store.write(record),
+        }
+    }
+
+    fn flush(&mut self) {
+        match self {
+            Self::File(file) => file.flush(),
+            Self::Store(store) => store.flush(),
+        }
+    }
+}
+
 /// Flow records' way from the workers to a file.
 pub struct FlowSink {
-    file: JsonLines,
+    file: FlowOutput,
+    inbox: Inbox<()>,
     /// Where records of several workers are put in order.
     in_order: Option<InOrder<FlowRecord>>,
 }
 
 impl FlowSink {
     /// For records of so many lanes; see [`flow_lanes`].
-    pub fn new(file: JsonLines, lanes: usize) -> Self {
+    pub fn new(file: FlowOutput, inbox: Inbox<()>, lanes: usize) -> Self {
         let in_order = (lanes > 1).then(|| InOrder::new(lanes));
-        Self { file, in_order }
+        Self {
+            file,
+            inbox,
+            in_order,
+        }
     }
 }
 
@@ -47,7 +112,7 @@ impl Sink for FlowSink {
     type Item = std::sync::Arc<FlowChunk>;
 
     fn take(&mut self, chunk: Self::Item, _now: Duration) {
-        let Self { file, in_order } = self;
+        let Self { file, in_order, .. } = self;
         let Some(in_order) = in_order else {
             return chunk.records.iter().for_each(|record| file.write(record));
         };
@@ -59,33 +124,58 @@ impl Sink for FlowSink {
         }
     }
 
-    fn tick(&mut self, _now: Duration, is_idle: bool) {
+    fn tick(&mut self, now: Duration, is_idle: bool) {
         if is_idle {
             self.file.flush();
+        }
+        let rotates = std::iter::from_fn(|| self.inbox.take())
+            .filter(|order| matches!(order, Order::Rotate))
+            .count();
+        if let FlowOutput::Store(store) = &mut self.file {
+            if rotates > 0 {
+                store.rotate();
+            }
+            store.tick(now, wall_clock_ns());
         }
     }
 
     fn sleeps(&self) -> Option<Duration> {
-        None
+        match self.file {
+            FlowOutput::File(_) => None,
+            // Files end by the clock too.
+            FlowOutput::Store(_) => Some(LOOK),
+        }
     }
 
     fn standing(&self) -> Standing {
-        self.file.file().standing()
+        match &self.file {
+            FlowOutput::File(file) => file.file().standing(),
+            FlowOutput::Store(store) => store.standing(),
+        }
     }
 
     fn take_error(&mut self) -> Option<OutError> {
-        self.file.take_error()
+        match &mut self.file {
+            FlowOutput::File(file) => file.take_error(),
+            FlowOutput::Store(store) => store.take_error(),
+        }
     }
 
     fn close(&mut self, _now: Duration) {
-        let Self { file, in_order } = self;
+        let Self { file, in_order, .. } = self;
         if let Some(in_order) = in_order {
             in_order.rest().for_each(|record| file.write(&record));
         }
         file.flush();
+        if let FlowOutput::Store(store) = file {
+            store.close();
+        }
     }
 
     fn finish(self) -> Result<(String, u64), OutError> {
-        self.file.finish()
+        match self.file {
+            FlowOutput::File(file) => file.finish(),
+            FlowOutput::Store(store) => Ok((store.path().to_owned(), store.standing().bytes)),
+        }
     }
 }

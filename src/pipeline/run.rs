@@ -12,13 +12,13 @@ use crossbeam_channel::bounded;
 
 use crate::bpf::steer::Steering;
 use crate::capture::output::Output;
-use crate::export::jsonl::JsonLines;
 use crate::pcap::annotation::Tally;
 use crate::pcap::losses;
 use crate::pcap::record::Format;
 use crate::pipeline::annotations::Annotations;
 use crate::pipeline::apart::{Apart, ApartFile};
 use crate::pipeline::ending::{PATIENCE, Patience};
+use crate::pipeline::flow_sink::FlowOutput;
 use crate::pipeline::inquiry::Answer;
 use crate::pipeline::lane::{Lane, Meeting, Shared};
 use crate::pipeline::ledger::{Ledger, Noted};
@@ -70,7 +70,7 @@ pub struct Sinks {
     /// The capture.
     pub capture: Option<Output>,
     /// Flow records.
-    pub flows: Vec<JsonLines>,
+    pub flows: Vec<FlowOutput>,
 }
 
 /// How the work is shared out.
@@ -94,6 +94,7 @@ pub struct Pipeline {
     patience: Option<Duration>,
     shared: Arc<Shared>,
     orders: Orders<Answer>,
+    flow_orders: Orders<()>,
     /// Why a thread could not be started, where that happened.
     no_thread: Option<NoThread>,
     /// Records read from files that are done.
@@ -171,6 +172,7 @@ impl Pipeline {
             patience: is_live.then_some(PATIENCE),
             shared,
             orders,
+            flow_orders: queues.flow_orders,
             no_thread: None,
             records: 0,
             input_dropped: None,
@@ -182,6 +184,15 @@ impl Pipeline {
     /// What gives its threads orders while it runs; [`crate::pipeline::inquiry::Interim::ask`] does.
     pub fn orders(&self) -> Orders<Answer> {
         self.orders.clone()
+    }
+
+    /// What has the files of its stores ended while it runs.
+    pub fn rotation(&self) -> impl Fn() + Send + 'static + use<> {
+        let (orders, flow_orders) = (self.orders.clone(), self.flow_orders.clone());
+        move || {
+            orders.rotate();
+            flow_orders.rotate();
+        }
     }
 
     /// Feeds each worker from a source of its own, on a thread of its own, until all end, `stop` is set,

@@ -13,7 +13,7 @@ use super::ending::Patience;
 use super::flow_sink::{FlowChunk, FlowSink, flow_lanes};
 use super::inquiry::Answer;
 use super::measure::{Distribution, WriterMeasures};
-use super::orders::Inbox;
+use super::orders::{Inbox, Orders, orders};
 use super::outlet::{FromWorker, Offers, QueueOutlet, WhenFull, queue_places};
 use super::run::{FLOW_QUEUE, Sharing, Sinks, capture_queue_batches};
 use super::sink::{Account, Kind, Running, Watch, Working};
@@ -41,6 +41,8 @@ pub struct Queues {
     pub empty: Vec<Receiver<Batch>>,
     /// The queue of each flow file.
     pub flows: Vec<Callers<Arc<FlowChunk>>>,
+    /// What gives the sinks of flow records orders.
+    pub flow_orders: Orders<()>,
 }
 
 /// What the sinks came to.
@@ -168,10 +170,11 @@ fn start_each(
     }
     let lanes = flow_lanes(workers, sharing.when_full);
     let mut flows = Vec::new();
-    for file in sinks.flows {
+    let (flow_orders, inboxes) = orders(sinks.flows.len());
+    for (file, inbox) in sinks.flows.into_iter().zip(inboxes) {
         let (queue, queue_rx) = doorbell(FLOW_QUEUE);
-        let (path, synced) = (file.file().path().to_owned(), file.file().synced());
-        let sink = FlowSink::new(file, lanes);
+        let (path, synced) = (file.path().to_owned(), file.synced());
+        let sink = FlowSink::new(file, inbox, lanes);
         let started = Running::start(Kind::Flows, &path, synced, sink, queue_rx, working);
         running.push(started.inspect_err(|_| working.give_up())?);
         flows.push(queue);
@@ -181,6 +184,7 @@ fn start_each(
         full,
         empty,
         flows,
+        flow_orders,
     };
     Ok((notes, measured, queues))
 }
@@ -248,7 +252,11 @@ mod tests {
             CaptureWriter::create(&names[0], creation, Format::PcapNg, &about, &Stop::new());
         let sinks = Sinks {
             capture: Some(capture.unwrap().into()),
-            flows: vec![JsonLines::create(&names[1], creation, &Stop::new()).unwrap()],
+            flows: vec![
+                JsonLines::create(&names[1], creation, &Stop::new())
+                    .unwrap()
+                    .into(),
+            ],
         };
         let sharing = Sharing {
             steering: Steering {

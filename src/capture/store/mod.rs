@@ -3,6 +3,7 @@
 
 pub mod captures;
 pub mod finisher;
+pub mod flows;
 pub mod manifest;
 pub mod names;
 pub mod recover;

@@ -2,7 +2,7 @@
 //!
 //! The file was written here, so it is little-endian and begins with a section or pcap header of ours.
 
-use std::io::{self, ErrorKind, Read};
+use std::io::{self, BufRead, ErrorKind, Read};
 
 use crate::pcap::blocks::{ENHANCED_PACKET, INTERFACE_DESCRIPTION, SECTION_HEADER};
 use crate::pcap::record::Format;
@@ -15,7 +15,7 @@ const MOST_LEN: usize = 16 << 20;
 pub struct Whole {
     /// Its first bytes, up to the end of the last whole block.
     pub bytes: u64,
-    /// Packets in them.
+    /// Packets, or flow records, in them.
     pub packets: u64,
     /// Bytes of those packets on the wire.
     pub wire_bytes: u64,
@@ -61,17 +61,76 @@ impl Whole {
     }
 }
 
+/// What a file holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Holds {
+    /// A capture.
+    Capture(Format),
+    /// Flow records, one a line.
+    Flows,
+}
+
+impl Holds {
+    /// By the ending of its name; `None` where it cannot be read again.
+    pub fn by_ending(ending: &str) -> Option<Self> {
+        match ending {
+            ".pcapng" => Some(Self::Capture(Format::PcapNg)),
+            ".pcap" => Some(Self::Capture(Format::Pcap)),
+            ".jsonl" => Some(Self::Flows),
+            _ => None,
+        }
+    }
+}
+
 /// Reads a file up to the first block that is not whole. `None` where not even its header is: what it is nobody
 /// knows.
 ///
 /// # Errors
 ///
 /// When it cannot be read.
-pub fn scan(format: Format, file: impl Read) -> io::Result<Option<Whole>> {
-    match format {
-        Format::PcapNg => scan_blocks(file),
-        Format::Pcap => scan_records(file),
+pub fn scan(holds: Holds, file: impl BufRead) -> io::Result<Option<Whole>> {
+    match holds {
+        Holds::Capture(Format::PcapNg) => scan_blocks(file),
+        Holds::Capture(Format::Pcap) => scan_records(file),
+        Holds::Flows => scan_lines(file),
     }
+}
+
+fn scan_lines(mut file: impl BufRead) -> io::Result<Option<Whole>> {
+    let mut whole = Whole::default();
+    let mut seen = Seen::NONE;
+    let mut line = Vec::new();
+    loop {
+        line.clear();
+        file.by_ref()
+            .take(MOST_LEN as u64)
+            .read_until(b'\n', &mut line)?;
+        let record: Option<serde_json::Value> = match line.last() {
+            Some(b'\n') => serde_json::from_slice(&line).ok(),
+            _ => None,
+        };
+        let Some(record) = record else {
+            break;
+        };
+        for time in ["ts_start", "ts_end"] {
+            let time = record.get(time).and_then(serde_json::Value::as_str);
+            if let Some(ns) = time.and_then(parse_rfc3339) {
+                seen.first_ns = seen.first_ns.min(ns);
+                seen.last_ns = seen.last_ns.max(ns);
+            }
+        }
+        seen.packets += 1;
+        whole.packets += 1;
+        whole.bytes += line.len() as u64;
+    }
+    whole.interfaces.push(seen);
+    Ok(Some(whole))
+}
+
+/// Nanoseconds since 1970.
+pub fn parse_rfc3339(text: &str) -> Option<u64> {
+    let time: jiff::Timestamp = text.parse().ok()?;
+    u64::try_from(time.as_nanosecond()).ok()
 }
 
 fn scan_blocks(mut file: impl Read) -> io::Result<Option<Whole>> {

@@ -13,7 +13,7 @@ use nix::sys::statvfs::fstatvfs;
 
 use super::manifest::{self, Chain, Event, FileFacts, IndexFacts, hex};
 use super::names::StoreName;
-use super::recover::{self, Whole};
+use super::recover::{self, Holds, Whole, parse_rfc3339};
 use super::retention::{Around, Because, Limits, Member, Space};
 use super::rotation::Reason;
 use crate::flow::text::rfc3339;
@@ -536,12 +536,13 @@ impl Ring {
                 );
             }
             if let Some(line) = parsed {
-                self.note(line.what);
+                let at_ns = parse_rfc3339(&line.at).unwrap_or_default();
+                self.note(line.what, at_ns);
             }
         }
     }
 
-    fn note(&mut self, event: Event) {
+    fn note(&mut self, event: Event, at_ns: u64) {
         match event {
             Event::File(facts) => {
                 let index = facts.index.as_ref().map_or(0, |index| index.bytes);
@@ -549,7 +550,8 @@ impl Ring {
                 self.kept.push(Kept {
                     name: facts.name.clone(),
                     bytes: facts.bytes + index,
-                    last_ns: last.unwrap_or_default(),
+                    // One without packets is as old as its line.
+                    last_ns: last.unwrap_or(at_ns),
                     facts,
                 });
             }
@@ -584,7 +586,7 @@ impl Ring {
             return Err(error);
         }
         self.manifest.known += line.len() as u64;
-        self.note(event);
+        self.note(event, now_ns);
         Ok(())
     }
 
@@ -648,12 +650,12 @@ impl Ring {
             let reason = "it is not what the manifest says: what was not synced was lost";
             return self.quarantine(name, out, reason, now_ns);
         }
-        let Some(format) = format_of(&name.ending) else {
+        let Some(holds) = Holds::by_ending(&name.ending) else {
             return self.quarantine(name, out, "its kind cannot be read again", now_ns);
         };
-        let scanned = recover::scan(format, BufReader::with_capacity(1 << 20, out.reopen()?))?;
+        let scanned = recover::scan(holds, BufReader::with_capacity(1 << 20, out.reopen()?))?;
         match scanned {
-            Some(whole) if whole.packets > 0 => self.finish_left(name, out, format, &whole, now_ns),
+            Some(whole) if whole.packets > 0 => self.finish_left(name, out, holds, &whole, now_ns),
             None if out.bytes() > 0 => {
                 let reason = "it does not begin with the header of a capture";
                 self.quarantine(name, out, reason, now_ns)
@@ -669,13 +671,13 @@ impl Ring {
         &mut self,
         name: &StoreName,
         mut out: OutFile,
-        format: Format,
+        holds: Holds,
         whole: &Whole,
         now_ns: u64,
     ) -> io::Result<()> {
         let lost = out.bytes() - whole.bytes;
         out.cut_to(whole.bytes).map_err(io::Error::other)?;
-        if format == Format::PcapNg && !whole.has_statistics {
+        if holds == Holds::Capture(Format::PcapNg) && !whole.has_statistics {
             let mut statistics = Vec::new();
             for (number, seen) in (0..).zip(&whole.interfaces) {
                 section::recovered(
@@ -699,13 +701,16 @@ impl Ring {
             first: span.map(|(first, _)| rfc3339(first).to_owned()),
             last: span.map(|(_, last)| rfc3339(last).to_owned()),
             packets: whole.packets,
-            sessions: whole.interfaces.len() as u64,
+            sessions: match holds {
+                Holds::Capture(_) => whole.interfaces.len() as u64,
+                Holds::Flows => 0,
+            },
             wire_bytes: whole.wire_bytes,
             reason: Reason::Recovered.name().to_owned(),
             ..FileFacts::default()
         };
         tracing::warn!(
-            "an earlier run was killed: {name} is finished with {} packets; {lost} bytes behind the last were not \
+            "an earlier run was killed: {name} is finished with {} packets or records; {lost} bytes behind the last were not \
              whole",
             whole.packets
         );
@@ -808,20 +813,6 @@ fn open_ours(path: &Path, mode: u32) -> io::Result<File> {
 /// The name that a hidden file is to get.
 fn hidden_name(name: &str) -> Option<&str> {
     name.strip_prefix('.')?.strip_suffix(".part")
-}
-
-fn format_of(ending: &str) -> Option<Format> {
-    match ending {
-        ".pcapng" => Some(Format::PcapNg),
-        ".pcap" => Some(Format::Pcap),
-        _ => None,
-    }
-}
-
-/// Nanoseconds since 1970.
-pub fn parse_rfc3339(text: &str) -> Option<u64> {
-    let time: jiff::Timestamp = text.parse().ok()?;
-    u64::try_from(time.as_nanosecond()).ok()
 }
 
 /// The facts of an index beside its file.

@@ -12,6 +12,7 @@ use super::typed::{self, Text};
 use crate::bpf::steer::Steering;
 use crate::capture::output::Output;
 use crate::capture::store::captures::Store;
+use crate::capture::store::flows::FlowStore;
 use crate::capture::store::rolling::Plan;
 use crate::capture::writer::CaptureWriter;
 use crate::cli::values;
@@ -319,7 +320,6 @@ impl Settings {
     pub fn threads(&self, others: Vec<&'static str>) -> Needed {
         let Outputs {
             write,
-            store,
             flows,
             summary,
             ..
@@ -334,7 +334,11 @@ impl Settings {
                 // It reads the file.
                 WhenFull::Wait => workers,
             },
-            for_outputs: usize::from(write.is_some()) + usize::from(store.is_some()) + flows.len(),
+            for_outputs: write
+                .iter()
+                .chain(flows)
+                .map(|path| 1 + usize::from(storing::is_store(path)))
+                .sum(),
             others: summary
                 .iter()
                 .map(|_| "the summary")
@@ -369,12 +373,15 @@ impl Outputs {
         let fail_on_loss = typed.find(|t| t.fail_on_loss.as_ref());
         let write = write.map(|(_, path)| path.clone());
         let format_meant = format.unwrap_or(Format::PcapNg);
-        let store = storing::plan(store, write.as_deref(), format_meant, mode, mistakes);
+        let flows = flows.map(|(_, paths)| paths.clone()).unwrap_or_default();
+        let mut places = write.iter().chain(&flows);
+        let is_asked = places.any(|path| storing::is_store(path));
+        let store = storing::plan(store, is_asked, format_meant, mode, mistakes);
         let outputs = Self {
             write,
             store,
             format: format_meant,
-            flows: flows.map(|(_, paths)| paths.clone()).unwrap_or_default(),
+            flows,
             summary: summary.map(|(_, path)| path.clone()),
             creation: Creation { mode, existing },
             fail_on_loss: fail_on_loss.is_some_and(|(_, fails)| *fails),
@@ -432,9 +439,12 @@ impl Outputs {
             OutFile::probe(path, creation)?;
         }
         for path in &self.flows {
-            sinks
-                .flows
-                .push(JsonLines::create(path, self.creation, stop)?);
+            sinks.flows.push(match &self.store {
+                Some(plan) if storing::is_store(path) => {
+                    FlowStore::open(path, plan, wall_clock_ns())?.into()
+                }
+                _ => JsonLines::create(path, self.creation, stop)?.into(),
+            });
         }
         if let Some(path) = &self.write {
             let about = About { comments, mtu };
@@ -444,7 +454,7 @@ impl Outputs {
     }
 
     fn open_capture(&self, path: &Path, about: About, stop: &Stop) -> Result<Output, Failure> {
-        let Some(plan) = &self.store else {
+        let Some(plan) = self.store.as_ref().filter(|_| storing::is_store(path)) else {
             let (creation, format) = (self.creation, self.format);
             let file = CaptureWriter::create(path, creation, format, &about, stop)?;
             return Ok(file.into());
@@ -572,7 +582,12 @@ pub fn check_places(outputs: &[(&str, &Path)], inputs: &[PathBuf], mistakes: &mu
             ));
         }
         let mut others = outputs.iter().skip(at + 1);
-        if let Some((other_flag, other)) = others.find(|(_, other)| same_output(path, other)) {
+        // A store of captures and one of flow records may share a directory: their names differ.
+        let share = |other_flag: &str, other: &Path| {
+            *flag != other_flag && storing::is_store(path) && storing::is_store(other)
+        };
+        let other = others.find(|(flag, other)| same_output(path, other) && !share(flag, other));
+        if let Some((other_flag, other)) = other {
             let as_other = match path == other {
                 true => String::new(),
                 false => format!(", which is {}", other.display()),

@@ -19,27 +19,27 @@ const ROTATE_SIZE: u64 = 64 << 20;
 /// Files that fit the budget, at least: the one that is written cannot be deleted.
 const FEWEST_FILES: u64 = 3;
 
-/// Whether `-w` names a store: a directory, or a name that says so.
+/// Whether a path names a store: a directory, or a name that says so.
 pub fn is_store(path: &Path) -> bool {
     path.as_os_str().as_encoded_bytes().ends_with(b"/") || path.is_dir()
 }
 
-/// Reads the plan of the store that `-w` names; refuses its flags where it names none.
+/// Reads the plan of the stores that `-w` and `--flows` name; refuses its flags where nobody asked for one.
 pub fn plan(
     typed: &Layers<&typed::Store>,
-    write: Option<&Path>,
+    is_asked: bool,
     format: Format,
     mode: Option<u32>,
     mistakes: &mut Mistakes,
 ) -> Option<Plan> {
-    if !write.is_some_and(is_store) {
+    if !is_asked {
         for (origin, group) in typed.iter() {
             let named = serde_json::to_value(group).unwrap_or_default();
             let named = named.as_object().into_iter().flatten();
             for (flag, value) in named {
                 if origin != Origin::Default && !value.is_null() {
                     mistakes.note(format!(
-                        "--{flag} is for a store: -w needs a directory, or a name that ends in '/'"
+                        "--{flag} is for a store: -w or --flows needs a directory, or a name that ends in '/'"
                     ));
                 }
             }

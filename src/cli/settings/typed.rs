@@ -170,8 +170,9 @@ pub struct Output {
     /// pcap with nanosecond times
     #[arg(long, value_name = "pcapng|pcap")]
     pub format: Option<Text>,
-    /// Write flow records as JSON lines to this file; `-` is standard output. Repeatable
-    #[arg(long, value_name = "FILE")]
+    /// Write flow records as JSON lines to this file, or into this directory as a store, as -w does; `-` is standard
+    /// output. Repeatable
+    #[arg(long, value_name = "FILE|DIR")]
     pub flows: Option<Vec<PathBuf>>,
     /// Write the summary as one JSON object to this file, in place of an older one; `-` is standard output
     #[arg(long, value_name = "FILE")]
@@ -188,7 +189,7 @@ pub struct Output {
 /// Files that follow each other in a directory.
 #[derive(Clone, Debug, Default, Args, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
-#[command(next_help_heading = "Store (-w DIR)")]
+#[command(next_help_heading = "Store (-w DIR, --flows DIR)")]
 pub struct Store {
     /// What the names of files begin with: PREFIX_00001_20260131235959.pcapng
     #[arg(long, value_name = "PREFIX")]

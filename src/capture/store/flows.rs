@@ -1,0 +1,141 @@
+//! Flow records into the files of a store.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+use super::rolling::{Class, Content, Ended, Plan, Rolling, StoreError};
+use super::rotation::Reason;
+use crate::export::jsonl::JsonLines;
+use crate::flow::record::FlowRecord;
+use crate::outfile::{ItemFile, OutError, Standing};
+
+/// Behind the prefix in the names of flow files.
+const SUFFIX: &str = "-flows";
+/// Most bytes of a record, as a line.
+const LINE_ROOM: u64 = 2048;
+
+/// The flow files of one store being written.
+pub struct FlowStore {
+    files: Rolling<JsonLines>,
+}
+
+impl FlowStore {
+    /// Opens the store in `dir`, which is made where it is not there, and finishes what killed runs left. The plan is
+    /// that of captures: packets of a file count for records.
+    ///
+    /// # Errors
+    ///
+    /// When the directory cannot be written to, or the system has no thread.
+    pub fn open(dir: &Path, plan: &Plan, now_ns: u64) -> Result<Self, StoreError> {
+        let plan = Plan {
+            prefix: format!("{}{SUFFIX}", plan.prefix),
+            ending: ".jsonl",
+            ..plan.clone()
+        };
+        let files = Rolling::open(dir, plan, now_ns)?;
+        Ok(Self { files })
+    }
+
+    /// Adds a record. Its end decides which file it goes to.
+    pub fn write(&mut self, record: &FlowRecord) {
+        let ts_ns = record.ts_end.0;
+        loop {
+            let files = &mut self.files;
+            if !files.is_ready(Class::All, ts_ns, LINE_ROOM, |out, _| {
+                Ok(JsonLines::of(out))
+            }) {
+                return files.lose(1);
+            }
+            let mut one = Some((ts_ns, LINE_ROOM));
+            let fitting = files.fitting(Class::All, || one.take());
+            if let Some(reason) = fitting.ends {
+                // The next file takes a record of any size.
+                files.end_file(Class::All, reason);
+                continue;
+            }
+            if let Some(file) = files.take(Class::All, &fitting) {
+                file.writer.write(record);
+                if file.writer.file().has_failed() {
+                    files.fail(Class::All);
+                }
+            }
+            return;
+        }
+    }
+
+    /// Its directory, in messages.
+    pub fn path(&self) -> &str {
+        self.files.path()
+    }
+
+    /// Writes what is gathered, so that it can be read.
+    pub fn flush(&mut self) {
+        self.files.flush();
+    }
+
+    /// Does what is due at `now`, since any fixed moment, and `wall_ns`, nanoseconds since 1970.
+    pub fn tick(&mut self, now: Duration, wall_ns: u64) {
+        self.files.tick(now, wall_ns);
+    }
+
+    /// Ends the file that is open, and goes on in another.
+    pub fn rotate(&mut self) {
+        self.files.end_all(Reason::Asked);
+    }
+
+    /// How it stands.
+    pub fn standing(&self) -> Standing {
+        self.files.standing()
+    }
+
+    /// Counts bytes that are brought to the disk.
+    pub fn synced(&self) -> Arc<AtomicU64> {
+        self.files.synced()
+    }
+
+    /// What ends the run, once.
+    pub const fn take_error(&mut self) -> Option<OutError> {
+        self.files.take_error()
+    }
+
+    /// Ends the file and waits for it.
+    pub fn close(&mut self) {
+        self.files.close();
+    }
+}
+
+impl Content for JsonLines {
+    fn file(&self) -> &ItemFile {
+        self.file()
+    }
+
+    fn take_error(&mut self) -> Option<OutError> {
+        self.take_error()
+    }
+
+    fn flush(&mut self) {
+        self.flush();
+    }
+
+    fn sync(&mut self) -> Result<(), OutError> {
+        self.sync()
+    }
+
+    fn bytes_at_end(&self) -> u64 {
+        self.file().standing().bytes + self.gathered() as u64
+    }
+
+    fn end(mut self, _kernel_dropped: u64) -> Result<Ended, OutError> {
+        self.flush();
+        let span = self.span();
+        let standing = self.file().standing();
+        Ok(Ended {
+            out: self.into_out(),
+            standing,
+            span,
+            sessions: 0,
+        })
+    }
+}
