@@ -186,6 +186,7 @@ fn pipeline_of(sharing: Sharing, flows: &Path) -> (Pipeline, PipeReader) {
                 .unwrap()
                 .into(),
         ],
+        ..Sinks::default()
     };
     drop(writer);
     let settings = WorkerSettings {
@@ -417,6 +418,7 @@ fn without_a_sink_that_works_the_run_ends() {
                 .unwrap()
                 .into(),
         ],
+        ..Sinks::default()
     };
     drop((reader, writer));
     let settings = WorkerSettings {

@@ -3,4 +3,5 @@
 pub mod merge;
 pub mod output;
 pub mod store;
+pub mod view;
 pub mod writer;

@@ -1,4 +1,4 @@
-//! Where the records of a run go: into one file, or into the files of a store.
+//! Where the records of a run go: into one file, or into the files of a store, and to those who look at it live.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -6,60 +6,119 @@ use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use super::store::captures::Store;
+use super::view::Views;
+use super::view::tee::Tees;
 use super::writer::CaptureWriter;
 use crate::outfile::{OutError, Standing};
 use crate::pcap::record::Batch;
 
-/// The capture of a run.
-pub enum Output {
+/// What an output that keeps nothing is called in messages.
+const NOWHERE: &str = "the live views";
+
+/// The capture of a run: where it is kept, and who looks at it live.
+pub struct Output {
+    kept: Kept,
+    views: Option<Views>,
+}
+
+/// Where records are kept.
+enum Kept {
+    /// Nowhere: they are only looked at.
+    Nowhere,
     /// One file, pipe or device.
     File(Box<CaptureWriter>),
     /// Files that follow each other in a directory.
     Store(Box<Store>),
 }
 
+impl From<Kept> for Output {
+    fn from(kept: Kept) -> Self {
+        Self { kept, views: None }
+    }
+}
+
 impl From<CaptureWriter> for Output {
     fn from(file: CaptureWriter) -> Self {
-        Self::File(Box::new(file))
+        Kept::File(Box::new(file)).into()
     }
 }
 
 impl From<Store> for Output {
     fn from(store: Store) -> Self {
-        Self::Store(Box::new(store))
+        Kept::Store(Box::new(store)).into()
     }
 }
 
 impl Output {
+    /// Keeps what `kept` keeps, or nothing, and shows it to `views`.
+    pub fn viewed(kept: Option<Self>, views: Views) -> Self {
+        Self {
+            kept: kept.map_or(Kept::Nowhere, |output| output.kept),
+            views: Some(views),
+        }
+    }
+
+    /// Whether records are kept at all.
+    pub const fn is_kept(&self) -> bool {
+        !matches!(self.kept, Kept::Nowhere)
+    }
+
+    /// The tees of the views.
+    pub fn tees(&self) -> Option<&Arc<Tees>> {
+        self.views.as_ref().map(Views::tees)
+    }
+
     /// Writes records of `worker` in the order of `records`, which are places in the batch.
     pub fn append(&mut self, worker: usize, batch: &mut Batch, records: Range<usize>) {
-        match self {
-            Self::File(file) => file.append(worker, batch, records),
-            Self::Store(store) => store.append(worker, batch, records),
+        if let Some(views) = &mut self.views {
+            views.append(worker, batch, records.clone());
+        }
+        match &mut self.kept {
+            Kept::Nowhere => {
+                batch.new_sessions.clear();
+                batch.no_room.clear();
+            }
+            Kept::File(file) => file.append(worker, batch, records),
+            Kept::Store(store) => store.append(worker, batch, records),
         }
     }
 
     /// Writes a block that is neither a packet nor describes an interface.
     pub fn put_block(&mut self, block: &[u8]) {
-        match self {
-            Self::File(file) => file.put_block(block),
-            Self::Store(store) => store.put_block(block),
+        if let Some(views) = &mut self.views {
+            views.put_block(block);
+        }
+        match &mut self.kept {
+            Kept::Nowhere => {}
+            Kept::File(file) => file.put_block(block),
+            Kept::Store(store) => store.put_block(block),
         }
     }
 
     /// Takes what a batch tells of frames that found no room in the queue.
     pub fn tell_no_room(&mut self, worker: usize, batch: &mut Batch) {
-        match self {
-            Self::File(file) => file.tell_no_room(worker, batch),
-            Self::Store(store) => store.tell_no_room(worker, batch),
+        if let Some(views) = &mut self.views {
+            views.tell_no_room(worker, batch);
+        }
+        match &mut self.kept {
+            Kept::Nowhere => {
+                batch.new_sessions.clear();
+                batch.no_room.clear();
+            }
+            Kept::File(file) => file.tell_no_room(worker, batch),
+            Kept::Store(store) => store.tell_no_room(worker, batch),
         }
     }
 
     /// Writes what is gathered, so that it can be read.
     pub fn flush(&mut self) {
-        match self {
-            Self::File(file) => file.flush(),
-            Self::Store(store) => store.flush(),
+        if let Some(views) = &mut self.views {
+            views.flush();
+        }
+        match &mut self.kept {
+            Kept::Nowhere => {}
+            Kept::File(file) => file.flush(),
+            Kept::Store(store) => store.flush(),
         }
     }
 
@@ -71,55 +130,63 @@ impl Output {
         wall_ns: impl FnOnce() -> u64,
         kernel_dropped: impl FnOnce() -> u64,
     ) {
-        if let Self::Store(store) = self {
+        if let Some(views) = &mut self.views {
+            views.tick();
+        }
+        if let Kept::Store(store) = &mut self.kept {
             store.tick(now, wall_ns(), kernel_dropped());
         }
     }
 
     /// Ends the files that are open, and goes on in others; one file goes on as it is.
     pub fn rotate(&mut self) {
-        if let Self::Store(store) = self {
+        if let Kept::Store(store) = &mut self.kept {
             store.rotate();
         }
     }
 
     /// How it stands.
     pub fn standing(&self) -> Standing {
-        match self {
-            Self::File(file) => file.file().standing(),
-            Self::Store(store) => store.standing(),
+        match &self.kept {
+            Kept::Nowhere => Standing::default(),
+            Kept::File(file) => file.file().standing(),
+            Kept::Store(store) => store.standing(),
         }
     }
 
-    /// Whether nothing is written any more.
+    /// Whether nothing is written, or not any more.
     pub const fn has_failed(&self) -> bool {
-        match self {
-            Self::File(file) => file.file().has_failed(),
-            Self::Store(store) => store.has_failed(),
+        match &self.kept {
+            Kept::Nowhere => true,
+            Kept::File(file) => file.file().has_failed(),
+            Kept::Store(store) => store.has_failed(),
         }
     }
 
     /// What went wrong, once.
     pub const fn take_error(&mut self) -> Option<OutError> {
-        match self {
-            Self::File(file) => file.take_error(),
-            Self::Store(store) => store.take_error(),
+        match &mut self.kept {
+            Kept::Nowhere => None,
+            Kept::File(file) => file.take_error(),
+            Kept::Store(store) => store.take_error(),
         }
     }
 
     /// Its name in messages.
     pub fn path(&self) -> &str {
-        match self {
-            Self::File(file) => file.file().path(),
-            Self::Store(store) => store.path(),
+        match &self.kept {
+            Kept::Nowhere => NOWHERE,
+            Kept::File(file) => file.file().path(),
+            Kept::Store(store) => store.path(),
         }
     }
 
     /// Counts what is brought to the disk at the end.
     pub fn synced(&self) -> Arc<AtomicU64> {
-        match self {
-            Self::File(file) => file.file().synced(),
-            Self::Store(store) => store.synced(),
+        match &self.kept {
+            Kept::Nowhere => Arc::default(),
+            Kept::File(file) => file.file().synced(),
+            Kept::Store(store) => store.synced(),
         }
     }
 
@@ -127,7 +194,10 @@ impl Output {
     /// received.
     pub fn close(&mut self, kernel_dropped: u64) {
         self.flush();
-        if let Self::Store(store) = self {
+        if let Some(views) = &mut self.views {
+            views.close();
+        }
+        if let Kept::Store(store) = &mut self.kept {
             store.close(kernel_dropped);
         }
     }
@@ -138,9 +208,10 @@ impl Output {
     ///
     /// When a file cannot be given its name; the message says where it is.
     pub fn finish(self, kernel_dropped: u64) -> Result<(String, u64), OutError> {
-        match self {
-            Self::File(file) => file.finish(kernel_dropped),
-            Self::Store(store) => Ok((store.path().to_owned(), store.standing().bytes)),
+        match self.kept {
+            Kept::Nowhere => Ok((NOWHERE.to_owned(), 0)),
+            Kept::File(file) => file.finish(kernel_dropped),
+            Kept::Store(store) => Ok((store.path().to_owned(), store.standing().bytes)),
         }
     }
 }

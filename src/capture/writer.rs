@@ -19,11 +19,11 @@ const WRITE_AT_ONCE: usize = 32 << 10;
 
 /// A session of a worker.
 #[derive(Clone, Copy)]
-struct Known {
-    key: SessionKey,
-    to: Option<(IpAddr, Tunnel)>,
+pub(in crate::capture) struct Known {
+    pub(in crate::capture) key: SessionKey,
+    pub(in crate::capture) to: Option<(IpAddr, Tunnel)>,
     /// The file's number for it, once it is described there.
-    number: Option<u32>,
+    pub(in crate::capture) number: Option<u32>,
 }
 
 impl Known {
@@ -56,8 +56,9 @@ impl Sessions {
         self.get(worker, id).key
     }
 
+    /// What is known of a session.
     #[inline]
-    fn get(&self, worker: usize, id: SessionId) -> Known {
+    pub(in crate::capture) fn get(&self, worker: usize, id: SessionId) -> Known {
         let known = self.workers.get(worker);
         let known = known.and_then(|known| known.get(id.0 as usize));
         known.copied().unwrap_or(Known::OTHER)
@@ -85,7 +86,8 @@ impl Sessions {
         }
     }
 
-    fn describe(&mut self, worker: usize, id: SessionId, number: u32) {
+    /// The file has described a session as interface `number`.
+    pub(in crate::capture) fn describe(&mut self, worker: usize, id: SessionId, number: u32) {
         let known = self.workers.get_mut(worker);
         if let Some(known) = known.and_then(|known| known.get_mut(id.0 as usize)) {
             known.number = Some(number);

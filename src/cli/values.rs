@@ -218,6 +218,27 @@ pub fn interface(text: &str) -> Result<String, String> {
     }
 }
 
+/// Where viewers connect to: `tcp://127.0.0.1:57012`, or `tcp://:57012` for the same. Port 0 lets the system choose
+/// one.
+pub fn tee(text: &str) -> Result<SocketAddr, String> {
+    const EXAMPLE: &str =
+        "an address and a port are needed, as tcp://127.0.0.1:57012 or tcp://[::1]:57012";
+    let Some(rest) = text.strip_prefix("tcp://") else {
+        return Err(EXAMPLE.to_owned());
+    };
+    let address = match rest.split_once(':') {
+        // No name is looked up: the next machine may resolve it otherwise.
+        Some(("" | "localhost", port)) => {
+            let port = port.parse().ok();
+            port.map(|port: u16| SocketAddr::from((Ipv4Addr::LOCALHOST, port)))
+        }
+        _ => rest.parse().ok(),
+    };
+    address
+        .filter(|address| !address.ip().is_multicast())
+        .ok_or_else(|| EXAMPLE.to_owned())
+}
+
 /// An address of this machine and a port: `0.0.0.0:4789`, `[::]:4789`, `[fe80::1%2]:4789`. Port 0 lets the
 /// system choose one.
 pub fn bind(text: &str) -> Result<SocketAddr, String> {
@@ -395,6 +416,32 @@ pub fn host_port(text: &str) -> Result<HostPort, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn tees() {
+        for (text, meant) in [
+            ("tcp://127.0.0.1:57012", "127.0.0.1:57012"),
+            ("tcp://:57012", "127.0.0.1:57012"),
+            ("tcp://localhost:0", "127.0.0.1:0"),
+            ("tcp://[::1]:7", "[::1]:7"),
+            ("tcp://0.0.0.0:7", "0.0.0.0:7"),
+        ] {
+            assert_eq!(tee(text).unwrap().to_string(), meant, "{text}");
+        }
+        for bad in [
+            "127.0.0.1:57012",
+            "udp://127.0.0.1:57012",
+            "tcp://127.0.0.1",
+            "tcp://57012",
+            "tcp://:",
+            "tcp://:65536",
+            "tcp://host:57012",
+            "tcp://::1:57012",
+            "tcp://224.0.0.1:7",
+        ] {
+            assert!(tee(bad).is_err(), "{bad}");
+        }
+    }
 
     #[test]
     fn numbers() {

@@ -164,14 +164,7 @@ impl Batch {
             return;
         }
         self.bytes.extend_from_within(facts.at as usize..end);
-        let data_len = number32(&self.bytes, start + EPB_CAPTURED_LEN_AT, false) as usize;
-        let without_options = EPB_FIXED_LEN + data_len.next_multiple_of(4) + 4;
-        // The end of options, where there are any, and the length come again behind the new ones.
-        let has_options = facts.len as usize > without_options;
-        self.bytes
-            .truncate(self.bytes.len() - if has_options { 8 } else { 4 });
-        self.bytes.extend_from_slice(options);
-        end_options(start, &mut self.bytes);
+        add_options(start, options, &mut self.bytes);
         facts.at = u32::try_from(start).unwrap_or(u32::MAX);
         facts.len = u32::try_from(self.bytes.len() - start).unwrap_or(u32::MAX);
     }
@@ -266,6 +259,17 @@ fn insert_comment(record: &CaptureRecord<'_>, start: usize, has_options: bool, o
     // The end of options, where there are any, and the length come again behind the comment.
     out.truncate(out.len() - if has_options { 8 } else { 4 });
     comment(record, out);
+    end_options(start, out);
+}
+
+/// Adds options, without their end, to the enhanced packet block at `start`, the last one in `out`.
+pub fn add_options(start: usize, options: &[u8], out: &mut Vec<u8>) {
+    let data_len = number32(out, start + EPB_CAPTURED_LEN_AT, false) as usize;
+    let without_options = EPB_FIXED_LEN + data_len.next_multiple_of(4) + 4;
+    // The end of options, where there are any, and the length come again behind the new ones.
+    let has_options = out.len() - start > without_options;
+    out.truncate(out.len() - if has_options { 8 } else { 4 });
+    out.extend_from_slice(options);
     end_options(start, out);
 }
 

@@ -7,7 +7,7 @@ use super::measure::{Distribution, Measured};
 use super::orders::Orders;
 use super::outcome::Outcome;
 use super::outlet::Offers;
-use super::sink::{Account, Watch};
+use super::sink::Watch;
 use super::total::Sum;
 use super::worker::Snapshot;
 
@@ -53,10 +53,7 @@ impl Interim {
                 ..Measured::default()
             });
         }
-        let sinks = watch
-            .standings()
-            .map(|standing| Account::so_far(standing, sum.ledger.delivered, offers));
-        let sinks = sinks.collect();
+        let sinks = watch.accounts(sum.ledger.delivered, offers);
         Self {
             outcome: Outcome {
                 ledger: sum.ledger,

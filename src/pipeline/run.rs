@@ -28,7 +28,7 @@ use crate::pipeline::outcome::Outcome;
 pub use crate::pipeline::outlet::WhenFull;
 use crate::pipeline::outlet::{FlowQueue, QueueOutlet};
 use crate::pipeline::shares::Shares;
-use crate::pipeline::sink::{SinkError, Watch, Working};
+use crate::pipeline::sink::{OnReaderGone, SinkError, Watch, Working};
 use crate::pipeline::sinks::SinkSet;
 use crate::pipeline::spread::{Chunk, ChunkSource, Guide};
 use crate::pipeline::total::Total;
@@ -71,6 +71,8 @@ pub struct Sinks {
     pub capture: Option<Output>,
     /// Flow records.
     pub flows: Vec<FlowOutput>,
+    /// What it means that the reader of a pipe leaves.
+    pub on_reader_gone: OnReaderGone,
 }
 
 /// How the work is shared out.
@@ -127,7 +129,7 @@ impl Pipeline {
         } = sharing;
         let workers = steering.workers.max(1) as usize;
         let is_live = when_full == WhenFull::Drop;
-        let working = Arc::new(Working::default());
+        let working = Arc::new(Working::new(sinks.on_reader_gone));
         let has_capture = usize::from(sinks.capture.is_some());
         let (orders, mut inboxes) = orders(workers + has_capture);
         let inbox = inboxes.split_off(workers).pop();

@@ -13,6 +13,7 @@ use crossbeam_channel::RecvTimeoutError;
 use super::doorbell::Sleeper;
 use super::ending::{PATIENCE, Patience, Task, Unended};
 use super::outlet::Offers;
+use crate::capture::view::tee::{Seen, Tees};
 use crate::outfile::{OutError, Standing};
 use crate::threads::NoThread;
 use crate::wire::refusal::reasons;
@@ -40,6 +41,8 @@ pub enum Kind {
     Capture,
     /// Flow records.
     Flows,
+    /// Mirrored frames, to whoever looks at them live.
+    View,
 }
 
 impl Kind {
@@ -48,6 +51,7 @@ impl Kind {
         match self {
             Self::Capture => "capture",
             Self::Flows => "flows",
+            Self::View => "view",
         }
     }
 }
@@ -117,7 +121,9 @@ pub struct Account {
     pub kind: Kind,
     /// Where it went: a path or "standard output".
     pub path: String,
-    /// Packets or records offered to it.
+    /// Viewers that came, where it is a tee.
+    pub viewers: Option<u64>,
+    /// Packets or records offered to it; by a tee to each viewer.
     pub offered: u64,
     /// Packets or records that are in it.
     pub written: u64,
@@ -140,10 +146,12 @@ impl Account {
         let (offered, no_room) = match kind {
             Kind::Capture => (delivered, offers.capture_no_room),
             Kind::Flows => (offers.flow_records, 0),
+            Kind::View => (0, 0),
         };
         let mut account = Self {
             kind,
             path: path.to_owned(),
+            viewers: None,
             offered,
             written: standing.written,
             bytes: standing.bytes,
@@ -157,6 +165,35 @@ impl Account {
         // The sink was looked at after the workers answered.
         account.offered = offered.max(account.written + account.lost());
         account.waiting = account.offered - account.written - account.lost();
+        account
+    }
+
+    /// Of a tee, so far: it counts for itself.
+    pub fn of_tee(name: &str, seen: Seen) -> Self {
+        let mut account = Self {
+            kind: Kind::View,
+            path: name.to_owned(),
+            viewers: Some(seen.viewers),
+            offered: seen.offered,
+            written: seen.written,
+            bytes: seen.bytes,
+            dropped: Default::default(),
+            waiting: 0,
+            errors: Vec::new(),
+        };
+        account.drop(Missing::Queue, seen.no_room);
+        account.drop(Missing::ReaderLeft, seen.reader_left);
+        account.drop(Missing::Stuck, seen.stuck);
+        account.offered = seen.offered.max(account.written + account.lost());
+        account.waiting = account.offered - account.written - account.lost();
+        account
+    }
+
+    /// The same when the run has ended: nothing is on its way any more.
+    pub fn of_ended_tee(name: &str, seen: Seen) -> Self {
+        let mut account = Self::of_tee(name, seen);
+        let rest = std::mem::take(&mut account.waiting);
+        account.drop(Missing::Stuck, rest);
         account
     }
 
@@ -182,16 +219,38 @@ impl Account {
     }
 }
 
+/// What it means that the reader of a pipe leaves.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnReaderGone {
+    /// The other sinks go on; with none left the run ends.
+    #[default]
+    OthersGoOn,
+    /// The run ends.
+    End,
+    /// The run goes on, also with no sink left.
+    Detach,
+}
+
 /// The sinks that still work, for those who feed them.
 #[derive(Debug, Default)]
 pub struct Working {
+    on_reader_gone: OnReaderGone,
     sinks: AtomicUsize,
     none_left: AtomicBool,
     given_up: AtomicBool,
 }
 
 impl Working {
-    fn begin(&self) {
+    /// None yet.
+    pub fn new(on_reader_gone: OnReaderGone) -> Self {
+        Self {
+            on_reader_gone,
+            ..Self::default()
+        }
+    }
+
+    /// One more works.
+    pub(super) fn begin(&self) {
         self.sinks.fetch_add(1, Ordering::Relaxed);
     }
 
@@ -201,12 +260,21 @@ impl Working {
         }
     }
 
+    /// The reader of a sink left.
+    fn reader_left(&self) {
+        match self.on_reader_gone {
+            OnReaderGone::OthersGoOn => self.fail(),
+            OnReaderGone::End => self.none_left.store(true, Ordering::Relaxed),
+            OnReaderGone::Detach => {}
+        }
+    }
+
     /// The run does not come about: sinks leave nothing behind. Before the queues are closed.
     pub fn give_up(&self) {
         self.given_up.store(true, Ordering::Relaxed);
     }
 
-    /// Whether there were sinks and none works any more.
+    /// Whether there were sinks and none works any more, or one whose end is that of the run.
     pub fn is_none_left(&self) -> bool {
         self.none_left.load(Ordering::Relaxed)
     }
@@ -343,6 +411,7 @@ impl Running {
         let mut account = Account {
             kind,
             path: end.path.unwrap_or(path),
+            viewers: None,
             offered,
             written,
             bytes,
@@ -367,27 +436,45 @@ impl Running {
 
 /// Looks at sinks from outside, while they work.
 #[derive(Clone, Default)]
-pub struct Watch(Vec<(Kind, String, Arc<Progress>)>);
+pub struct Watch {
+    sinks: Vec<(Kind, String, Arc<Progress>)>,
+    tees: Option<Arc<Tees>>,
+}
 
 impl Watch {
-    /// Of these sinks.
-    pub fn of(sinks: &[Running]) -> Self {
+    /// Of these sinks, and of tees.
+    pub fn of(sinks: &[Running], tees: Option<Arc<Tees>>) -> Self {
         let watched = |sink: &Running| (sink.kind, sink.path.clone(), Arc::clone(&sink.progress));
-        Self(sinks.iter().map(watched).collect())
+        Self {
+            sinks: sinks.iter().map(watched).collect(),
+            tees,
+        }
     }
 
     /// A number that changes as long as any of them does something.
     pub fn steps(&self) -> u64 {
-        let steps = self.0.iter().map(|(.., progress)| progress.steps());
-        steps.fold(0, u64::wrapping_add)
+        let steps = self.sinks.iter().map(|(.., progress)| progress.steps());
+        let tees = self.tees.as_ref().map_or(0, |tees| tees.steps());
+        steps.fold(tees, u64::wrapping_add)
     }
 
     /// How each stands.
     pub fn standings(&self) -> impl Iterator<Item = (Kind, &str, Standing)> {
-        self.0.iter().map(move |watched| {
+        self.sinks.iter().map(move |watched| {
             let (kind, path, progress) = watched;
             (*kind, path.as_str(), progress.standing())
         })
+    }
+
+    /// The account of each, so far: `delivered` frames were there for a capture, `offers` tells the rest.
+    pub fn accounts(&self, delivered: u64, offers: Offers) -> Vec<Account> {
+        // The thread that feeds nothing but tees has none.
+        let sinks = self.standings().filter(|(kind, ..)| *kind != Kind::View);
+        let sinks = sinks.map(|standing| Account::so_far(standing, delivered, offers));
+        let tees = self.tees.iter().flat_map(|tees| tees.seen());
+        sinks
+            .chain(tees.map(|(name, seen)| Account::of_tee(name, seen)))
+            .collect()
     }
 }
 
@@ -481,8 +568,10 @@ impl Faults {
         } else {
             tracing::error!("{error}");
         }
-        if self.errors.is_empty() {
-            working.fail();
+        match self.errors.is_empty() {
+            true if self.reader_left => working.reader_left(),
+            true => working.fail(),
+            false => {}
         }
         self.errors.push(error);
     }

@@ -18,6 +18,8 @@ use super::outlet::{FromWorker, Offers, QueueOutlet, WhenFull, queue_places};
 use super::run::{FLOW_QUEUE, Sharing, Sinks, capture_queue_batches};
 use super::sink::{Account, Kind, Running, Watch, Working};
 use crate::capture::merge::{Behind, Merge};
+use crate::capture::output::Output;
+use crate::capture::view::tee::Tees;
 use crate::pcap::annotation::Tally;
 use crate::pcap::record::Batch;
 use crate::threads::NoThread;
@@ -26,6 +28,10 @@ use crate::threads::NoThread;
 pub struct SinkSet {
     /// The capture first.
     running: Vec<Running>,
+    /// Those who look at the capture live.
+    tees: Option<Arc<Tees>>,
+    /// Viewers are waited for.
+    patiently: bool,
     /// What the capture's sink is told and tells beside its account.
     notes: Arc<CaptureNotes>,
     measured: Receiver<WriterMeasures>,
@@ -73,10 +79,17 @@ impl SinkSet {
         working: &Arc<Working>,
     ) -> Result<(Self, Queues), NoThread> {
         let mut running = Vec::new();
+        let tees = sinks.capture.as_ref().and_then(Output::tees).cloned();
+        if tees.is_some() && sinks.capture.as_ref().is_some_and(Output::is_kept) {
+            // Tees go on where the capture fails.
+            working.begin();
+        }
         match start_each(sinks, sharing, (inbox, annotations), working, &mut running) {
             Ok((notes, measured, queues)) => {
                 let set = Self {
                     running,
+                    tees,
+                    patiently: sharing.when_full == WhenFull::Wait,
                     notes,
                     measured,
                 };
@@ -96,7 +109,7 @@ impl SinkSet {
 
     /// What the sinks have done so far, for those who ask while the run goes on.
     pub fn watch(&self) -> Watch {
-        Watch::of(&self.running)
+        Watch::of(&self.running, self.tees.clone())
     }
 
     /// Waits for the sinks to end and closes their accounts. `outlets` have handed over what they had;
@@ -110,6 +123,8 @@ impl SinkSet {
     ) -> Closed {
         let Self {
             running,
+            tees,
+            patiently,
             notes,
             measured,
         } = self;
@@ -126,8 +141,14 @@ impl SinkSet {
                 let no_room = flows_no_room.next().unwrap_or_default();
                 sink.finish(offers.flow_records, no_room, patience)
             }
+            // What its thread was offered is told by tee.
+            Kind::View => sink.finish(0, 0, patience),
         };
-        let accounts = running.into_iter().map(finish).collect();
+        let mut accounts: Vec<Account> = running.into_iter().map(finish).collect();
+        if let Some(tees) = tees {
+            tees.end(patiently);
+            tell_tees(&tees, &mut accounts);
+        }
         let measures = measured.try_recv().ok();
         Closed {
             accounts,
@@ -137,6 +158,26 @@ impl SinkSet {
             arrival_to_written: measures.map(|measures| measures.arrival_to_written().clone()),
         }
     }
+}
+
+/// Puts the account of each tee in the place of that of the thread that fed nothing else, or behind the capture's.
+fn tell_tees(tees: &Tees, accounts: &mut Vec<Account>) {
+    let told = tees
+        .seen()
+        .map(|(name, seen)| Account::of_ended_tee(name, seen));
+    let mut told: Vec<Account> = told.collect();
+    let at = match accounts.first_mut() {
+        Some(only) if only.kind == Kind::View => {
+            let faults = std::mem::take(&mut only.errors);
+            if let Some(first) = told.first_mut() {
+                first.errors = faults;
+            }
+            accounts.remove(0);
+            0
+        }
+        _ => 1.min(accounts.len()),
+    };
+    accounts.splice(at..at, told);
 }
 
 /// Starts a thread for each sink, which goes to `running`. Where one cannot be had, all are given up before their
@@ -195,7 +236,11 @@ fn start_capture(
     working: &Arc<Working>,
 ) -> Result<Running, NoThread> {
     let (path, synced) = (sink.writer.path().to_owned(), sink.writer.synced());
-    Running::start(Kind::Capture, &path, synced, sink, queue, working)
+    let kind = match sink.writer.is_kept() {
+        true => Kind::Capture,
+        false => Kind::View,
+    };
+    Running::start(kind, &path, synced, sink, queue, working)
 }
 
 /// How long a worker that keeps silent is waited for. A file is in order however long one takes: it always
@@ -257,6 +302,7 @@ mod tests {
                     .unwrap()
                     .into(),
             ],
+            ..Sinks::default()
         };
         let sharing = Sharing {
             steering: Steering {

@@ -337,7 +337,7 @@ fn sink_lines(sinks: &[Account], page: &mut String) {
     }
     for sink in sinks {
         let thing = match sink.kind {
-            Kind::Capture => "packet",
+            Kind::Capture | Kind::View => "packet",
             Kind::Flows => "flow record",
         };
         let (path, offered) = (&sink.path, sink.offered);
@@ -346,7 +346,9 @@ fn sink_lines(sinks: &[Account], page: &mut String) {
         } else {
             format!("{} of {}", sink.written, counted(offered, thing))
         };
-        let _ = writeln!(page, "  {path}: {of}, {}", bytes(sink.bytes));
+        let to = sink.viewers.map(|viewers| counted(viewers, "viewer"));
+        let to = to.map_or_else(String::new, |viewers| format!(" for {viewers}"));
+        let _ = writeln!(page, "  {path}: {of}{to}, {}", bytes(sink.bytes));
         for (reason, count) in sink.dropped().filter(|(_, count)| *count > 0) {
             let (word, meaning) = (reason.reason(), reason.meaning().trim_end_matches('.'));
             let _ = writeln!(page, "  {count:>9} dropped: {word} ({meaning})");

@@ -223,11 +223,14 @@ pub struct OthersSummary {
 /// One sink in the JSON summary: offered = written + dropped.
 #[derive(Debug, Serialize)]
 pub struct SinkSummary {
-    /// `capture` or `flows`.
+    /// `capture`, `flows` or `view`.
     pub kind: &'static str,
     /// Its path, or "standard output".
     pub path: String,
-    /// Packets or flow records there were for it.
+    /// Viewers that came, of a tee.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub viewers: Option<u64>,
+    /// Packets or flow records there were for it; for a tee, once for each viewer that was there.
     pub offered: u64,
     /// Those that are in it.
     pub written: u64,
@@ -243,6 +246,7 @@ impl SinkSummary {
         Self {
             kind: account.kind.name(),
             path: account.path.clone(),
+            viewers: account.viewers,
             offered: account.offered,
             written: account.written,
             dropped: dropped.map(|(why, count)| (why.reason(), count)).collect(),
@@ -323,7 +327,9 @@ impl Summary {
     fn lost(&self) -> u64 {
         let kernel: u64 = self.kernel_dropped.values().sum();
         let stopped = self.dropped.get(Dropped::Stopped.reason());
-        let sinks = self.sinks.iter().flat_map(|sink| sink.dropped.values());
+        // A viewer only looks.
+        let kept = self.sinks.iter().filter(|sink| sink.viewers.is_none());
+        let sinks = kept.flat_map(|sink| sink.dropped.values());
         kernel + stopped.copied().unwrap_or_default() + sinks.sum::<u64>()
     }
 

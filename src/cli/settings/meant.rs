@@ -2,6 +2,7 @@
 //! told at once.
 
 use std::io::IsTerminal;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
@@ -14,6 +15,8 @@ use crate::capture::output::Output;
 use crate::capture::store::captures::Store;
 use crate::capture::store::flows::FlowStore;
 use crate::capture::store::rolling::Plan;
+use crate::capture::view::tee::Tees;
+use crate::capture::view::{self, Views, WhenSlow};
 use crate::capture::writer::CaptureWriter;
 use crate::cli::values;
 use crate::export::jsonl::JsonLines;
@@ -24,8 +27,10 @@ use crate::pcap::record::Format;
 use crate::pcap::section::About;
 use crate::pipeline::memory;
 use crate::pipeline::run::{Sharing, Sinks, WhenFull};
+use crate::pipeline::sink::OnReaderGone;
 use crate::pipeline::worker::WorkerSettings;
 use crate::report::summary::Telling;
+use crate::say::say;
 use crate::stop::{Stop, wall_clock_ns};
 use crate::threads::Needed;
 use crate::wire::decapsulate::Tunnels;
@@ -58,6 +63,10 @@ pub struct Outputs {
     store: Option<Plan>,
     format: Format,
     flows: Vec<PathBuf>,
+    /// Where viewers connect to.
+    tees: Vec<SocketAddr>,
+    when_slow: WhenSlow,
+    on_reader_gone: OnReaderGone,
     summary: Option<PathBuf>,
     /// Of captures and flow files; a summary is the last state, and replaced.
     creation: Creation,
@@ -289,6 +298,10 @@ impl Settings {
         if let Some(plan) = &mut outputs.store {
             plan.by_packet_time = when_full == WhenFull::Wait;
         }
+        outputs.when_slow = match when_full {
+            WhenFull::Drop => WhenSlow::Miss,
+            WhenFull::Wait => WhenSlow::Wait,
+        };
         let worker = WorkerSettings {
             tunnels: parts.tunnels,
             plain: parts.plain,
@@ -296,7 +309,7 @@ impl Settings {
             mtu,
             mtu_overhead,
             max_flows: limits.max_flows,
-            capture: outputs.write.is_some().then_some(outputs.format),
+            capture: outputs.has_capture().then_some(outputs.format),
             flows: !outputs.flows.is_empty(),
             allowed: parts.allowed,
         };
@@ -321,9 +334,12 @@ impl Settings {
         let Outputs {
             write,
             flows,
+            tees,
             summary,
             ..
         } = &self.outputs;
+        // Without a file the capture's thread runs for the tees.
+        let viewed = usize::from(write.is_none() && !tees.is_empty());
         let workers = self.sharing.steering.workers.max(1) as usize;
         Needed {
             workers,
@@ -338,7 +354,9 @@ impl Settings {
                 .iter()
                 .chain(flows)
                 .map(|path| 1 + usize::from(storing::is_store(path)))
-                .sum(),
+                .sum::<usize>()
+                + viewed
+                + tees.len(),
             others: summary
                 .iter()
                 .map(|_| "the summary")
@@ -350,7 +368,11 @@ impl Settings {
     /// Most bytes of memory the run may take, its end included; `source` is what its inputs need.
     pub fn memory_bytes(&self, source: usize) -> u64 {
         let flow_files = self.outputs.flows.len();
-        memory::most_bytes(&self.worker, &self.sharing, flow_files) + source as u64
+        let views = match self.outputs.tees.is_empty() {
+            true => 0,
+            false => view::MEMORY_BYTES,
+        };
+        memory::most_bytes(&self.worker, &self.sharing, flow_files) + (source + views) as u64
     }
 }
 
@@ -372,6 +394,10 @@ impl Outputs {
         let summary = typed.find(|t| t.summary.as_ref());
         let fail_on_loss = typed.find(|t| t.fail_on_loss.as_ref());
         let write = write.map(|(_, path)| path.clone());
+        let tees = read_tees(typed, format, mistakes);
+        let words = [("end", OnReaderGone::End), ("detach", OnReaderGone::Detach)];
+        let gone = |text: &str| values::one_of(text, &words);
+        let gone = mistakes.one(typed, "--on-reader-gone", |t| &t.on_reader_gone, gone);
         let format_meant = format.unwrap_or(Format::PcapNg);
         let flows = flows.map(|(_, paths)| paths.clone()).unwrap_or_default();
         let mut places = write.iter().chain(&flows);
@@ -382,6 +408,9 @@ impl Outputs {
             store,
             format: format_meant,
             flows,
+            tees,
+            when_slow: WhenSlow::Wait,
+            on_reader_gone: gone.unwrap_or_default(),
             summary: summary.map(|(_, path)| path.clone()),
             creation: Creation { mode, existing },
             fail_on_loss: fail_on_loss.is_some_and(|(_, fails)| *fails),
@@ -398,7 +427,12 @@ impl Outputs {
 
     /// Whether nothing but a summary is asked for.
     pub fn is_empty(&self) -> bool {
-        self.write.is_none() && self.flows.is_empty()
+        !self.has_capture() && self.flows.is_empty()
+    }
+
+    /// Whether frames are written or shown.
+    fn has_capture(&self) -> bool {
+        self.write.is_some() || !self.tees.is_empty()
     }
 
     fn named(&self) -> impl Iterator<Item = (&'static str, &Path)> {
@@ -424,7 +458,10 @@ impl Outputs {
     ///
     /// When an output cannot be written; nothing is left behind in that case.
     pub fn open(&self, comments: Vec<String>, mtu: u32, stop: &Stop) -> Result<Sinks, Failure> {
-        let mut sinks = Sinks::default();
+        let mut sinks = Sinks {
+            on_reader_gone: self.on_reader_gone,
+            ..Sinks::default()
+        };
         let text = |path: &PathBuf| misleading_name(path, "JSON lines", None);
         let capture = self.write.as_ref();
         let capture = capture.and_then(|path| misleading_capture_name(path, self.format, true));
@@ -438,6 +475,10 @@ impl Outputs {
             // Opened at the end; whether it can be is better known now.
             OutFile::probe(path, creation)?;
         }
+        let tees = match self.tees.is_empty() {
+            true => None,
+            false => Some(self.open_tees()?),
+        };
         for path in &self.flows {
             sinks.flows.push(match &self.store {
                 Some(plan) if storing::is_store(path) => {
@@ -446,11 +487,38 @@ impl Outputs {
                 _ => JsonLines::create(path, self.creation, stop)?.into(),
             });
         }
+        let about = About { comments, mtu };
         if let Some(path) = &self.write {
-            let about = About { comments, mtu };
-            sinks.capture = Some(self.open_capture(path, about, stop)?);
+            sinks.capture = Some(self.open_capture(path, about.clone(), stop)?);
+        }
+        if let Some(tees) = tees {
+            if self.when_slow == WhenSlow::Wait {
+                tees.wait_for_viewers(stop)?;
+            }
+            let views = Views::new(tees, about, self.when_slow);
+            sinks.capture = Some(Output::viewed(sinks.capture, views));
         }
         Ok(sinks)
+    }
+
+    fn open_tees(&self) -> Result<Tees, Failure> {
+        let tees = Tees::open(&self.tees, self.when_slow)?;
+        for (name, address) in tees.names().zip(&self.tees) {
+            let at = name.trim_start_matches("tcp://");
+            let at = match address.ip().is_unspecified() {
+                true => format!("ADDRESS:{}", at.rsplit(':').next().unwrap_or_default()),
+                false => at.to_owned(),
+            };
+            say(format!(
+                "vxtap: live view on {name}: wireshark -k -i TCP@{at}\n"
+            ));
+            if !address.ip().is_loopback() {
+                tracing::warn!(
+                    "{name} has no authentication and no encryption: whoever reaches it sees every mirrored packet"
+                );
+            }
+        }
+        Ok(tees)
     }
 
     fn open_capture(&self, path: &Path, about: About, stop: &Stop) -> Result<Output, Failure> {
@@ -490,6 +558,24 @@ impl Outputs {
         };
         Some((self.summary.as_deref()?, creation))
     }
+}
+
+/// Where viewers connect to.
+fn read_tees(
+    typed: &Layers<&typed::Output>,
+    format: Option<Format>,
+    mistakes: &mut Mistakes,
+) -> Vec<SocketAddr> {
+    let (_, tees) = mistakes.many(typed, "--tee", |t| &t.tee, values::tee);
+    for (at, tee) in tees.iter().enumerate() {
+        if tee.port() != 0 && tees.iter().skip(at + 1).any(|other| other == tee) {
+            mistakes.note(format!("--tee tcp://{tee} is given twice"));
+        }
+    }
+    if !tees.is_empty() && format == Some(Format::Pcap) {
+        mistakes.note("--tee shows pcapng: leave out --format pcap");
+    }
+    tees
 }
 
 /// What to say of a capture file whose name promises something else. `has_format`: the flag could change it.

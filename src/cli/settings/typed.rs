@@ -174,6 +174,17 @@ pub struct Output {
     /// output. Repeatable
     #[arg(long, value_name = "FILE|DIR")]
     pub flows: Option<Vec<PathBuf>>,
+    /// Show the mirrored frames live to whoever connects to this TCP port: pcapng, from the moment of connecting on, as
+    /// 'wireshark -k -i TCP@127.0.0.1:57012' or Arkime read it. Without ADDR it is 127.0.0.1. There is no
+    /// authentication: who reaches another address sees every frame. With port 0 the system chooses one. A viewer that is
+    /// too slow misses packets and is told how many; 16 viewers at the most. replay waits for the first viewer, and
+    /// for slow ones. Repeatable
+    #[arg(long, value_name = "tcp://ADDR:PORT")]
+    pub tee: Option<Vec<Text>>,
+    /// When the reader of a pipe goes away (-w, --flows): `end` the run, or `detach` the output and go on, even if
+    /// no output is left. Without it the run goes on as long as another output works
+    #[arg(long, value_name = "end|detach")]
+    pub on_reader_gone: Option<Text>,
     /// Write the summary as one JSON object to this file, in place of an older one; `-` is standard output
     #[arg(long, value_name = "FILE")]
     pub summary: Option<PathBuf>,
