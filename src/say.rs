@@ -5,6 +5,7 @@
 //! end of the run [`flush`] waits for what is left, as long as there is progress.
 
 use std::collections::VecDeque;
+use std::fs::File;
 use std::io::{self, Write};
 use std::sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
@@ -25,8 +26,27 @@ pub fn say(text: impl Into<String>) {
     match mouth() {
         Some(mouth) => mouth.put(text),
         // No thread can be had: the text is still worth more than the wait.
-        None => _ = io::stderr().write_all(text.as_bytes()),
+        None if INSTEAD.get().is_none() => _ = io::stderr().write_all(text.as_bytes()),
+        None => {}
     }
+}
+
+/// Where texts go instead of standard error, if anywhere.
+static INSTEAD: OnceLock<Option<File>> = OnceLock::new();
+
+/// From now on texts go to a file, or nowhere: whoever started this process takes every text on standard error for a
+/// fault. Before the first text.
+pub fn divert(to: Option<File>) {
+    let _ = INSTEAD.set(to);
+}
+
+/// Says the last text of a run, a fault. It comes to standard error also where other texts do not.
+pub fn say_fault(text: impl Into<String>) {
+    let text = text.into();
+    if INSTEAD.get().is_some() {
+        let _ = io::stderr().write_all(text.as_bytes());
+    }
+    say(text);
 }
 
 /// Starts the thread that writes, if it does not run yet and the system gives one.
@@ -95,7 +115,11 @@ impl Mouth {
 
     /// Starts the thread that writes to standard error.
     fn start() -> Option<&'static Self> {
-        let started = threads::start("vxtap-say", || MOUTH_STATE.write_to(io::stderr()));
+        let started = threads::start("vxtap-say", || match INSTEAD.get() {
+            None => MOUTH_STATE.write_to(io::stderr()),
+            Some(None) => MOUTH_STATE.write_to(io::sink()),
+            Some(Some(file)) => MOUTH_STATE.write_to(file),
+        });
         started.ok().map(|_| &MOUTH_STATE)
     }
 

@@ -61,6 +61,26 @@ pub enum Command {
     Listen(typed::Listen),
     /// Act as a mirror source: encapsulate plain captures and send them, or write them to a file
     Send(SendArgs),
+    /// Put vxtap into the list of interfaces of Wireshark and tshark, or take it out
+    #[command(
+        after_help = "A link to this program is put into Wireshark's personal extcap directory. From its next start on \
+                      Wireshark lists the interface 'VXLAN mirror receiver: vxtap'; the gear beside it has port, address, \
+                      VNIs, networks that may send, MTU, backend and workers. tshark takes them as preferences: \
+                      'tshark -i vxtap -o extcap.vxtap.port:4790'."
+    )]
+    Extcap(ExtcapArgs),
+}
+
+/// `vxtap extcap`.
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+pub struct ExtcapArgs {
+    /// Put a link into this directory; without DIR into the personal extcap directory that tshark or wireshark names
+    #[arg(long, value_name = "DIR", num_args = 0..=1)]
+    pub install: Option<Option<PathBuf>>,
+    /// Remove the link from this directory; without DIR from the personal extcap directory
+    #[arg(long, value_name = "DIR", num_args = 0..=1)]
+    pub uninstall: Option<Option<PathBuf>>,
 }
 
 /// `vxtap send`.

@@ -1,20 +1,17 @@
 //! `vxtap listen`: mirrored traffic as it arrives.
 
+use super::settings::layers::Layers;
 use super::settings::typed;
 use crate::failure::Failure;
 
-/// Runs the command with the flags that were typed.
+/// Runs the command with what was typed, over what holds by default.
 ///
 /// # Errors
 ///
 /// When flags do not fit, and when the run fails.
 #[cfg(target_os = "linux")]
-pub fn command(flags: typed::Listen) -> Result<(), Failure> {
-    use super::settings::layers::Layers;
-    use super::settings::listening::Listen;
-
-    let typed = Layers::new(flags, typed::Listen::defaults());
-    Listen::meant(&typed).and_then(run)
+pub fn command(typed: Layers<typed::Listen>) -> Result<(), Failure> {
+    super::settings::listening::Listen::meant(&typed).and_then(run)
 }
 
 /// Says that this system cannot.
@@ -23,7 +20,7 @@ pub fn command(flags: typed::Listen) -> Result<(), Failure> {
 ///
 /// Always.
 #[cfg(not(target_os = "linux"))]
-pub fn command(_: typed::Listen) -> Result<(), Failure> {
+pub fn command(_: Layers<typed::Listen>) -> Result<(), Failure> {
     Err(Failure::running(
         "listen needs Linux (recvmmsg, kernel timestamps); replay and send --write work here",
     ))

@@ -1,6 +1,7 @@
 //! The commands: each file reads its flags, composes the rooms and reports what came of it.
 
 pub mod args;
+mod extcap;
 #[cfg(target_os = "linux")]
 mod hints;
 pub mod listen;
@@ -22,17 +23,15 @@ use settings::{meant, typed};
 
 use crate::failure::Failure;
 use crate::patience::PATIENCE;
-use crate::say::{LogLine, flush, say};
+use crate::say::{LogLine, flush, say_fault};
 
 /// Runs the program on the process's own command line.
 pub fn main() -> ExitCode {
+    if let Some(call) = extcap::Call::of_arguments() {
+        return end(&extcap::answer(&call));
+    }
     let (filter, wrong) = log_filter(std::env::var_os("VXTAP_LOG"));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(|| LogLine)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_target(false)
-        .init();
+    log(filter);
     if let Some(wrong) = wrong {
         tracing::warn!("{wrong}");
     }
@@ -42,10 +41,26 @@ pub fn main() -> ExitCode {
             let typed = Layers::new(typed, typed::Replay::defaults());
             meant::Replay::meant(&typed).and_then(|settings| replay::run(&settings))
         }
-        Command::Listen(typed) => listen::command(typed),
+        Command::Listen(typed) => listen::command(Layers::new(typed, typed::Listen::defaults())),
         Command::Send(args) => send::run(&args),
+        Command::Extcap(args) => extcap::install::run(&args),
     };
-    let mut code = match &outcome {
+    end(&outcome)
+}
+
+/// Logs on standard error from now on.
+fn log(filter: EnvFilter) {
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(|| LogLine)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_target(false)
+        .init();
+}
+
+/// Tells what went wrong, and the exit code.
+fn end(outcome: &Result<(), Failure>) -> ExitCode {
+    let mut code = match outcome {
         Ok(()) => 0,
         // The reader of our standard output has all it wanted.
         Err(failure) if failure.is_closed_pipe() => 0,
@@ -53,10 +68,10 @@ pub fn main() -> ExitCode {
         Err(Failure::Running(_)) => 1,
         Err(Failure::Loss(_)) => 3,
     };
-    if let Err(failure) = outcome.as_ref()
+    if let Err(failure) = outcome
         && code != 0
     {
-        say(format!("vxtap: error: {failure}\n"));
+        say_fault(format!("vxtap: error: {failure}\n"));
     }
     if !flush(PATIENCE) {
         code = code.max(1);
