@@ -61,6 +61,10 @@ pub enum Command {
     Listen(typed::Listen),
     /// Act as a mirror source: encapsulate plain captures and send them, or write them to a file
     Send(SendArgs),
+    /// List what a store holds: files, time spans, gaps and losses
+    Ls(LsArgs),
+    /// Prove that a store is what its manifest says
+    Verify(VerifyArgs),
     /// Put vxtap into the list of interfaces of Wireshark and tshark, or take it out
     #[command(
         after_help = "A link to this program is put into Wireshark's personal extcap directory. From its next start on \
@@ -69,6 +73,40 @@ pub enum Command {
                       'tshark -i vxtap -o extcap.vxtap.port:4790'."
     )]
     Extcap(ExtcapArgs),
+}
+
+/// `vxtap ls`.
+#[derive(Debug, Args)]
+pub struct LsArgs {
+    /// Directory of the store
+    #[arg(value_name = "DIR")]
+    pub dir: PathBuf,
+    /// Print one JSON object instead of a table
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `vxtap verify`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "verify proves that the manifest's lines follow each other, and that every file that a line lists and \
+                  none deletes is there with its size and SHA-256. It names what was changed, removed, swapped, repeated \
+                  or added, the first one first. It changes nothing, and a run may write to the store meanwhile.\n\n\
+                  Without a signature nobody can tell a store from one that was made anew as a whole, or whose last \
+                  lines were removed together with their files.\n\n\
+                  Exit codes: 0 all is proven, 1 something is not, 2 bad usage."
+)]
+pub struct VerifyArgs {
+    /// Directory of the store
+    #[arg(value_name = "DIR")]
+    pub dir: PathBuf,
+    /// Every line must be signed with the secret key that belongs to this public key (PEM or 64 hexadecimal digits).
+    /// Repeatable: one of several
+    #[arg(long, value_name = "FILE")]
+    pub public_key: Vec<PathBuf>,
+    /// Print one JSON object instead of lines
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// `vxtap extcap`.

@@ -5,10 +5,12 @@ mod extcap;
 #[cfg(target_os = "linux")]
 mod hints;
 pub mod listen;
+pub mod ls;
 pub mod replay;
 pub mod send;
 pub mod settings;
 mod values;
+pub mod verify;
 
 use std::ffi::OsString;
 use std::io::IsTerminal;
@@ -44,6 +46,8 @@ pub fn main() -> ExitCode {
         Command::Listen(typed) => listen::command(Layers::new(typed, typed::Listen::defaults())),
         Command::Send(args) => send::run(&args),
         Command::Extcap(args) => extcap::install::run(&args),
+        Command::Ls(args) => ls::run(&args),
+        Command::Verify(args) => verify::run(&args),
     };
     end(&outcome)
 }

@@ -4,6 +4,7 @@ use super::ledger::Ledger;
 use super::measure::Measured;
 use super::sink::{Account, SinkError};
 use super::worker::OtherPort;
+use crate::capture::store::hooks::Tally as HookTally;
 use crate::host::counters::Counts;
 use crate::mirror::allowed::Stranger;
 use crate::mirror::session::Session;
@@ -36,6 +37,8 @@ pub struct Outcome {
     pub input_dropped: Option<u64>,
     /// Comments, secrets and names of the capture files read that are not in the capture written.
     pub not_carried: Tally,
+    /// What became of the programs that were run for finished files, where there is one.
+    pub hooks: Option<HookTally>,
     /// A worker's thread could not be started.
     pub thread_fault: Option<SinkError>,
 }

@@ -12,6 +12,7 @@ use crossbeam_channel::bounded;
 
 use crate::bpf::steer::Steering;
 use crate::capture::output::Output;
+use crate::capture::store::hooks::Hooks;
 use crate::pcap::annotation::Tally;
 use crate::pcap::losses;
 use crate::pcap::record::Format;
@@ -73,6 +74,8 @@ pub struct Sinks {
     pub flows: Vec<FlowOutput>,
     /// What it means that the reader of a pipe leaves.
     pub on_reader_gone: OnReaderGone,
+    /// Programs that are run for finished files.
+    pub hooks: Option<Hooks>,
 }
 
 /// How the work is shared out.
@@ -92,6 +95,8 @@ pub struct Pipeline {
     settings: WorkerSettings,
     steering: Steering,
     sinks: SinkSet,
+    /// Programs that are run for finished files.
+    hooks: Option<Hooks>,
     /// How long the end waits for sinks without progress; `None` for as long as it takes.
     patience: Option<Duration>,
     shared: Arc<Shared>,
@@ -134,6 +139,7 @@ impl Pipeline {
         let (orders, mut inboxes) = orders(workers + has_capture);
         let inbox = inboxes.split_off(workers).pop();
         let (aside, annotations) = annotations(&settings, is_live).unzip();
+        let hooks = sinks.hooks.clone();
         let (sinks, queues) = SinkSet::start(sinks, sharing, inbox, annotations, &working)?;
         let shared = Arc::new(Shared {
             failed: AtomicBool::new(false),
@@ -171,6 +177,7 @@ impl Pipeline {
             settings,
             steering,
             sinks,
+            hooks,
             patience: is_live.then_some(PATIENCE),
             shared,
             orders,
@@ -386,6 +393,7 @@ impl Pipeline {
         let Self {
             lanes,
             sinks,
+            hooks,
             no_thread,
             apart,
             input_dropped,
@@ -424,6 +432,8 @@ impl Pipeline {
         }
         let mut closed = sinks.finish(outlets, ledger.delivered, kernel_dropped, &mut patience);
         closed.accounts.retain(|_| is_begun);
+        // The files are finished: what is left is not ours, and may take its time.
+        let hooks = hooks.map(|hooks| hooks.finish());
         ledger.note_many(Noted::Late, closed.behind.late);
         ledger.note_many(Noted::OutOfOrder, closed.behind.out_of_order);
         measured.arrival_to_written = closed.arrival_to_written;
@@ -438,6 +448,7 @@ impl Pipeline {
             flows_joined: total.flows_joined,
             measured,
             kernel_counters: None,
+            hooks,
             input_dropped,
             not_carried: match settings.capture {
                 Some(_) => annotations.without(closed.annotations),

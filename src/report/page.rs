@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use super::summary::{OthersSummary, SessionSummary, Summary};
+use crate::capture::store::hooks::Tally as HookTally;
 use crate::host::counters;
 use crate::mirror::session::MAX_SESSIONS;
 use crate::mirror::words::{counted, ending, percent};
@@ -75,6 +76,7 @@ impl Summary {
             self.histogram_lines(&mut page);
         }
         sink_lines(&outcome.sinks, &mut page);
+        hook_line(outcome.hooks, &mut page);
         not_carried_lines(outcome.not_carried, &mut page);
         page
     }
@@ -357,6 +359,28 @@ fn sink_lines(sinks: &[Account], page: &mut String) {
             let _ = writeln!(page, "  {:>9} on their way", sink.waiting);
         }
     }
+}
+
+/// A line on the programs that were run for finished files.
+fn hook_line(hooks: Option<HookTally>, page: &mut String) {
+    let Some(tally) = hooks else {
+        return;
+    };
+    let _ = write!(
+        page,
+        "  --on-rotate: run for {}",
+        counted(tally.run, "file")
+    );
+    for (count, what) in [
+        (tally.failed, "failed"),
+        (tally.timed_out, "took too long"),
+        (tally.skipped, "not run"),
+    ] {
+        if count > 0 {
+            let _ = write!(page, ", {count} {what}");
+        }
+    }
+    page.push('\n');
 }
 
 /// A sentence on what the input says about its packets and the capture does not hold.

@@ -6,6 +6,7 @@ use std::path::Path;
 
 use serde::Serialize;
 
+use crate::capture::store::hooks::Tally as HookTally;
 use crate::failure::Failure;
 use crate::flow::text::rfc3339;
 use crate::host::counters::Counts;
@@ -135,6 +136,9 @@ pub struct Summary {
     pub flows_joined: u64,
     /// Where results went, each with its account.
     pub sinks: Vec<SinkSummary>,
+    /// What became of the programs of `--on-rotate`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hooks: Option<HookTally>,
     /// What went wrong.
     pub errors: Vec<String>,
 }
@@ -318,6 +322,7 @@ impl Summary {
             workers: outcome.received.clone(),
             flows_joined: outcome.flows_joined,
             sinks: sinks.iter().map(SinkSummary::new).collect(),
+            hooks: outcome.hooks,
             errors,
         }
     }

@@ -218,6 +218,17 @@ pub fn pin_to_core(core: usize) -> io::Result<()> {
     Ok(sched_setaffinity(Pid::from_raw(0), &set)?)
 }
 
+/// Gives the calling thread, and the programs that it starts, the lowest priority.
+///
+/// # Errors
+///
+/// As setpriority(2).
+pub fn be_nice() -> io::Result<()> {
+    const LOWEST: libc::c_int = 19;
+    // SAFETY: numbers alone; 0 is the calling thread.
+    done(unsafe { libc::setpriority(libc::PRIO_PROCESS as _, 0, LOWEST) })
+}
+
 /// Whether this process ignores a signal; whoever started it may have wanted that.
 pub fn is_ignored(signal: libc::c_int) -> bool {
     // SAFETY: an all-zero value is valid; without a new action the kernel only writes to the old one.

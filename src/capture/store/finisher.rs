@@ -7,6 +7,7 @@ use std::thread::JoinHandle;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 
+use super::hooks::{Hooks, Job as Hook};
 use super::manifest::FileFacts;
 use super::ring::{Fsync, Ring};
 use crate::outfile::{OutError, OutFile};
@@ -43,6 +44,14 @@ pub struct Finisher {
     jobs: Option<Sender<Job>>,
     thread: Option<JoinHandle<()>>,
     outcome: Arc<Outcome>,
+    told: Told,
+}
+
+/// Who is told of finished files.
+#[derive(Clone)]
+struct Told {
+    ring: Arc<Mutex<Ring>>,
+    hooks: Option<Hooks>,
 }
 
 impl Finisher {
@@ -51,16 +60,32 @@ impl Finisher {
     /// # Errors
     ///
     /// When the system gives none.
-    pub fn start(ring: Arc<Mutex<Ring>>, fsync: Fsync) -> Result<Self, NoThread> {
+    pub fn start(
+        ring: Arc<Mutex<Ring>>,
+        fsync: Fsync,
+        hooks: Option<Hooks>,
+    ) -> Result<Self, NoThread> {
         let (jobs, queue) = bounded(WAITING);
         let outcome = Arc::new(Outcome::default());
-        let told = Arc::clone(&outcome);
-        let thread = threads::start("vxtap-finish", move || work(&ring, fsync, &queue, &told))?;
+        let told = Told { ring, hooks };
+        let (in_thread, to) = (Arc::clone(&outcome), told.clone());
+        let thread = threads::start("vxtap-finish", move || {
+            work(&to, fsync, &queue, &in_thread);
+        })?;
         Ok(Self {
             jobs: Some(jobs),
             thread: Some(thread),
             outcome,
+            told,
         })
+    }
+
+    /// Runs the hook for files that were finished otherwise.
+    pub fn announce(&self, files: Vec<FileFacts>) {
+        for facts in files {
+            hold(&self.told.ring).hold(&facts.name);
+            self.told.tell(facts);
+        }
     }
 
     /// Takes a file that has ended. Waits while several are on their way.
@@ -106,12 +131,12 @@ impl Drop for Finisher {
     }
 }
 
-fn work(ring: &Mutex<Ring>, fsync: Fsync, queue: &Receiver<Job>, outcome: &Outcome) {
+fn work(told: &Told, fsync: Fsync, queue: &Receiver<Job>, outcome: &Outcome) {
     while let Ok(job) = queue.recv() {
         match job {
             Job::Finish(file) => {
                 let packets = file.facts.packets;
-                match finish(ring, fsync, *file) {
+                match finish(told, fsync, *file) {
                     Ok(()) => {
                         outcome.files.fetch_add(1, Ordering::Relaxed);
                     }
@@ -128,12 +153,36 @@ fn work(ring: &Mutex<Ring>, fsync: Fsync, queue: &Receiver<Job>, outcome: &Outco
     }
 }
 
-fn finish(ring: &Mutex<Ring>, fsync: Fsync, file: Finished) -> Result<(), OutError> {
+fn finish(told: &Told, fsync: Fsync, file: Finished) -> Result<(), OutError> {
     let Finished { mut out, facts } = file;
     if fsync != Fsync::Never {
         out.sync()?;
     }
-    hold(ring).finish(out, facts, wall_clock_ns())
+    let Told { ring, hooks } = told;
+    if hooks.is_none() {
+        return hold(ring).finish(out, facts, wall_clock_ns());
+    }
+    // From its first moment on: it could be too old already.
+    hold(ring).hold(&facts.name);
+    let finished = hold(ring).finish(out, facts.clone(), wall_clock_ns());
+    match &finished {
+        Ok(()) => told.tell(facts),
+        Err(_) => hold(ring).release(&facts.name),
+    }
+    finished
+}
+
+impl Told {
+    /// Runs the hook for a file, which is held until that has ended.
+    fn tell(&self, facts: FileFacts) {
+        let (ring, name) = (Arc::clone(&self.ring), facts.name.clone());
+        let Some(hooks) = &self.hooks else {
+            return hold(&ring).release(&name);
+        };
+        let file = hold(&ring).dir().join(&name);
+        let file = std::path::absolute(&file).unwrap_or(file);
+        hooks.submit(Hook::new(file, facts, move || hold(&ring).release(&name)));
+    }
 }
 
 /// The ring, also behind somebody who ended in a panic: what it knows stays true.

@@ -34,9 +34,13 @@ pub struct Line {
     /// What happened.
     #[serde(flatten)]
     pub what: Event,
-    /// Ed25519 signature of the line without this field, in hexadecimal.
+    /// Ed25519 signature of the line without this field and the next, in hexadecimal.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sig: Option<String>,
+    /// The first 16 hexadecimal digits of the SHA-256 of the line without this field: damage shows in the line that
+    /// has it, the last one too.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sum: Option<String>,
 }
 
 /// What a line tells.
@@ -151,13 +155,13 @@ const fn is_zero(number: &u64) -> bool {
 pub enum Break {
     #[error("is no line of a manifest: {0}")]
     NotALine(String),
-    #[error("is numbered {found}, and {expected} is due: lines were {how}")]
-    Number {
-        found: u64,
-        expected: u64,
-        how: &'static str,
-    },
-    #[error("does not follow the line before it, which was changed or is another one")]
+    #[error("was changed: its sum does not fit")]
+    Changed,
+    #[error("is numbered {found} where {expected} is due: lines before it were left out")]
+    LeftOut { found: u64, expected: u64 },
+    #[error("is numbered {found} where {expected} is due: it is repeated or was moved")]
+    Behind { found: u64, expected: u64 },
+    #[error("does not follow the line before it: one of them is another one")]
     Prev,
     #[error("has no signature")]
     NotSigned,
@@ -178,6 +182,10 @@ pub struct Chain {
     next: u64,
     /// SHA-256 of the last.
     prev: [u8; 32],
+    /// The number of the last line that is one.
+    good: u64,
+    /// The line before cannot be read or was changed, and perhaps was more than one: the next one is taken as it is.
+    is_doubtful: bool,
 }
 
 impl Default for Chain {
@@ -185,6 +193,8 @@ impl Default for Chain {
         Self {
             next: 1,
             prev: [0; 32],
+            good: 0,
+            is_doubtful: false,
         }
     }
 }
@@ -198,13 +208,12 @@ impl Chain {
             at: crate::flow::text::rfc3339(at_ns).to_owned(),
             what,
             sig: None,
+            sum: None,
         };
+        line.sig = sign.map(|sign| sign(&line.bytes()));
+        line.sum = Some(sum_of(&line.bytes()));
         let mut bytes = line.bytes();
-        if let Some(sign) = sign {
-            line.sig = Some(sign(&bytes));
-            bytes = line.bytes();
-        }
-        self.follow(&bytes);
+        self.follow(line.line, &bytes);
         bytes.push(b'\n');
         bytes
     }
@@ -214,51 +223,59 @@ impl Chain {
     ///
     /// # Errors
     ///
-    /// [`Break`]; the chain goes on behind that line all the same.
+    /// [`Break`]. Behind one line that breaks it the chain goes on: behind a gap with the line after it, behind a
+    /// line that is out of its place as if it were not there.
     pub fn check(
         &mut self,
         bytes: &[u8],
         verified: Option<Verified<'_>>,
     ) -> (Option<Line>, Result<(), Break>) {
         let parsed: Result<Line, _> = serde_json::from_slice(bytes);
-        let line = match parsed {
+        let outcome = match &parsed {
             // Written otherwise it is another line, whatever it means.
-            Ok(line) if line.bytes() == bytes => line,
-            Ok(_) => {
-                self.follow(bytes);
+            Ok(line) if line.bytes() != bytes => {
                 let other = "it is written in another way than vxtap does".to_owned();
-                return (None, Err(Break::NotALine(other)));
+                Err(Break::NotALine(other))
             }
-            Err(error) => {
-                self.follow(bytes);
-                return (None, Err(Break::NotALine(error.to_string())));
-            }
+            Ok(line) if !line.has_its_sum() => Err(Break::Changed),
+            Ok(_) => Ok(()),
+            Err(error) => Err(Break::NotALine(error.to_string())),
         };
-        let outcome = self.judge(&line, verified);
-        self.next = line.line;
-        self.follow(bytes);
-        (Some(line), outcome)
+        match (parsed.ok(), outcome) {
+            (Some(line), Ok(())) => {
+                let outcome = self.judge(&line, verified);
+                if !matches!(outcome, Err(Break::Behind { .. })) {
+                    self.follow(line.line, bytes);
+                }
+                (Some(line), outcome)
+            }
+            (line, outcome) => {
+                self.is_doubtful = true;
+                self.next = self.next.saturating_add(1);
+                self.prev = Sha256::digest(bytes).into();
+                let is_line = outcome == Err(Break::Changed);
+                (line.filter(|_| is_line), outcome)
+            }
+        }
     }
 
     fn judge(&self, line: &Line, verified: Option<Verified<'_>>) -> Result<(), Break> {
-        if line.line != self.next {
-            let how = match line.line > self.next {
-                true => "left out",
-                false => "repeated or swapped",
-            };
-            return Err(Break::Number {
-                found: line.line,
-                expected: self.next,
-                how,
-            });
+        let (found, expected) = (line.line, self.next);
+        let is_taken = self.is_doubtful && found > self.good;
+        if found < expected && !is_taken {
+            return Err(Break::Behind { found, expected });
         }
-        if line.prev != hex(&self.prev) {
+        if found > expected && !is_taken {
+            return Err(Break::LeftOut { found, expected });
+        }
+        if line.prev != hex(&self.prev) && !is_taken {
             return Err(Break::Prev);
         }
         if let Some(verified) = verified {
             let sig = line.sig.as_deref().ok_or(Break::NotSigned)?;
             let unsigned = Line {
                 sig: None,
+                sum: None,
                 ..line.clone()
             };
             if !verified(&unsigned.bytes(), sig) {
@@ -268,9 +285,11 @@ impl Chain {
         Ok(())
     }
 
-    fn follow(&mut self, bytes: &[u8]) {
-        self.next = self.next.saturating_add(1);
+    fn follow(&mut self, number: u64, bytes: &[u8]) {
+        self.good = number;
+        self.next = number.saturating_add(1);
         self.prev = Sha256::digest(bytes).into();
+        self.is_doubtful = false;
     }
 }
 
@@ -279,6 +298,19 @@ impl Line {
         // Only maps with keys that are no text, and floats, can fail.
         serde_json::to_vec(self).unwrap_or_default()
     }
+
+    fn has_its_sum(&self) -> bool {
+        let without = Self {
+            sum: None,
+            ..self.clone()
+        };
+        self.sum.as_deref() == Some(&sum_of(&without.bytes()))
+    }
+}
+
+fn sum_of(bytes: &[u8]) -> String {
+    let digest = Sha256::digest(bytes);
+    hex(digest.get(..8).unwrap_or_default())
 }
 
 /// Bytes in hexadecimal.
@@ -338,21 +370,25 @@ mod tests {
             r#"{"line":1,"prev":"0000000000000000000000000000000000000000000000000000000000000000","#,
             r#""at":"1970-01-01T00:00:00.000000001Z","kind":"file","name":"vxtap_00001_20260101000000.pcapng","#,
             r#""bytes":101,"sha256":"0101010101010101010101010101010101010101010101010101010101010101","#,
-            r#""packets":1,"sessions":0,"reason":"size"}"#,
+            r#""packets":1,"sessions":0,"reason":"size""#,
         );
-        assert_eq!(first, expected);
+        let (line, sum) = first.split_once(r#","sum":""#).unwrap();
+        assert_eq!(line, expected);
+        assert_eq!(
+            sum,
+            format!("{}\"}}", sum_of(format!("{line}}}").as_bytes()))
+        );
     }
 
     #[test]
-    fn a_byte_that_changes_is_found_in_its_line_or_the_next() {
+    fn a_byte_that_changes_is_found_in_its_line_and_nowhere_else() {
         let whole = lines();
-        for at in 0..whole.len() - 1 {
+        for at in 0..whole.len() {
             for byte in 0..whole[at].len() {
                 let mut lines = whole.clone();
                 lines[at][byte] ^= 1;
-                let found = breaks(&lines);
-                let first = found.first().map(|(at, _)| *at);
-                assert!([Some(at + 1), Some(at + 2)].contains(&first), "{at} {byte}");
+                let found: Vec<usize> = breaks(&lines).iter().map(|(at, _)| *at).collect();
+                assert_eq!(found, [at + 1], "{at} {byte}");
             }
         }
     }
@@ -360,42 +396,51 @@ mod tests {
     #[test]
     fn lines_left_out_swapped_or_repeated() {
         let whole = lines();
-        let mut without = whole.clone();
-        without.remove(1);
-        let found = breaks(&without);
-        assert!(matches!(
-            found[..],
-            [(
-                2,
-                Break::Number {
-                    found: 3,
-                    expected: 2,
-                    how: "left out"
-                }
-            )]
-        ));
+        for (at, left_out) in [(0, (2, 1)), (1, (3, 2)), (3, (5, 4))] {
+            let mut without = whole.clone();
+            without.remove(at);
+            let (found, expected) = left_out;
+            assert_eq!(
+                breaks(&without),
+                [(at + 1, Break::LeftOut { found, expected })]
+            );
+        }
         let mut swapped = whole.clone();
         swapped.swap(1, 2);
-        assert_eq!(breaks(&swapped).first().map(|(at, _)| *at), Some(2));
+        let (found, expected) = (3, 2);
+        let early = (2, Break::LeftOut { found, expected });
+        let (found, expected) = (2, 4);
+        assert_eq!(
+            breaks(&swapped),
+            [early, (3, Break::Behind { found, expected })]
+        );
         let mut repeated = whole.clone();
         repeated.insert(2, whole[1].clone());
-        let found = breaks(&repeated);
-        assert!(
-            matches!(
-                found[0],
-                (
-                    3,
-                    Break::Number {
-                        found: 2,
-                        expected: 3,
-                        ..
-                    }
-                )
-            ),
-            "{found:?}"
-        );
+        let (found, expected) = (2, 3);
+        assert_eq!(breaks(&repeated), [(3, Break::Behind { found, expected })]);
+        // Another line of the same number, with its sum.
+        let mut chain = Chain::default();
+        let mut other: Vec<Vec<u8>> = (7..=8).map(|n| chain.append(n, file(n), None)).collect();
+        let mut replaced = whole.clone();
+        replaced[1] = other.remove(1).trim_ascii_end().to_vec();
+        assert_eq!(breaks(&replaced), [(2, Break::Prev), (3, Break::Prev)]);
         // Nothing in what is left tells of a last line that is gone: the file it named does.
         assert_eq!(breaks(&whole[..4]), []);
+    }
+
+    #[test]
+    fn a_line_torn_in_two_and_two_that_became_one() {
+        let whole = lines();
+        let mut torn = whole.clone();
+        let rest = torn[1].split_off(100);
+        torn.insert(2, rest);
+        let found: Vec<usize> = breaks(&torn).iter().map(|(at, _)| *at).collect();
+        assert_eq!(found, [2, 3]);
+        let mut joined = whole.clone();
+        let second = joined.remove(2);
+        joined[1].extend(second);
+        let found: Vec<usize> = breaks(&joined).iter().map(|(at, _)| *at).collect();
+        assert_eq!(found, [2]);
     }
 
     #[test]
@@ -417,7 +462,12 @@ mod tests {
         assert_eq!(check(&lines()[0]), Err(Break::NotSigned));
         let other = String::from_utf8(signed.to_vec()).unwrap();
         let other = other.replace("\"packets\":1", "\"packets\":2");
-        assert_eq!(check(other.as_bytes()), Err(Break::Signature));
+        assert_eq!(check(other.as_bytes()), Err(Break::Changed));
+        // Whoever changes it makes a new sum, and has no key.
+        let mut other: Line = serde_json::from_str(&other).unwrap();
+        other.sum = None;
+        other.sum = Some(sum_of(&other.bytes()));
+        assert_eq!(check(&other.bytes()), Err(Break::Signature));
     }
 
     #[test]

@@ -2,8 +2,13 @@
 //! proves them.
 
 pub mod captures;
+pub mod contents;
+pub mod custody;
 pub mod finisher;
 pub mod flows;
+pub mod hooks;
+pub mod inspect;
+pub mod keys;
 pub mod manifest;
 pub mod names;
 pub mod recover;
@@ -11,3 +16,4 @@ pub mod retention;
 pub mod ring;
 pub mod rolling;
 pub mod rotation;
+pub mod verify;

@@ -11,6 +11,7 @@ use std::time::Duration;
 use nix::fcntl::OFlag;
 use nix::sys::statvfs::fstatvfs;
 
+use super::keys::Signer;
 use super::manifest::{self, Chain, Event, FileFacts, IndexFacts, hex};
 use super::names::StoreName;
 use super::recover::{self, Holds, Whole, parse_rfc3339};
@@ -22,7 +23,7 @@ use crate::pcap::record::Format;
 use crate::pcap::section;
 
 /// The file whose lock says who works on the directory.
-const LOCK: &str = ".vxtap.lock";
+pub const LOCK: &str = ".vxtap.lock";
 /// Where what cannot be finished is moved.
 const QUARANTINE: &str = "quarantine";
 /// How often the lock is tried; others hold it for the time of a rename.
@@ -73,6 +74,7 @@ struct Kept {
 pub struct Ring {
     dir: PathBuf,
     keeping: Keeping,
+    sign: Option<Signer>,
     lock: File,
     manifest: ManifestFile,
     /// Oldest first.
@@ -83,6 +85,8 @@ pub struct Ring {
     open: BTreeMap<String, u64>,
     /// Files that a hook works on.
     held: BTreeSet<String>,
+    /// What killed runs left and was finished here.
+    recovered: Vec<FileFacts>,
 }
 
 struct ManifestFile {
@@ -106,12 +110,17 @@ pub struct Begun {
 
 impl Ring {
     /// Opens a directory, which is made where it is not there, finishes what killed runs left in it, and counts what
-    /// it holds.
+    /// it holds. `sign` signs what is written to the manifest.
     ///
     /// # Errors
     ///
     /// When it cannot be written to.
-    pub fn open(dir: &Path, keeping: Keeping, now_ns: u64) -> Result<Self, OutError> {
+    pub fn open(
+        dir: &Path,
+        keeping: Keeping,
+        sign: Option<Signer>,
+        now_ns: u64,
+    ) -> Result<Self, OutError> {
         let error = |source| OutError::of_write(dir, source);
         make_directory(dir).map_err(error)?;
         let mode = keeping.creation.mode.unwrap_or(MODE);
@@ -121,12 +130,14 @@ impl Ring {
         let mut ring = Self {
             dir: dir.to_owned(),
             keeping,
+            sign,
             lock,
             manifest,
             kept: Vec::new(),
             deleted: Vec::new(),
             open: BTreeMap::new(),
             held: BTreeSet::new(),
+            recovered: Vec::new(),
         };
         ring.locked(|ring| {
             ring.read_closed()?;
@@ -317,6 +328,11 @@ impl Ring {
             Ok(false)
         })
         .map_err(|source| OutError::of_write(&dir, source))
+    }
+
+    /// Files that killed runs left and that were finished when this was opened.
+    pub fn take_recovered(&mut self) -> Vec<FileFacts> {
+        std::mem::take(&mut self.recovered)
     }
 
     /// A hook works on this file: it stays.
@@ -572,7 +588,10 @@ impl Ring {
             self.close_manifest(now_ns)?;
         }
         let before = self.manifest.chain.clone();
-        let line = self.manifest.chain.append(now_ns, event.clone(), None);
+        let sign = self.sign.as_ref();
+        let signed = |bytes: &[u8]| sign.map(|sign| sign.sign(bytes)).unwrap_or_default();
+        let signed = sign.map(|_| &signed as manifest::Sign<'_>);
+        let line = self.manifest.chain.append(now_ns, event.clone(), signed);
         let mut file = &self.manifest.file;
         let written = file.seek(SeekFrom::Start(self.manifest.known));
         let written = written.and_then(|_| file.write_all(&line));
@@ -619,6 +638,11 @@ impl Ring {
                 continue;
             };
             let path = self.dir.join(name.to_string());
+            if self.is_named(&path, &hidden) {
+                // The run was killed between its new name and the end of the old one.
+                fs::remove_file(self.dir.join(&hidden))?;
+                continue;
+            }
             match OutFile::adopt(&path, self.keeping.creation) {
                 Ok(Some(out)) => self.recover_file(&name, out, now_ns)?,
                 // Another process writes it.
@@ -639,12 +663,23 @@ impl Ring {
         Ok(())
     }
 
+    /// Whether a hidden file is listed and has its name already.
+    fn is_named(&self, path: &Path, hidden: &str) -> bool {
+        let [named, hidden] = [path, &self.dir.join(hidden)].map(|path| {
+            let meta = path.symlink_metadata().ok();
+            meta.map(|meta| (meta.dev(), meta.ino()))
+        });
+        let is_listed = |kept: &Kept| Some(kept.name.as_ref()) == path.file_name();
+        named.is_some() && named == hidden && self.kept.iter().any(is_listed)
+    }
+
     fn recover_file(&mut self, name: &StoreName, out: OutFile, now_ns: u64) -> io::Result<()> {
         let listed = self.kept.iter().find(|kept| kept.name == name.to_string());
         if let Some(listed) = listed {
             // It was complete, and about to get its name.
             let digest = out.digest().map_err(io::Error::other)?;
             if out.bytes() == listed.facts.bytes && hex(&digest) == listed.facts.sha256 {
+                self.recovered.push(listed.facts.clone());
                 return out.settle().map(drop).map_err(io::Error::other);
             }
             let reason = "it is not what the manifest says: what was not synced was lost";
@@ -714,8 +749,10 @@ impl Ring {
              whole",
             whole.packets
         );
-        self.append(now_ns, Event::File(facts))?;
-        out.settle().map(drop).map_err(io::Error::other)
+        self.append(now_ns, Event::File(facts.clone()))?;
+        out.settle().map(drop).map_err(io::Error::other)?;
+        self.recovered.push(facts);
+        Ok(())
     }
 
     fn quarantine(
@@ -811,7 +848,7 @@ fn open_ours(path: &Path, mode: u32) -> io::Result<File> {
 }
 
 /// The name that a hidden file is to get.
-fn hidden_name(name: &str) -> Option<&str> {
+pub fn hidden_name(name: &str) -> Option<&str> {
     name.strip_prefix('.')?.strip_suffix(".part")
 }
 

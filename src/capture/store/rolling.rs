@@ -7,6 +7,7 @@ use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use super::custody::Custody;
 use super::finisher::{Finished, Finisher, hold};
 use super::manifest::{FileFacts, Lost, hex};
 use super::names::StoreName;
@@ -77,6 +78,8 @@ pub struct Plan {
     pub by_packet_time: bool,
     /// What each file tells of itself.
     pub about: About,
+    /// Who signs the manifest, and who is told of finished files.
+    pub custody: Custody,
 }
 
 /// What one file of a store holds.
@@ -198,11 +201,14 @@ impl<C: Content> Rolling<C> {
     ///
     /// When the directory cannot be written to, or the system has no thread.
     pub fn open(dir: &Path, plan: Plan, now_ns: u64) -> Result<Self, StoreError> {
-        let ring = Ring::open(dir, plan.keeping, now_ns)?;
+        let Custody { sign, hooks, .. } = plan.custody.clone();
+        let mut ring = Ring::open(dir, plan.keeping, sign, now_ns)?;
+        let recovered = ring.take_recovered();
         let last = ring.last_finished();
         let previous = last.map(|(name, sha256)| (name.to_owned(), sha256.to_owned()));
         let ring = Arc::new(Mutex::new(ring));
-        let finisher = Finisher::start(Arc::clone(&ring), plan.keeping.fsync)?;
+        let finisher = Finisher::start(Arc::clone(&ring), plan.keeping.fsync, hooks)?;
+        finisher.announce(recovered);
         let mut store = Self {
             plan,
             dir: dir.display().to_string(),

@@ -14,6 +14,7 @@ use crate::bpf::steer::Steering;
 use crate::capture::output::Output;
 use crate::capture::store::captures::Store;
 use crate::capture::store::flows::FlowStore;
+use crate::capture::store::hooks::{self, Hooks};
 use crate::capture::store::rolling::Plan;
 use crate::capture::view::tee::Tees;
 use crate::capture::view::{self, Views, WhenSlow};
@@ -333,6 +334,7 @@ impl Settings {
     pub fn threads(&self, others: Vec<&'static str>) -> Needed {
         let Outputs {
             write,
+            store,
             flows,
             tees,
             summary,
@@ -341,6 +343,10 @@ impl Settings {
         // Without a file the capture's thread runs for the tees.
         let viewed = usize::from(write.is_none() && !tees.is_empty());
         let workers = self.sharing.steering.workers.max(1) as usize;
+        let hooks = store
+            .as_ref()
+            .and_then(|plan| plan.custody.on_rotate.as_ref());
+        let hooks = hooks.map(|_| hooks::AT_ONCE);
         Needed {
             workers,
             for_workers: match self.sharing.when_full {
@@ -354,6 +360,7 @@ impl Settings {
                 .iter()
                 .chain(flows)
                 .map(|path| 1 + usize::from(storing::is_store(path)))
+                .chain(hooks)
                 .sum::<usize>()
                 + viewed
                 + tees.len(),
@@ -475,12 +482,15 @@ impl Outputs {
             // Opened at the end; whether it can be is better known now.
             OutFile::probe(path, creation)?;
         }
+        let store = self.begin_stores()?;
+        let hooks = store.as_ref().and_then(|plan| plan.custody.hooks.clone());
+        sinks.hooks = hooks;
         let tees = match self.tees.is_empty() {
             true => None,
             false => Some(self.open_tees()?),
         };
         for path in &self.flows {
-            sinks.flows.push(match &self.store {
+            sinks.flows.push(match &store {
                 Some(plan) if storing::is_store(path) => {
                     FlowStore::open(path, plan, wall_clock_ns())?.into()
                 }
@@ -489,7 +499,8 @@ impl Outputs {
         }
         let about = About { comments, mtu };
         if let Some(path) = &self.write {
-            sinks.capture = Some(self.open_capture(path, about.clone(), stop)?);
+            let file = self.open_capture(path, about.clone(), stop, store)?;
+            sinks.capture = Some(file);
         }
         if let Some(tees) = tees {
             if self.when_slow == WhenSlow::Wait {
@@ -521,8 +532,33 @@ impl Outputs {
         Ok(tees)
     }
 
-    fn open_capture(&self, path: &Path, about: About, stop: &Stop) -> Result<Output, Failure> {
-        let Some(plan) = self.store.as_ref().filter(|_| storing::is_store(path)) else {
+    /// The plan of the stores of this run; the threads that run the hook are started.
+    fn begin_stores(&self) -> Result<Option<Plan>, Failure> {
+        let Some(mut plan) = self.store.clone() else {
+            return Ok(None);
+        };
+        let custody = &mut plan.custody;
+        if let Some(signer) = &custody.sign {
+            tracing::info!(
+                "the manifest is signed; the public key is {}",
+                signer.public()
+            );
+        }
+        if let Some(program) = custody.on_rotate.clone() {
+            // A replay has the time to wait.
+            custody.hooks = Some(Hooks::start(program, plan.by_packet_time)?);
+        }
+        Ok(Some(plan))
+    }
+
+    fn open_capture(
+        &self,
+        path: &Path,
+        about: About,
+        stop: &Stop,
+        store: Option<Plan>,
+    ) -> Result<Output, Failure> {
+        let Some(plan) = store.filter(|_| storing::is_store(path)) else {
             let (creation, format) = (self.creation, self.format);
             let file = CaptureWriter::create(path, creation, format, &about, stop)?;
             return Ok(file.into());
@@ -534,10 +570,7 @@ impl Outputs {
             *first =
                 format!("vxtap {version}; host {host}; configuration {configuration}; {first}");
         }
-        let plan = Plan {
-            about,
-            ..plan.clone()
-        };
+        let plan = Plan { about, ..plan };
         Ok(Store::open(path, plan, self.format, wall_clock_ns())?.into())
     }
 

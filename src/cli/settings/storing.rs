@@ -5,6 +5,9 @@ use std::path::Path;
 use super::layers::{Layers, Origin};
 use super::meant::Mistakes;
 use super::typed;
+use crate::capture::store::custody::Custody;
+use crate::capture::store::hooks;
+use crate::capture::store::keys::Signer;
 use crate::capture::store::retention::Limits;
 use crate::capture::store::ring::{Fsync, Keeping};
 use crate::capture::store::rolling::{OnFull, Plan, Split};
@@ -117,6 +120,7 @@ pub fn plan(
     let split = |text: &str| values::one_of(text, &words);
     let most_open = |text: &str| values::number(text, 1..=4096);
     let keep_empty = typed.find(|t| t.keep_empty.as_ref());
+    let custody = custody(typed, mistakes);
     Some(Plan {
         prefix: mistakes.one(typed, "--prefix", |t| &t.prefix, values::file_prefix)?,
         ending: match format {
@@ -141,7 +145,28 @@ pub fn plan(
             comments: Vec::new(),
             mtu: 0,
         },
+        custody,
     })
+}
+
+/// The key and the program for the files: looked at before anything is opened.
+fn custody(typed: &Layers<&typed::Store>, mistakes: &mut Mistakes) -> Custody {
+    let mut take = |flag: &str, error: String| mistakes.note(format!("{flag}: {error}"));
+    let sign = typed.find(|t| t.sign_key.as_ref());
+    let sign = sign.and_then(|(_, path)| {
+        let read = Signer::read(path);
+        read.map_err(|error| take("--sign-key", error)).ok()
+    });
+    let program = typed.find(|t| t.on_rotate.as_ref());
+    let on_rotate = program.and_then(|(_, program)| {
+        let found = hooks::find(program);
+        found.map_err(|error| take("--on-rotate", error)).ok()
+    });
+    Custody {
+        sign,
+        on_rotate,
+        hooks: None,
+    }
 }
 
 fn fsync(text: &str) -> Result<Fsync, String> {

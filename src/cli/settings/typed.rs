@@ -245,6 +245,15 @@ pub struct Store {
     /// Write the packets of each mirror session, VNI or mirror source to files of their own
     #[arg(long, value_name = "none|session|vni|source")]
     pub split: Option<Text>,
+    /// Sign each line of the manifest with the Ed25519 key in this file (`openssl genpkey -algorithm ed25519`, or 64
+    /// hexadecimal digits); `vxtap verify --public-key` proves the signatures
+    #[arg(long, value_name = "FILE")]
+    pub sign_key: Option<PathBuf>,
+    /// Run this program for each finished file, with its path as the argument and VXTAP_FILE, VXTAP_FIRST_TS,
+    /// VXTAP_LAST_TS, VXTAP_PACKETS, VXTAP_BYTES, VXTAP_SHA256 and VXTAP_REASON in its environment. No shell, nice 19,
+    /// two at a time, each for 10 minutes at the most; its file is not deleted meanwhile
+    #[arg(long, value_name = "PROGRAM")]
+    pub on_rotate: Option<PathBuf>,
     /// Most files open at a time with --split; beyond it the one used longest ago is finished, and its packets go on
     /// in a new one
     #[arg(long, value_name = "N")]
