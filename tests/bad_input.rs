@@ -579,13 +579,22 @@ fn outputs_that_cannot_be_written() {
                 "no does not exist",
             ],
         );
-        let run = vxtap(args(&[&"replay", &demo, &flag, &path("folder")]));
-        assert_says(
-            &run,
-            1,
-            &["cannot write", "it is a directory; name a file in it"],
-        );
     }
+    // The others write a store there.
+    let run = vxtap(args(&[&"replay", &demo, &"--summary", &path("folder")]));
+    assert_says(
+        &run,
+        1,
+        &["cannot write", "it is a directory; name a file in it"],
+    );
+    // A file where the directory of a store belongs.
+    fs::write(path("file"), "old").unwrap();
+    for flag in ["-w", "--flows"] {
+        let run = vxtap(args(&[&"replay", &demo, &flag, &path("file/")]));
+        assert_says(&run, 1, &["cannot write", "a store needs a directory"]);
+    }
+    assert_eq!(fs::read(path("file")).unwrap(), b"old");
+    fs::remove_file(path("file")).unwrap();
     let socket = std::os::unix::net::UnixListener::bind(path("socket")).unwrap();
     for flag in ["-w", "--flows"] {
         let run = vxtap(args(&[&"replay", &demo, &flag, &path("socket")]));

@@ -11,6 +11,8 @@
 pub mod files;
 #[cfg(target_os = "linux")]
 pub mod lab;
+#[cfg(target_os = "linux")]
+pub mod store;
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;

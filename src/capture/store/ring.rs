@@ -798,7 +798,14 @@ impl ManifestFile {
 
 fn make_directory(dir: &Path) -> io::Result<()> {
     let mut builder = DirBuilder::new();
-    builder.recursive(true).mode(DIRECTORY_MODE).create(dir)
+    let made = builder.recursive(true).mode(DIRECTORY_MODE).create(dir);
+    made.map_err(|error| match error.kind() {
+        ErrorKind::AlreadyExists => io::Error::new(
+            ErrorKind::InvalidInput,
+            "a file has that name, and a store needs a directory; without the '/' it is replaced",
+        ),
+        _ => error,
+    })
 }
 
 /// Bytes that may be written until the limits are looked at again.
