@@ -18,7 +18,7 @@ use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
 use common::{
-    Running, assert_closes, drain, frames, reasons, run, testdata, tool, tshark, vxtap,
+    Running, assert_closes, drain, frames, opens_with, reasons, run, testdata, tool, tshark, vxtap,
     vxtap_command,
 };
 use nix::sys::signal::{Signal, kill};
@@ -155,6 +155,16 @@ impl Ended {
             .unwrap_or_else(|| panic!("no {kind}: {}", self.summary))
     }
 
+    /// Frames in the capture file, or in those of the store.
+    fn frames_written(&self) -> u64 {
+        let dir = self.dir.path();
+        let files = fs::read_dir(dir.join("store")).or_else(|_| fs::read_dir(dir));
+        let files = files.unwrap().map(|file| file.unwrap().path());
+        let captures = files.filter(|path| path.extension().is_some_and(|ext| ext == "pcapng"));
+        let frames = captures.map(|path| frames(&fs::read(path).unwrap()).len() as u64);
+        frames.sum()
+    }
+
     fn file(&self, name: &str) -> Vec<u8> {
         fs::read(self.dir.path().join(name)).unwrap()
     }
@@ -212,20 +222,24 @@ impl Viewer {
 
 /// The whole packet blocks in a stream that goes on.
 fn epbs(pcapng: &[u8]) -> Vec<&[u8]> {
+    let blocks = blocks(pcapng).into_iter();
+    blocks.filter(|block| block[..4] == [6, 0, 0, 0]).collect()
+}
+
+/// The whole blocks in a stream that goes on.
+fn blocks(pcapng: &[u8]) -> Vec<&[u8]> {
     let mut rest = pcapng;
-    let mut packets = Vec::new();
+    let mut blocks = Vec::new();
     while rest.len() >= 8 {
         let len = u32::from_le_bytes(rest[4..8].try_into().unwrap()) as usize;
         assert!(len >= 12, "no block");
         let Some((block, behind)) = rest.split_at_checked(len) else {
             break;
         };
-        if block[..4] == [6, 0, 0, 0] {
-            packets.push(block);
-        }
+        blocks.push(block);
         rest = behind;
     }
-    packets
+    blocks
 }
 
 /// The numbers of the frames in a capture, and their interfaces.
@@ -299,8 +313,18 @@ fn a_tee_alone() {
 /// A viewer that takes nothing loses packets, and nobody else does. It is told how many when it goes on.
 #[test]
 fn a_slow_viewer_loses_and_is_told() {
-    let flags = ["--tee", "tcp://127.0.0.1:0", "-w", "DIR/out.pcapng"];
-    let live = Live::listen(&[&flags[..], &["--fail-on-loss"]].concat());
+    slow_viewer(&["-w", "DIR/out.pcapng"]);
+}
+
+/// The same while files of a store rotate a score of times.
+#[test]
+fn a_slow_viewer_of_a_store_that_rotates() {
+    slow_viewer(&["-w", "DIR/store/", "--rotate-packets", "1000"]);
+}
+
+fn slow_viewer(write: &[&str]) {
+    let flags = ["--tee", "tcp://127.0.0.1:0", "--fail-on-loss"];
+    let live = Live::listen(&[&flags[..], write].concat());
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
     // So that the kernel holds little for it.
     socket.set_recv_buffer_size(4096).unwrap();
@@ -336,7 +360,7 @@ fn a_slow_viewer_loses_and_is_told() {
     let delivered = ended.summary["delivered"].as_u64().unwrap();
     let capture = ended.sink("capture");
     assert_eq!(capture["written"], delivered, "{capture}");
-    assert_eq!(frames(&ended.file("out.pcapng")).len() as u64, delivered);
+    assert_eq!(ended.frames_written(), delivered);
     let view = ended.sink("view");
     assert_eq!(view["offered"], 2 * delivered, "{view}");
     let missed: u64 = reasons(view, "dropped").values().sum();
@@ -345,7 +369,9 @@ fn a_slow_viewer_loses_and_is_told() {
     let lost = |pcapng: &[u8]| epbs(pcapng).into_iter().filter_map(drop_count).sum::<u64>();
     assert_eq!(lost(&slow) + lost(&quick), missed);
     for seen in [&slow, &quick] {
-        assert_eq!(frames(seen).len() as u64 + lost(seen), delivered);
+        let got = frames(seen).len() as u64;
+        assert_eq!(got + lost(seen), delivered);
+        assert_eq!((statistic(seen, 8), statistic(seen, 7)), (got, lost(seen)));
     }
     // A viewer's loss is no loss of the run; the kernel may have lost some.
     let kernel = ended.summary["kernel_dropped"].as_object().unwrap();
@@ -392,11 +418,26 @@ fn until_told(live: &Live, mut viewer: Viewer) -> Receiver<Vec<u8>> {
 /// `epb_dropcount` of a packet block.
 fn drop_count(block: &[u8]) -> Option<u64> {
     let captured = u32::from_le_bytes(block[20..24].try_into().unwrap()) as usize;
-    let mut options = &block[28 + captured.next_multiple_of(4)..block.len() - 4];
+    number_in(
+        &block[28 + captured.next_multiple_of(4)..block.len() - 4],
+        4,
+    )
+}
+
+/// The sum of a number of all interface statistics.
+fn statistic(pcapng: &[u8], code: u16) -> u64 {
+    let blocks = blocks(pcapng).into_iter();
+    let statistics = blocks.filter(|block| block[..4] == [5, 0, 0, 0]);
+    let number = |block: &[u8]| number_in(&block[20..block.len() - 4], code).unwrap();
+    statistics.map(number).sum()
+}
+
+/// A number of 64 bits among options.
+fn number_in(mut options: &[u8], wanted: u16) -> Option<u64> {
     while options.len() >= 4 {
         let code = u16::from_le_bytes(options[..2].try_into().unwrap());
         let len = u16::from_le_bytes(options[2..4].try_into().unwrap()) as usize;
-        if code == 4 {
+        if code == wanted {
             return Some(u64::from_le_bytes(options[4..12].try_into().unwrap()));
         }
         options = &options[(4 + len.next_multiple_of(4)).min(options.len())..];
@@ -523,21 +564,29 @@ fn a_view_of_a_replay_has_the_keys_of_its_input() {
     let ended = live.wait();
     let written = ended.file("out.pcapng");
     assert_eq!(frames(&seen), frames(&written));
-    let secrets = |pcapng: &[u8]| kinds(pcapng).into_iter().filter(|kind| *kind == 10).count();
+    let secrets = |pcapng: &[u8]| {
+        let blocks = blocks(pcapng).into_iter();
+        blocks.filter(|block| block[..4] == [10, 0, 0, 0]).count()
+    };
     assert_eq!(secrets(&seen), 1);
     assert_eq!(secrets(&written), 1);
 }
 
-/// The types of the blocks.
-fn kinds(pcapng: &[u8]) -> Vec<u32> {
-    let mut rest = pcapng;
-    let mut kinds = Vec::new();
-    while rest.len() >= 8 {
-        let word = |at: usize| u32::from_le_bytes(rest[at..at + 4].try_into().unwrap());
-        kinds.push(word(0));
-        rest = &rest[word(4) as usize..];
+/// A stream without a packet is a capture all the same.
+#[test]
+fn a_view_of_nothing() {
+    let live = Live::listen(&["--tee", "tcp://127.0.0.1:0"]);
+    let viewer = Viewer::of(live.tee);
+    let ended = live.end();
+    let seen = viewer.all();
+    assert_eq!(frames(&seen), []);
+    let path = ended.dir.path().join("seen.pcapng");
+    fs::write(&path, seen).unwrap();
+    for peer in ["tcpdump", "capinfos"] {
+        if tool(peer) {
+            opens_with(peer, &path);
+        }
     }
-    kinds
 }
 
 #[test]

@@ -152,17 +152,21 @@ impl Section {
         if self.format == Format::Pcap {
             return;
         }
-        if self.interfaces.is_empty() {
-            // libpcap refuses a file that describes no interface, even one without packets.
-            self.describe("none", "no mirrored packet arrived", out);
-            self.interfaces.push(Interface::EMPTY);
-        }
+        self.describe_any(out);
         for (number, interface) in self.interfaces.iter().enumerate() {
             interface.statistics(
                 u32::try_from(number).unwrap_or(u32::MAX),
-                Some(kernel_dropped),
+                Losses::Known { kernel_dropped },
                 out,
             );
+        }
+    }
+
+    /// Describes an interface if none is: libpcap refuses a file without, even one without packets.
+    pub fn describe_any(&mut self, out: &mut Vec<u8>) {
+        if self.interfaces.is_empty() {
+            self.describe("none", "no mirrored packet arrived", out);
+            self.interfaces.push(Interface::EMPTY);
         }
     }
 
@@ -209,6 +213,17 @@ impl Section {
     }
 }
 
+/// What is known of losses, beside the statistics.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Losses {
+    /// Nothing.
+    Unknown,
+    /// Those of our queues.
+    InQueue,
+    /// All, those of the kernel included, which cannot be told by session.
+    Known { kernel_dropped: u64 },
+}
+
 impl Interface {
     /// Without a record.
     const EMPTY: Self = Self {
@@ -218,8 +233,7 @@ impl Interface {
         last_ns: 0,
     };
 
-    /// `kernel_dropped` is `None` where nobody knows what was lost.
-    fn statistics(&self, number: u32, kernel_dropped: Option<u64>, out: &mut Vec<u8>) {
+    fn statistics(&self, number: u32, losses: Losses, out: &mut Vec<u8>) {
         let time = |ts_ns: u64| {
             let words = [(ts_ns >> 32) as u32, ts_ns as u32];
             words.map(u32::to_le_bytes)
@@ -237,15 +251,20 @@ impl Interface {
                 put(option::ISB_ENDTIME, time(self.last_ns).as_flattened(), out);
             }
             put(option::ISB_IFRECV, &received.to_le_bytes(), out);
-            if let Some(dropped) = kernel_dropped {
-                put(option::ISB_IFDROP, &dropped.to_le_bytes(), out);
+            if let Losses::Known { kernel_dropped } = losses {
+                put(option::ISB_IFDROP, &kernel_dropped.to_le_bytes(), out);
             }
             put(option::ISB_FILTERACCEPT, &received.to_le_bytes(), out);
-            if kernel_dropped.is_some() {
+            if losses != Losses::Unknown {
                 put(option::ISB_OSDROP, &self.no_room.to_le_bytes(), out);
             }
             put(option::ISB_USRDELIV, &self.written.to_le_bytes(), out);
-            if kernel_dropped.is_some_and(|dropped| dropped > 0) {
+            if matches!(
+                losses,
+                Losses::Known {
+                    kernel_dropped: 1..
+                }
+            ) {
                 let comment = "ifdrop counts datagrams the kernel dropped for the whole socket, not this session alone";
                 text(option::COMMENT, comment, out);
             }
@@ -263,7 +282,19 @@ pub fn recovered(number: u32, packets: u64, first_ns: u64, last_ns: u64, out: &m
         last_ns,
         ..Interface::EMPTY
     };
-    interface.statistics(number, None, out);
+    interface.statistics(number, Losses::Unknown, out);
+}
+
+/// Appends the statistics of interface `number` for a viewer: `written` packets between two times it got, `missed` it
+/// did not.
+pub fn viewed(number: u32, written: u64, missed: u64, span: (u64, u64), out: &mut Vec<u8>) {
+    let interface = Interface {
+        written,
+        no_room: missed,
+        first_ns: span.0,
+        last_ns: span.1,
+    };
+    interface.statistics(number, Losses::InQueue, out);
 }
 
 /// How much of `bytes`, records and blocks of which the first `len` bytes were written, is whole: bytes, and

@@ -14,7 +14,7 @@ use std::sync::atomic::Ordering;
 
 use crossbeam_channel::Sender;
 
-use stream::{Chunk, Missed, Stream};
+use stream::{Chunk, Given, Stream};
 use tee::{Joined, Piece, Tees, Viewer};
 
 use crate::pcap::record::{BATCH_LEN, Batch};
@@ -48,7 +48,7 @@ struct Seat {
     queue: Sender<Piece>,
     /// Bytes of what the stream has described that it has got.
     described: usize,
-    missed: Missed,
+    given: Given,
 }
 
 impl Views {
@@ -119,11 +119,14 @@ impl Views {
         }
     }
 
-    /// Nobody brings more: hands out the rest, and lets go of every viewer.
+    /// Nobody brings more: hands out the rest, and ends the stream of every viewer.
     pub fn close(&mut self) {
         self.tick();
         self.hand_out();
-        self.seats.clear();
+        self.stream.end();
+        for seat in self.seats.drain(..) {
+            seat.end(self.stream.described(), self.when_slow);
+        }
     }
 
     fn seat(&mut self, joined: Joined) {
@@ -138,7 +141,7 @@ impl Views {
             viewer,
             queue,
             described: 0,
-            missed: Missed::default(),
+            given: Given::default(),
         };
         let nothing = Arc::new(Chunk::default());
         if seat.offer(self.stream.described(), &nothing, self.when_slow) {
@@ -168,28 +171,42 @@ impl Seat {
         let len = lacks.len() + chunk.bytes.len();
         self.viewer.offered(packets);
         if when_slow == WhenSlow::Miss && !self.has_room(len) {
-            self.missed.note(chunk);
+            self.given.note_missed(chunk);
             self.viewer.missed(packets);
             return true;
         }
-        let chunk = match self.missed.is_empty() {
-            true => Arc::clone(chunk),
-            false => Arc::new(chunk.telling(&mut self.missed)),
+        self.given.note_got(chunk);
+        let chunk = match self.given.is_to_tell() {
+            false => Arc::clone(chunk),
+            true => Arc::new(chunk.telling(&mut self.given)),
         };
+        self.described = described.len();
+        let is_there = self.put(lacks, chunk);
+        if !is_there {
+            self.viewer.left_behind(packets);
+        }
+        is_there
+    }
+
+    /// Puts a piece into the queue, in which there is a place: nobody else puts anything in. A viewer that does not
+    /// take it has left.
+    fn put(&self, before: &[u8], chunk: Arc<Chunk>) -> bool {
         let piece = Piece {
-            described: lacks.into(),
+            described: before.into(),
             chunk,
         };
-        self.viewer
-            .waiting
-            .fetch_add(piece.len(), Ordering::Relaxed);
-        self.described = described.len();
-        // There is a place: nobody else puts anything in. A viewer that does not take it has left.
-        if self.queue.send(piece).is_err() {
-            self.viewer.left_behind(packets);
-            return false;
+        let waiting = &self.viewer.waiting;
+        waiting.fetch_add(piece.len(), Ordering::Relaxed);
+        self.queue.send(piece).is_ok()
+    }
+
+    /// Ends its stream, with the statistics of each interface, if there is room for that.
+    fn end(self, described: &[u8], when_slow: WhenSlow) {
+        let lacks = described.get(self.described..).unwrap_or_default();
+        let end = [lacks, &self.given.statistics()].concat();
+        if when_slow == WhenSlow::Wait || self.has_room(end.len()) {
+            self.put(&end, Arc::default());
         }
-        true
     }
 
     /// Whether so many bytes may wait too. What is larger than all there may be goes alone.
@@ -203,7 +220,7 @@ impl Seat {
     fn miss(&mut self, interface: u32, packets: u64) {
         self.viewer.offered(packets);
         self.viewer.missed(packets);
-        self.missed.add(interface, packets);
+        self.given.add_missed(interface, packets);
     }
 }
 

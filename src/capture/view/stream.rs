@@ -9,7 +9,7 @@ use crate::pcap::options::{number32, put};
 use crate::pcap::record::{
     BATCH_LEN, EPB_INTERFACE_AT, Format, NewSession, RecordFacts, add_options,
 };
-use crate::pcap::section::{About, Section};
+use crate::pcap::section::{About, Section, viewed};
 
 /// Option of an enhanced packet block: packets of its interface lost since the one before (pcapng §4.3).
 const EPB_DROPCOUNT: u16 = 4;
@@ -19,17 +19,35 @@ const EPB_DROPCOUNT: u16 = 4;
 pub struct Chunk {
     /// Whole enhanced packet blocks.
     pub bytes: Vec<u8>,
-    /// Packets of each interface in it.
-    by_interface: Vec<(u32, u64)>,
+    by_interface: Vec<Share>,
 }
 
-/// Packets of each interface that a viewer missed since the last one it got.
+/// Packets of an interface in a chunk.
+#[derive(Clone, Copy, Debug)]
+struct Share {
+    interface: u32,
+    packets: u64,
+    /// Time of the earliest and the latest.
+    span: (u64, u64),
+}
+
+/// What a viewer got and missed of each interface.
 #[derive(Debug, Default)]
-pub struct Missed {
+pub struct Given {
     /// By number of interface.
-    packets: Vec<u64>,
-    /// Interfaces with one at least.
-    interfaces: usize,
+    interfaces: Vec<Told>,
+    /// Interfaces with a packet missed that the viewer has not been told of.
+    untold: usize,
+}
+
+/// Of one interface.
+#[derive(Clone, Copy, Debug)]
+struct Told {
+    got: u64,
+    missed: u64,
+    /// Those among them since the last packet it got.
+    untold: u64,
+    span: (u64, u64),
 }
 
 /// The section that all viewers see.
@@ -97,7 +115,7 @@ impl Stream {
             let number = self.interface(worker, record.session);
             let (from, len) = (record.at as usize, record.len as usize);
             let block = bytes.get(from..from + len).unwrap_or_default();
-            self.chunk.add(number, block);
+            self.chunk.add(number, record.ts_ns, block);
         }
     }
 
@@ -105,6 +123,11 @@ impl Stream {
     pub fn put_block(&mut self, block: &[u8]) {
         self.blocks.extend_from_slice(block);
         self.described.extend_from_slice(block);
+    }
+
+    /// The end of the section, for a viewer that joins nothing any more: an interface at least is described.
+    pub fn end(&mut self) {
+        self.section.describe_any(&mut self.described);
     }
 
     /// Bytes of the packets that wait.
@@ -121,10 +144,10 @@ impl Stream {
 impl Chunk {
     /// Packets in it.
     pub fn packets(&self) -> u64 {
-        self.by_interface.iter().map(|(_, packets)| packets).sum()
+        self.by_interface.iter().map(|share| share.packets).sum()
     }
 
-    fn add(&mut self, interface: u32, block: &[u8]) {
+    fn add(&mut self, interface: u32, ts_ns: u64, block: &[u8]) {
         if self.bytes.capacity() == 0 {
             // A quiet link has one packet in it, a busy one hundreds.
             self.bytes.reserve(block.len().max(BATCH_LEN / 64));
@@ -138,28 +161,35 @@ impl Chunk {
         if let Some(field) = field {
             *field = interface.to_le_bytes();
         }
-        let mut known = self.by_interface.iter_mut().rev();
-        match known.find(|(known, _)| *known == interface) {
-            Some((_, packets)) => *packets += 1,
-            None => self.by_interface.push((interface, 1)),
+        let mut shares = self.by_interface.iter_mut().rev();
+        match shares.find(|share| share.interface == interface) {
+            Some(share) => {
+                share.packets += 1;
+                share.span = around(share.span, (ts_ns, ts_ns));
+            }
+            None => self.by_interface.push(Share {
+                interface,
+                packets: 1,
+                span: (ts_ns, ts_ns),
+            }),
         }
     }
 
-    /// The same packets, of which the first of each interface tells what was `missed` before it.
-    pub fn telling(&self, missed: &mut Missed) -> Self {
+    /// The same packets, of which the first of each interface tells what was missed before it.
+    pub fn telling(&self, given: &mut Given) -> Self {
         let mut told = Self {
-            bytes: Vec::with_capacity(self.bytes.len() + 16 * missed.interfaces),
+            bytes: Vec::with_capacity(self.bytes.len() + 16 * given.untold),
             by_interface: self.by_interface.clone(),
         };
         let mut rest = self.bytes.as_slice();
-        while !missed.is_empty() && !rest.is_empty() {
+        while given.is_to_tell() && !rest.is_empty() {
             let len = number32(rest, 4, false) as usize;
             let Some((block, behind)) = rest.split_at_checked(len).filter(|_| len > 0) else {
                 break;
             };
             let start = told.bytes.len();
             told.bytes.extend_from_slice(block);
-            let packets = missed.take(number32(block, EPB_INTERFACE_AT, false));
+            let packets = given.take(number32(block, EPB_INTERFACE_AT, false));
             if packets > 0 {
                 let mut option = Vec::with_capacity(12);
                 put(EPB_DROPCOUNT, &packets.to_le_bytes(), &mut option);
@@ -172,33 +202,73 @@ impl Chunk {
     }
 }
 
-impl Missed {
-    /// Whether it is nothing.
-    pub const fn is_empty(&self) -> bool {
-        self.interfaces == 0
+/// The time that holds both.
+fn around(one: (u64, u64), other: (u64, u64)) -> (u64, u64) {
+    (one.0.min(other.0), one.1.max(other.1))
+}
+
+impl Given {
+    /// Whether there is something that the viewer has not been told of.
+    pub const fn is_to_tell(&self) -> bool {
+        self.untold > 0
     }
 
     /// All packets of `chunk` are missed.
-    pub fn note(&mut self, chunk: &Chunk) {
-        for (interface, packets) in &chunk.by_interface {
-            self.add(*interface, *packets);
+    pub fn note_missed(&mut self, chunk: &Chunk) {
+        for share in &chunk.by_interface {
+            self.add_missed(share.interface, share.packets);
         }
     }
 
     /// Packets of an interface are missed.
-    pub fn add(&mut self, interface: u32, packets: u64) {
-        let at = interface as usize;
-        self.packets.resize(self.packets.len().max(at + 1), 0);
-        if let Some(sum) = self.packets.get_mut(at) {
-            self.interfaces += usize::from(*sum == 0 && packets > 0);
-            *sum += packets;
+    pub fn add_missed(&mut self, interface: u32, packets: u64) {
+        let Some(told) = self.of(interface) else {
+            return;
+        };
+        let is_first = told.untold == 0 && packets > 0;
+        told.missed += packets;
+        told.untold += packets;
+        self.untold += usize::from(is_first);
+    }
+
+    /// The viewer gets all packets of `chunk`.
+    pub fn note_got(&mut self, chunk: &Chunk) {
+        for share in &chunk.by_interface {
+            if let Some(told) = self.of(share.interface) {
+                told.got += share.packets;
+                told.span = around(told.span, share.span);
+            }
         }
     }
 
+    /// Statistics of each interface, for the end of the viewer's stream.
+    pub fn statistics(&self) -> Vec<u8> {
+        let mut out = Vec::new();
+        for (number, told) in (0..).zip(&self.interfaces) {
+            viewed(number, told.got, told.missed, told.span, &mut out);
+        }
+        out
+    }
+
+    fn of(&mut self, interface: u32) -> Option<&mut Told> {
+        const NOTHING: Told = Told {
+            got: 0,
+            missed: 0,
+            untold: 0,
+            span: (u64::MAX, 0),
+        };
+        let at = interface as usize;
+        if self.interfaces.len() <= at {
+            self.interfaces.resize(at + 1, NOTHING);
+        }
+        self.interfaces.get_mut(at)
+    }
+
     fn take(&mut self, interface: u32) -> u64 {
-        let sum = self.packets.get_mut(interface as usize);
-        let packets = sum.map(std::mem::take).unwrap_or_default();
-        self.interfaces -= usize::from(packets > 0);
+        let told = self.of(interface);
+        let packets = told.map(|told| std::mem::take(&mut told.untold));
+        let packets = packets.unwrap_or_default();
+        self.untold -= usize::from(packets > 0);
         packets
     }
 }
@@ -311,24 +381,24 @@ mod tests {
     fn what_was_missed_is_told_on_the_next_packet_of_its_interface() {
         for direction in [Direction::Unknown, Direction::Outbound] {
             let mut stream = stream();
-            let mut missed = Missed::default();
+            let mut given = Given::default();
             append(&mut stream, &[0, 1, 1, 2], direction);
             let lost = stream.take();
             assert_eq!(lost.packets(), 4);
-            missed.note(&lost);
-            missed.add(0, 5);
-            missed.add(1, 0);
+            given.note_missed(&lost);
+            given.add_missed(0, 5);
+            given.add_missed(1, 0);
             append(&mut stream, &[1, 1, 0], direction);
-            let told = stream.take().telling(&mut missed);
+            let told = stream.take().telling(&mut given);
             let all = [stream.described(), &told.bytes].concat();
             let expected = [(1, 0, Some(2)), (1, 1, None), (0, 2, Some(6))];
             assert_eq!(packets(&all), expected);
-            assert!(!missed.is_empty(), "one of the third is to be told yet");
+            assert!(given.is_to_tell(), "one of the third is to be told yet");
             append(&mut stream, &[2, 2], direction);
-            let told = stream.take().telling(&mut missed);
+            let told = stream.take().telling(&mut given);
             let all = [stream.described(), &told.bytes].concat();
             assert_eq!(packets(&all), [(2, 0, Some(1)), (2, 1, None)]);
-            assert!(missed.is_empty());
+            assert!(!given.is_to_tell());
         }
     }
 }
