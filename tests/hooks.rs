@@ -195,23 +195,51 @@ fn its_file_is_not_deleted_meanwhile() {
     let done = place.replay(&["--rotate-packets", "10", "--keep-files", "1"]);
     assert_eq!(done.code, Some(0), "{}", done.stderr);
     assert_eq!(place.out("there"), "there\n".repeat(20), "{}", done.stderr);
-    // The next run deletes what nobody needs any more.
-    let demo = testdata("demo.pcap");
+    // What nobody needs any more goes.
     let st = place.path("st");
-    let words = [
-        "replay",
-        demo.to_str().unwrap(),
-        "-w",
-        st.to_str().unwrap(),
-        "--keep-files",
-        "1",
-    ];
-    assert_eq!(vxtap(words).code, Some(0));
     let there = fs::read_dir(&st)
         .unwrap()
         .map(|entry| entry.unwrap().file_name());
     let there = there.filter(|name| name.to_string_lossy().starts_with("vxtap_"));
     assert_eq!(there.count(), 1);
+}
+
+/// Another process that deletes keeps to it too.
+#[test]
+fn no_other_process_deletes_its_file() {
+    let place = Place::new(
+        "echo > \"$out/begun\"; while ! test -e \"$out/go\"; do sleep 0.02; done; test -e \"$1\" && echo > \"$out/there\"",
+    );
+    let (mut child, address) = place.listen(&[]);
+    feed(&address, "50");
+    signal(&child, Signal::SIGUSR2);
+    wait_until(|| {
+        // Asked before the packets came there is nothing to end.
+        signal(&child, Signal::SIGUSR2);
+        place.path("out/begun").exists()
+    });
+    let (demo, st) = (testdata("demo.pcap"), place.path("st"));
+    let other = || {
+        let mut command = vxtap_command(["replay"]);
+        command.arg(&demo).arg("-w").arg(&st);
+        common::run(command.args(["--keep-files", "1", "--rotate-packets", "50"]))
+    };
+    let held = place.listed();
+    assert_eq!(other().code, Some(0));
+    let is_deleted = |line: &Value| {
+        let manifest = fs::read_to_string(st.join("MANIFEST.jsonl")).unwrap();
+        let mut lines = json_lines(&manifest).into_iter();
+        lines.any(|other| other["kind"] == "deleted" && other["name"] == line["name"])
+    };
+    let listed = place.listed();
+    assert!(!held.iter().any(is_deleted));
+    assert!(is_deleted(&listed[held.len()]), "the oldest that may go");
+    fs::write(place.path("out/go"), "").unwrap();
+    wait_until(|| place.path("out/there").exists());
+    signal(&child, Signal::SIGINT);
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+    assert_eq!(other().code, Some(0));
+    assert!(held.iter().all(is_deleted));
 }
 
 /// The lowest priority, a process group of its own, nothing of ours open, signals as they usually are.

@@ -24,6 +24,8 @@ pub fn run(args: &LsArgs) -> Result<(), Failure> {
     let fault = |error: std::io::Error| Failure::running(format!("{}: {error}", dir.display()));
     let mut ledger = Ledger::new(None);
     let mut manifests = Manifests::open(dir).map_err(fault)?;
+    manifests.read(&mut ledger).map_err(fault)?;
+    // Runs wait for that lock: only what came meanwhile is read.
     let quiet = Quiet::begin(dir);
     manifests.read(&mut ledger).map_err(fault)?;
     let there = inspect::entries(dir).map_err(fault)?;

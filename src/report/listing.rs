@@ -109,6 +109,8 @@ pub struct Total {
     pub bytes: u64,
     /// Their packets.
     pub packets: u64,
+    /// Flow records, of files that hold those.
+    pub records: u64,
     /// The earliest packet.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub first: Option<String>,
@@ -211,10 +213,16 @@ impl Total {
     fn of(files: &[File]) -> Self {
         let mut total = Self::default();
         let (mut first, mut last) = (u64::MAX, 0);
-        for File { facts, span, .. } in files {
+        for file in files {
+            let File { facts, span, .. } = file;
+            let holds_records = file.holds_records();
             total.files += 1;
             total.bytes = total.bytes.saturating_add(facts.bytes);
-            total.packets = total.packets.saturating_add(facts.packets);
+            let items = match holds_records {
+                true => &mut total.records,
+                false => &mut total.packets,
+            };
+            *items = items.saturating_add(facts.packets);
             let Lost {
                 kernel,
                 queue,
@@ -347,7 +355,12 @@ impl Listing {
         for group in self.files.chunk_by(|a, b| a.prefix == b.prefix) {
             let prefix = group.first().map_or("", |file| &file.prefix);
             let _ = writeln!(page, "{prefix}_…");
-            line(&mut page, &header.map(str::to_owned));
+            let holds_records = group.iter().all(File::holds_records);
+            let titles = header.map(|title| match title {
+                "packets" if holds_records => "records",
+                title => title,
+            });
+            line(&mut page, &titles.map(str::to_owned));
             for (file, row) in group.iter().zip(&mut rows) {
                 let name = &file.facts.name;
                 for gap in self.gaps.iter().filter(|gap| gap.before == *name) {
@@ -384,13 +397,18 @@ impl Listing {
         let Total {
             files,
             packets,
+            records,
             first,
             last,
             lost,
             ..
         } = &self.total;
+        let records = match records {
+            0 => String::new(),
+            records => format!(", {}", counted(*records, "flow record")),
+        };
         let mut text = format!(
-            "{}, {}, {}",
+            "{}, {}{records}, {}",
             counted(*files, "file"),
             counted(*packets, "packet"),
             bytes(self.total.bytes)
@@ -434,6 +452,10 @@ impl Listing {
 }
 
 impl File {
+    fn holds_records(&self) -> bool {
+        self.format == "jsonl"
+    }
+
     fn row(&self) -> [String; 7] {
         let Self { facts, span, .. } = self;
         let rest = facts.name.strip_prefix(&self.prefix);

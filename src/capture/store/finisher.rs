@@ -82,6 +82,9 @@ impl Finisher {
 
     /// Runs the hook for files that were finished otherwise.
     pub fn announce(&self, files: Vec<FileFacts>) {
+        if self.told.hooks.is_none() {
+            return;
+        }
         for facts in files {
             hold(&self.told.ring).hold(&facts.name);
             self.told.tell(facts);
@@ -167,7 +170,7 @@ fn finish(told: &Told, fsync: Fsync, file: Finished) -> Result<(), OutError> {
     let finished = hold(ring).finish(out, facts.clone(), wall_clock_ns());
     match &finished {
         Ok(()) => told.tell(facts),
-        Err(_) => hold(ring).release(&facts.name),
+        Err(_) => hold(ring).release(&facts.name, wall_clock_ns()),
     }
     finished
 }
@@ -175,13 +178,14 @@ fn finish(told: &Told, fsync: Fsync, file: Finished) -> Result<(), OutError> {
 impl Told {
     /// Runs the hook for a file, which is held until that has ended.
     fn tell(&self, facts: FileFacts) {
-        let (ring, name) = (Arc::clone(&self.ring), facts.name.clone());
         let Some(hooks) = &self.hooks else {
-            return hold(&ring).release(&name);
+            return;
         };
+        let (ring, name) = (Arc::clone(&self.ring), facts.name.clone());
         let file = hold(&ring).dir().join(&name);
         let file = std::path::absolute(&file).unwrap_or(file);
-        hooks.submit(Hook::new(file, facts, move || hold(&ring).release(&name)));
+        let release = move || hold(&ring).release(&name, wall_clock_ns());
+        hooks.submit(Hook::new(file, facts, release));
     }
 }
 

@@ -76,7 +76,7 @@ pub struct Job {
     pub facts: FileFacts,
     done: Option<Box<dyn FnOnce() + Send>>,
     /// Held as long as this lives, so that other processes leave the file alone.
-    _lock: Option<File>,
+    lock: Option<File>,
 }
 
 impl Job {
@@ -88,13 +88,15 @@ impl Job {
             file,
             facts,
             done: Some(Box::new(done)),
-            _lock: lock,
+            lock,
         }
     }
 }
 
 impl Drop for Job {
     fn drop(&mut self) {
+        // Whoever is told may delete it.
+        drop(self.lock.take());
         if let Some(done) = self.done.take() {
             done();
         }

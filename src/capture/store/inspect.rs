@@ -272,6 +272,14 @@ struct Later {
     what: What,
 }
 
+/// What the second look came to.
+#[derive(Default)]
+struct Second {
+    later: Vec<Later>,
+    /// Files that are missing, with the places of their faults.
+    missing: Vec<(usize, Listed)>,
+}
+
 enum What {
     /// It is listed, and under its name now.
     Named(Listed),
@@ -326,10 +334,16 @@ pub fn audit<'a>(
             audit.look_at_index(one, &there);
         }
     }
-    let later = audit.look_again(dir, &quiet, absent, &there);
+    let Second { later, missing } = audit.look_again(dir, &quiet, absent, &there);
+    // Runs wait for that lock: nothing is read before it is given back.
     drop(quiet);
     for later in later {
         audit.settle(dir, later, read);
+    }
+    for (fault, listed) in missing {
+        if let Some(other) = audit.elsewhere(dir, &listed, &there) {
+            audit.ledger.is_elsewhere(fault, &other);
+        }
     }
     // The manifest's before the files'.
     audit
@@ -398,8 +412,11 @@ impl Audit<'_> {
         quiet: &Quiet,
         absent: Vec<Listed>,
         there: &BTreeMap<String, Entry>,
-    ) -> Vec<Later> {
-        let mut later = Vec::new();
+    ) -> Second {
+        let Second {
+            mut later,
+            mut missing,
+        } = Second::default();
         for listed in absent {
             let name = listed.facts.name.clone();
             if !self.is_listed(&listed) {
@@ -413,31 +430,29 @@ impl Audit<'_> {
                 continue;
             }
             // It gets its name without the lock of the directory.
-            let opened = [&name, &hidden].map(|name| open(&dir.join(name)));
+            let opened = [&name, &hidden, &name].map(|name| open(&dir.join(name)));
             match opened {
-                [Ok(Some(file)), _] => later.push(Later {
+                [Ok(Some(file)), ..] | [Ok(None), Ok(None), Ok(Some(file))] => later.push(Later {
                     name,
                     file,
                     what: What::Named(listed),
                 }),
-                [Ok(None), Ok(Some(file))] => later.push(Later {
+                [Ok(None), Ok(Some(file)), _] => later.push(Later {
                     name: hidden,
                     file,
                     what: What::Pending(listed),
                 }),
-                [Ok(None), Ok(None)] => {
-                    let elsewhere = self.elsewhere(dir, &listed, there);
-                    let Listed { place, .. } = &listed;
-                    self.ledger.missing(&name, place, elsewhere.as_deref());
+                [Ok(None), Ok(None), Ok(None)] => {
+                    missing.push((self.ledger.missing(&name, &listed.place), listed));
                 }
-                [Ok(None), Err(error)] => self.unreadable(&hidden, &error),
-                [Err(error), _] => self.unreadable(&name, &error),
+                [Ok(None), Err(error), _] => self.unreadable(&hidden, &error),
+                [Err(error), ..] | [_, _, Err(error)] => self.unreadable(&name, &error),
             }
         }
         for (name, entry) in there {
             self.look_at(dir, quiet, name, entry, there, &mut later);
         }
-        later
+        Second { later, missing }
     }
 
     /// Whether a file should still be there.

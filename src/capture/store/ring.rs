@@ -340,9 +340,20 @@ impl Ring {
         self.held.insert(name.to_owned());
     }
 
-    /// The hook is done with it.
-    pub fn release(&mut self, name: &str) {
-        self.held.remove(name);
+    /// The hook is done with it: it goes, if the limits ask for that.
+    pub fn release(&mut self, name: &str, now_ns: u64) {
+        if !self.held.remove(name) {
+            return;
+        }
+        // Bytes of open files are not known here, and looked at before the next are written.
+        let limits = self.keeping.limits;
+        let kept = self.locked(|ring| {
+            ring.catch_up()?;
+            ring.keep_within(limits, 0, 0, now_ns)
+        });
+        if let Err(error) = kept {
+            tracing::warn!("{}: {error}", self.dir.display());
+        }
     }
 
     fn members(&self, in_use: &BTreeSet<String>) -> Vec<Member> {

@@ -299,13 +299,18 @@ impl<'a> Ledger<'a> {
         self.faults.push(Finding::of_file(name, "unlisted", text));
     }
 
-    /// A file that should be there is not. `elsewhere` has its content.
-    pub fn missing(&mut self, name: &str, place: &Place, elsewhere: Option<&str>) {
-        let mut text = format!("{place} lists it, and none tells that it was deleted");
-        if let Some(other) = elsewhere {
-            let _ = write!(text, "; {other} has its content");
-        }
+    /// A file that should be there is not. Tells the place of the fault.
+    pub fn missing(&mut self, name: &str, place: &Place) -> usize {
+        let text = format!("{place} lists it, and none tells that it was deleted");
         self.faults.push(Finding::of_file(name, "missing", text));
+        self.faults.len() - 1
+    }
+
+    /// `other` has the content of a file that is missing.
+    pub fn is_elsewhere(&mut self, fault: usize, other: &str) {
+        if let Some(fault) = self.faults.get_mut(fault) {
+            let _ = write!(fault.text, "; {other} has its content");
+        }
     }
 }
 
