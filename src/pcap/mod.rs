@@ -11,3 +11,4 @@ pub mod options;
 pub mod origin;
 pub mod record;
 pub mod section;
+pub mod slice;

@@ -55,9 +55,9 @@ pub struct CaptureRecord<'a> {
     pub place: u64,
     /// Arrival, nanoseconds since 1970.
     pub ts_ns: u64,
-    /// The frame from its destination MAC on.
+    /// The frame from its destination MAC on, as far as it is stored.
     pub frame: &'a [u8],
-    /// Its two lengths.
+    /// Its two lengths, as it arrived.
     pub lengths: FrameLen,
     /// What is known of them.
     pub verdict: Verdict,

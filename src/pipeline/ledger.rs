@@ -49,6 +49,8 @@ reasons! {
         TimeClamped => "time_clamped",
         /// The frame was longer than the capture's snap length and was cut by us.
         SnapLength => "snap_length",
+        /// What stood behind the frame's headers was left out of the capture, as --slice asks.
+        Sliced => "sliced",
         /// Written behind later packets: its worker was not heard of for longer than --max-reorder.
         Late => "late",
         /// Written behind later packets: the clock was set back, the kernel handed packets over out of order, the

@@ -17,6 +17,7 @@ use crate::pcap::origin::Origin;
 use crate::pcap::record::{
     Batch, CaptureRecord, CutBy, Format, NewSession, PCAP_LATEST_NS, SNAPLEN, room_for,
 };
+use crate::pcap::slice::{LeftOut, Slice};
 use crate::pipeline::ledger::{Dropped, Ledger, Noted};
 use crate::pipeline::measure::Distribution;
 use crate::pipeline::observe::{Frame, Observed};
@@ -47,6 +48,8 @@ pub struct WorkerSettings {
     pub max_flows: u32,
     /// Kind of capture to encode; `None` for no capture.
     pub capture: Option<Format>,
+    /// How much of each frame the capture keeps, where that is not all.
+    pub slice: Option<Slice>,
     /// Whether flows are kept: only where somebody takes their records.
     pub flows: bool,
     /// Sources and VNIs that are wanted.
@@ -63,6 +66,7 @@ impl Default for WorkerSettings {
             mtu_overhead: 64,
             max_flows: 1 << 20,
             capture: None,
+            slice: None,
             flows: false,
             allowed: Allowed::default(),
         }
@@ -620,14 +624,20 @@ impl Worker {
             return;
         };
         let frame = &observed.frame;
-        let Some(batch) = outlet.room(room_for(frame.bytes.len())) else {
+        let (bytes, left_out) = match &self.settings.slice {
+            None => (frame.bytes, None),
+            Some(slice) => slice.of(frame.bytes, observed.inner),
+        };
+        let Some(batch) = outlet.room(room_for(bytes.len())) else {
             return outlet.no_room(session);
         };
         if self.announced < self.sessions.named() {
             self.announce(batch);
         }
-        if frame.bytes.len() > SNAPLEN as usize {
-            self.ledger.note(Noted::SnapLength);
+        match left_out {
+            None if bytes.len() <= SNAPLEN as usize => {}
+            Some(LeftOut::BehindHeaders) => self.ledger.note(Noted::Sliced),
+            None | Some(LeftOut::SnapLength) => self.ledger.note(Noted::SnapLength),
         }
         // The latest time of all was noted when it was read.
         if format == Format::Pcap && frame.ts_ns > PCAP_LATEST_NS && frame.ts_ns != u64::MAX {
@@ -637,7 +647,7 @@ impl Worker {
             session,
             place: self.place,
             ts_ns: frame.ts_ns,
-            frame: frame.bytes,
+            frame: bytes,
             lengths: observed.lengths,
             verdict: observed.verdict,
             direction: observed.direction,

@@ -5,6 +5,7 @@
 
 pub mod decapsulate;
 pub mod geneve;
+pub mod headers;
 pub mod inner;
 pub mod ip;
 mod layers;
