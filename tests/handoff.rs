@@ -174,6 +174,7 @@ fn pipeline_of(sharing: Sharing, flows: &Path) -> (Pipeline, PipeReader) {
             CaptureWriter::create(
                 &path,
                 Creation::default(),
+                None,
                 Format::Pcap,
                 &about,
                 &Stop::new(),

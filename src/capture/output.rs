@@ -133,8 +133,10 @@ impl Output {
         if let Some(views) = &mut self.views {
             views.tick();
         }
-        if let Kept::Store(store) = &mut self.kept {
-            store.tick(now, wall_ns(), kernel_dropped());
+        match &mut self.kept {
+            Kept::Nowhere => {}
+            Kept::File(file) => file.tick(now),
+            Kept::Store(store) => store.tick(now, wall_ns(), kernel_dropped()),
         }
     }
 

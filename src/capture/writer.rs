@@ -5,9 +5,11 @@
 
 use std::net::IpAddr;
 use std::path::Path;
+use std::time::Duration;
 
 use super::store::rolling::Ended;
 use crate::mirror::session::{SessionId, SessionKey};
+use crate::outfile::packed::Packing;
 use crate::outfile::{Creation, ItemFile, OutError, OutFile};
 use crate::pcap::record::{BATCH_LEN, Batch, EPB_INTERFACE_AT, Format, NewSession, RecordFacts};
 use crate::pcap::section::{About, Section, whole_prefix};
@@ -108,7 +110,8 @@ pub struct CaptureWriter {
 }
 
 impl CaptureWriter {
-    /// Begins a capture at `path` (`-` for standard output). A FIFO waits for its reader, until `stop` is set.
+    /// Begins a capture at `path` (`-` for standard output), compressed where there is a `packing`. A FIFO waits for
+    /// its reader, until `stop` is set.
     ///
     /// # Errors
     ///
@@ -116,35 +119,43 @@ impl CaptureWriter {
     pub fn create(
         path: &Path,
         creation: Creation,
+        packing: Option<Packing>,
         format: Format,
         about: &About,
         stop: &Stop,
     ) -> Result<Self, OutError> {
         let out = OutFile::create_until(path, creation, stop)?;
-        Self::begin(out, format, about, Sessions::default())
+        let file = match packing {
+            Some(packing) => ItemFile::packed(out, packing),
+            None => ItemFile::new(out),
+        };
+        Self::begin(file, format, about, Sessions::default())
     }
 
-    /// Begins a capture in `out`, which is empty. `sessions` are known already.
+    /// Begins a capture in `file`, which is empty. `sessions` are known already.
     ///
     /// # Errors
     ///
     /// When it cannot be written; nothing is left of it then.
     pub fn begin(
-        mut out: OutFile,
+        mut file: ItemFile,
         format: Format,
         about: &About,
         sessions: Sessions,
     ) -> Result<Self, OutError> {
-        let mut buffer = Vec::with_capacity(2 * BATCH_LEN);
+        let mut buffer = Vec::new();
+        // What is compressed is gathered there.
+        if !file.is_packed() {
+            buffer.reserve_exact(2 * BATCH_LEN);
+        }
         let section = Section::begin(format, about, &mut buffer);
-        if let Err(error) = out.write(&buffer) {
-            out.discard();
+        if let Err(error) = file.write_header(&buffer) {
+            file.into_out().discard();
             return Err(error);
         }
-        out.end_header();
         buffer.clear();
         Ok(Self {
-            file: ItemFile::new(out),
+            file,
             format,
             section,
             sessions,
@@ -267,7 +278,7 @@ impl CaptureWriter {
 
     /// Puts small pieces together and writes large ones at once.
     fn put(&mut self, bytes: &[u8], packets: u64) {
-        if bytes.len() < WRITE_AT_ONCE {
+        if bytes.len() < WRITE_AT_ONCE && !self.file.is_packed() {
             self.buffer.extend_from_slice(bytes);
             self.buffered += packets;
             if self.buffer.len() >= BATCH_LEN {
@@ -320,7 +331,22 @@ impl CaptureWriter {
     /// Bytes that the file would have if it ended now, at the most.
     pub fn bytes_at_end(&self) -> u64 {
         let gathered = self.buffer.len() as u64;
-        self.file.standing().bytes + gathered + self.section.end_len()
+        self.file.most_bytes() + gathered + self.section.end_len()
+    }
+
+    /// Writes what is on its way to a compressed file, if that is at least so many bytes; else `false`.
+    pub fn settle(&mut self, least: u64) -> bool {
+        let is_enough = self.file.pending() >= least;
+        if is_enough {
+            self.flush();
+            self.file.settle();
+        }
+        is_enough
+    }
+
+    /// Does what is due at `now`, since any fixed moment.
+    pub fn tick(&mut self, now: Duration) {
+        self.file.tick(now);
     }
 
     /// Ends the file with its statistics. It has no name yet.
@@ -330,22 +356,15 @@ impl CaptureWriter {
     /// When it cannot be cut back to its last whole block.
     pub fn end(mut self, kernel_dropped: u64) -> Result<Ended, OutError> {
         self.flush();
-        let has_failed = self.file.has_failed();
-        let mut standing = self.file.standing();
-        let mut out = self.file.into_out();
+        self.file.settle();
         // In a file that could not be written whole some interfaces may be described in what was cut off.
-        if !has_failed {
-            let whole = out.bytes();
+        if !self.file.has_failed() {
             self.section.end(kernel_dropped, &mut self.buffer);
-            if let Err(error) = out.write(&self.buffer) {
-                // The packets are worth more than their statistics: a full disk takes the latter only.
-                tracing::warn!(%error, "no interface statistics");
-                out.cut_to(whole)?;
-            }
+            self.file.write_end(&self.buffer)?;
         }
-        standing.bytes = out.bytes();
+        let standing = self.file.standing();
         Ok(Ended {
-            out,
+            out: self.file.into_out(),
             standing,
             span: self.section.span(),
             sessions: self.section.sessions(),

@@ -8,6 +8,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use crate::capture::store::retention::MinFree;
+use crate::outfile::packed::{self, Codec};
 use crate::send::options::HostPort;
 use crate::send::traffic::{FrameSize, MAX_FRAME_LEN, MIN_FRAME_LEN};
 use crate::wire::{Vni, vxlan};
@@ -179,6 +180,23 @@ pub fn bytes_or_none(text: &str) -> Result<Option<u64>, String> {
         "none" => Ok(None),
         _ => bytes(text).map(Some),
     }
+}
+
+/// A format of compressed files with its level; `None` for no compression.
+pub fn compression(text: &str) -> Result<Option<(Codec, u32)>, String> {
+    if text == "none" {
+        return Ok(None);
+    }
+    let (name, level) = match text.split_once(':') {
+        Some((name, level)) => (name, Some(level)),
+        None => (text, None),
+    };
+    let mut codecs = [Codec::Gzip, Codec::Zstd].into_iter();
+    let codec = codecs.find(|codec| codec.name() == name);
+    let needed = "none, gzip or zstd is needed, or one of them with a level, such as zstd:3";
+    let codec = codec.ok_or_else(|| needed.to_owned())?;
+    let level = level.map(|level| number(level, codec.levels()));
+    Ok(Some((codec, level.transpose()?.unwrap_or(packed::LEVEL))))
 }
 
 /// Space left free: bytes, or percent of the file system.

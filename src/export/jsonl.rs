@@ -33,13 +33,14 @@ impl JsonLines {
     ///
     /// When it cannot be written.
     pub fn create(path: &Path, creation: Creation, stop: &Stop) -> Result<Self, OutError> {
-        Ok(Self::of(OutFile::create_until(path, creation, stop)?))
+        let out = OutFile::create_until(path, creation, stop)?;
+        Ok(Self::of(ItemFile::new(out)))
     }
 
-    /// Begins in `out`, which is empty.
-    pub fn of(out: OutFile) -> Self {
+    /// Begins in `file`, which is empty.
+    pub fn of(file: ItemFile) -> Self {
         Self {
-            file: ItemFile::new(out),
+            file,
             buffer: Vec::with_capacity(BUFFER_LEN),
             buffered: 0,
             span: None,

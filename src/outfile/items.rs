@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::time::Duration;
 
+use super::packed::{Frame, MARGIN, Packing};
 use super::{OutError, OutFile};
 
 /// How a file stands: what became of the items that were there for it.
@@ -21,10 +23,18 @@ pub struct Standing {
 /// A file of items being written.
 pub struct ItemFile {
     out: OutFile,
+    /// Where it is compressed: items on their way to the file.
+    packing: Option<Packing>,
     written: u64,
     lost: u64,
     error: Option<OutError>,
     has_failed: bool,
+}
+
+impl From<OutFile> for ItemFile {
+    fn from(out: OutFile) -> Self {
+        Self::new(out)
+    }
 }
 
 impl ItemFile {
@@ -32,11 +42,36 @@ impl ItemFile {
     pub const fn new(out: OutFile) -> Self {
         Self {
             out,
+            packing: None,
             written: 0,
             lost: 0,
             error: None,
             has_failed: false,
         }
+    }
+
+    /// As [`Self::new`], and compressed. Items count as written once they are in the file.
+    pub fn packed(out: OutFile, packing: Packing) -> Self {
+        Self {
+            packing: Some(packing),
+            ..Self::new(out)
+        }
+    }
+
+    /// Whether it is compressed.
+    pub const fn is_packed(&self) -> bool {
+        self.packing.is_some()
+    }
+
+    /// Writes the header of an empty file, alone not worth keeping.
+    ///
+    /// # Errors
+    ///
+    /// As [`OutFile::write`].
+    pub fn write_header(&mut self, bytes: &[u8]) -> Result<(), OutError> {
+        self.write_apart(bytes)?;
+        self.out.end_header();
+        Ok(())
     }
 
     /// Writes `bytes`, which hold so many items. Where the disk takes only the first bytes of them, the file is
@@ -46,11 +81,14 @@ impl ItemFile {
         &mut self,
         bytes: &[u8],
         items: u64,
-        whole: impl FnOnce(&[u8], usize) -> (usize, u64),
+        whole: impl Fn(&[u8], usize) -> (usize, u64),
     ) {
         if self.has_failed {
             self.lost += items;
             return;
+        }
+        if self.packing.is_some() {
+            return self.pack(bytes, items, whole);
         }
         let before = self.out.bytes();
         let mut kept = items;
@@ -58,14 +96,143 @@ impl ItemFile {
             let taken = usize::try_from(self.out.bytes() - before).unwrap_or(usize::MAX);
             let (len, whole_items) = whole(bytes, taken);
             kept = whole_items;
-            self.has_failed = true;
-            self.error = Some(error);
-            if let Err(error) = self.out.cut_to(before + len as u64) {
-                tracing::warn!(%error, "a half-written record stays at the end");
-            }
+            self.fail(error, before + len as u64);
         }
         self.written += kept;
         self.lost += items - kept;
+    }
+
+    /// Nothing is written any more behind the first `len` bytes.
+    fn fail(&mut self, error: OutError, len: u64) {
+        self.has_failed = true;
+        self.error = Some(error);
+        if let Err(error) = self.out.cut_to(len) {
+            tracing::warn!(%error, "a half-written record stays at the end");
+        }
+        if let Some(packing) = &mut self.packing {
+            self.lost += packing.give_up();
+        }
+    }
+
+    /// Gathers items for frames, which end where the next item has no room: they depend on the items alone, not on
+    /// the pieces in which those come.
+    fn pack(
+        &mut self,
+        mut bytes: &[u8],
+        mut items: u64,
+        whole: impl Fn(&[u8], usize) -> (usize, u64),
+    ) {
+        while let Some(packing) = &mut self.packing
+            && !bytes.is_empty()
+        {
+            let (room, is_empty) = (packing.room(), packing.is_empty());
+            let (len, whole_items) = match bytes.len() <= room {
+                true => (bytes.len(), items),
+                false => whole(bytes, room),
+            };
+            if len == 0 && !is_empty {
+                packing.seal();
+                self.write_frames(Packing::next_of_many);
+                if self.has_failed {
+                    break;
+                }
+                continue;
+            }
+            // What no frame has room for has one of its own, with what comes behind it here.
+            let (len, whole_items) = match len {
+                0 => (bytes.len(), items),
+                len => (len, whole_items),
+            };
+            packing.add(bytes.get(..len).unwrap_or_default(), whole_items);
+            bytes = bytes.get(len..).unwrap_or_default();
+            items -= whole_items;
+        }
+        // None are left unless a frame could not be written.
+        self.lost += items;
+    }
+
+    /// Writes frames as long as there is a `next` one.
+    fn write_frames(
+        &mut self,
+        next: impl Fn(&mut Packing) -> Option<(std::io::Result<Frame>, u64)>,
+    ) {
+        while let Some(packing) = &mut self.packing
+            && let Some((frame, items)) = next(packing)
+        {
+            let before = self.out.bytes();
+            let frame = frame.map_err(|source| self.out.error(source));
+            match frame.and_then(|frame| self.out.write(frame.bytes()).map(|()| frame)) {
+                Ok(frame) => {
+                    packing.recycle(frame);
+                    self.written += items;
+                }
+                Err(error) => {
+                    self.lost += items;
+                    self.fail(error, before);
+                }
+            }
+        }
+    }
+
+    /// Writes what is on its way to the file.
+    pub fn settle(&mut self) {
+        if let Some(packing) = &mut self.packing {
+            packing.seal();
+            self.write_frames(Packing::take_next);
+        }
+    }
+
+    /// Does what is due at `now`, since any fixed moment: what has waited long enough goes to the file.
+    pub fn tick(&mut self, now: Duration) {
+        if let Some(packing) = &mut self.packing {
+            packing.seal_old(now);
+            self.write_frames(Packing::next_done);
+        }
+    }
+
+    /// Bytes of content on its way to the file.
+    pub fn pending(&self) -> u64 {
+        self.packing.as_ref().map_or(0, Packing::pending)
+    }
+
+    /// Bytes that the file would have with what is on its way to it, at the most.
+    pub fn most_bytes(&self) -> u64 {
+        let margin = if self.is_packed() { MARGIN } else { 0 };
+        self.out.bytes() + self.pending() + margin
+    }
+
+    /// Writes the end of the file, behind all items; it goes without where there is no room for it.
+    ///
+    /// # Errors
+    ///
+    /// When what was written of it cannot be cut off again.
+    pub fn write_end(&mut self, bytes: &[u8]) -> Result<(), OutError> {
+        self.settle();
+        let whole = self.out.bytes();
+        if !self.has_failed
+            && let Err(error) = self.write_apart(bytes)
+        {
+            // The items are worth more than their statistics: a full disk takes the latter only.
+            tracing::warn!(%error, "no interface statistics");
+            self.out.cut_to(whole)?;
+        }
+        Ok(())
+    }
+
+    /// Writes what holds no item, in a frame of its own.
+    fn write_apart(&mut self, bytes: &[u8]) -> Result<(), OutError> {
+        let Some(packing) = &mut self.packing else {
+            return self.out.write(bytes);
+        };
+        packing.add(bytes, 0);
+        packing.seal();
+        let Some((frame, _)) = packing.take_next() else {
+            return Ok(());
+        };
+        let frame = frame.map_err(|source| self.out.error(source))?;
+        self.out.write(frame.bytes())?;
+        packing.recycle(frame);
+        Ok(())
     }
 
     /// Counts items that there was no point in writing any more.
@@ -103,12 +270,13 @@ impl ItemFile {
         self.error.take()
     }
 
-    /// Brings what was written to the disk.
+    /// Brings what was written to the disk, and what is on its way to the file.
     ///
     /// # Errors
     ///
     /// As the system says.
     pub fn sync(&mut self) -> Result<(), OutError> {
+        self.settle();
         self.out.sync()
     }
 

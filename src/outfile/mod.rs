@@ -7,6 +7,7 @@
 mod fifo;
 mod items;
 mod names;
+pub mod packed;
 mod part;
 mod place;
 
@@ -418,7 +419,7 @@ impl OutFile {
         }
     }
 
-    fn error(&self, source: io::Error) -> OutError {
+    pub(super) fn error(&self, source: io::Error) -> OutError {
         OutError::Write {
             path: self.path.clone(),
             source,

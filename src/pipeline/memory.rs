@@ -10,6 +10,7 @@ use crate::export::jsonl;
 use crate::flow::record::FlowRecord;
 use crate::flow::{table, updates};
 use crate::mirror::session;
+use crate::outfile::packed::Compression;
 use crate::pcap::record::{BATCH_BYTES, BATCH_LEN};
 use crate::wire::reassembly;
 
@@ -21,8 +22,13 @@ const SESSION_COPIES: u64 = 3;
 /// Batches beside those in the queue to the capture's writer: what it gathers before it writes.
 const GATHERED: u64 = 2 * BATCH_LEN as u64;
 
-/// Most bytes that workers and writers take, with so many files of flow records.
-pub fn most_bytes(worker: &WorkerSettings, sharing: &Sharing, flow_files: usize) -> u64 {
+/// Most bytes that workers and writers take, with so many files of flow records and a capture that is compressed or not.
+pub fn most_bytes(
+    worker: &WorkerSettings,
+    sharing: &Sharing,
+    flow_files: usize,
+    compression: Option<Compression>,
+) -> u64 {
     let workers = u64::from(sharing.steering.workers.max(1));
     let mut bytes = PROGRAM + measure::memory_bytes(workers as usize) as u64;
     bytes += workers * SESSION_COPIES * session::MEMORY_BYTES as u64;
@@ -32,6 +38,7 @@ pub fn most_bytes(worker: &WorkerSettings, sharing: &Sharing, flow_files: usize)
     if worker.capture.is_some() {
         let a_worker = capture_queue_batches(sharing.when_full, workers as usize) as u64;
         bytes += workers * a_worker * BATCH_BYTES as u64 + GATHERED;
+        bytes += compression.map_or(0, Compression::memory_bytes);
     }
     if worker.flows {
         let shares = (0..sharing.steering.workers.max(1))
@@ -71,7 +78,7 @@ mod tests {
             max_reorder: Duration::ZERO,
             when_full: WhenFull::Drop,
         };
-        most_bytes(&settings, &sharing, 1)
+        most_bytes(&settings, &sharing, 1, None)
     }
 
     #[test]

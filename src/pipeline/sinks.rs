@@ -293,8 +293,14 @@ mod tests {
             mtu: 1500,
         };
         let creation = Creation::default();
-        let capture =
-            CaptureWriter::create(&names[0], creation, Format::PcapNg, &about, &Stop::new());
+        let capture = CaptureWriter::create(
+            &names[0],
+            creation,
+            None,
+            Format::PcapNg,
+            &about,
+            &Stop::new(),
+        );
         let sinks = Sinks {
             capture: Some(capture.unwrap().into()),
             flows: vec![

@@ -218,15 +218,15 @@ pub fn pin_to_core(core: usize) -> io::Result<()> {
     Ok(sched_setaffinity(Pid::from_raw(0), &set)?)
 }
 
-/// Gives the calling thread, and the programs that it starts, the lowest priority.
+/// Gives the calling thread, and the programs that it starts, a priority that is so many steps lower than usual; 19 is the
+/// lowest.
 ///
 /// # Errors
 ///
 /// As setpriority(2).
-pub fn be_nice() -> io::Result<()> {
-    const LOWEST: libc::c_int = 19;
+pub fn be_nice(steps: libc::c_int) -> io::Result<()> {
     // SAFETY: numbers alone; 0 is the calling thread.
-    done(unsafe { libc::setpriority(libc::PRIO_PROCESS as _, 0, LOWEST) })
+    done(unsafe { libc::setpriority(libc::PRIO_PROCESS as _, 0, steps) })
 }
 
 /// Whether this process ignores a signal; whoever started it may have wanted that.

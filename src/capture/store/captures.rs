@@ -66,8 +66,8 @@ impl Store {
         let mut same = same.take_while(|record| {
             split == Split::None || class == self::class(split, sessions, worker, record.session)
         });
-        let ready = files.is_ready(class, first.ts_ns, first.len.into(), |out, about| {
-            let mut writer = CaptureWriter::begin(out, *format, about, sessions.anew())?;
+        let ready = files.is_ready(class, first.ts_ns, first.len.into(), |file, about| {
+            let mut writer = CaptureWriter::begin(file, *format, about, sessions.anew())?;
             writer.put_block(blocks);
             Ok(writer)
         });
@@ -79,7 +79,9 @@ impl Store {
         let next = || same.next().map(|record| (record.ts_ns, record.len.into()));
         let fitting = files.fitting(class, next);
         if let Some(reason) = fitting.ends {
-            files.end_file(class, reason);
+            if reason != Reason::Size || !files.settle(class) {
+                files.end_file(class, reason);
+            }
             return 0;
         }
         let Some(file) = files.take(class, &fitting) else {
@@ -187,6 +189,14 @@ impl Content for CaptureWriter {
 
     fn flush(&mut self) {
         self.flush();
+    }
+
+    fn settle(&mut self, least: u64) -> bool {
+        self.settle(least)
+    }
+
+    fn tick(&mut self, now: Duration) {
+        self.tick(now);
     }
 
     fn sync(&mut self) -> Result<(), OutError> {

@@ -32,6 +32,7 @@ impl FlowStore {
         let plan = Plan {
             prefix: format!("{}{SUFFIX}", plan.prefix),
             ending: ".jsonl",
+            compression: None,
             ..plan.clone()
         };
         let files = Rolling::open(dir, plan, now_ns)?;
@@ -43,8 +44,8 @@ impl FlowStore {
         let ts_ns = record.ts_end.0;
         loop {
             let files = &mut self.files;
-            if !files.is_ready(Class::All, ts_ns, LINE_ROOM, |out, _| {
-                Ok(JsonLines::of(out))
+            if !files.is_ready(Class::All, ts_ns, LINE_ROOM, |file, _| {
+                Ok(JsonLines::of(file))
             }) {
                 return files.lose(1);
             }
@@ -118,6 +119,12 @@ impl Content for JsonLines {
     fn flush(&mut self) {
         self.flush();
     }
+
+    fn settle(&mut self, _least: u64) -> bool {
+        false
+    }
+
+    fn tick(&mut self, _now: Duration) {}
 
     fn sync(&mut self) -> Result<(), OutError> {
         self.sync()

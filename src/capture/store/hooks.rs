@@ -249,7 +249,7 @@ impl State {
     fn work(&self, jobs: &Receiver<Job>) {
         // A program inherits the priority of the thread that starts it.
         #[cfg(target_os = "linux")]
-        if let Err(error) = crate::sys::be_nice() {
+        if let Err(error) = crate::sys::be_nice(19) {
             tracing::debug!(%error, "no lower priority");
         }
         while let Ok(job) = jobs.recv() {

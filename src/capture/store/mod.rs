@@ -6,6 +6,7 @@ pub mod contents;
 pub mod custody;
 pub mod finisher;
 pub mod flows;
+pub mod frames;
 pub mod hooks;
 pub mod inspect;
 pub mod keys;

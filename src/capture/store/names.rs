@@ -24,7 +24,7 @@ pub struct StoreName {
     pub sequence: u64,
     /// When it began, seconds since 1970.
     pub start_s: u64,
-    /// What stands behind the time: `.pcapng`, `.pcapng.zst`.
+    /// What stands behind the time: `.pcapng`, `.pcapng.gz`.
     pub ending: String,
 }
 
@@ -71,11 +71,14 @@ impl StoreName {
 }
 
 /// The endings that a store gives.
-pub const ENDINGS: [&str; 6] = [
+pub const ENDINGS: [&str; 9] = [
+    ".pcapng.gz",
     ".pcapng.zst",
     ".pcapng",
+    ".pcap.gz",
     ".pcap.zst",
     ".pcap",
+    ".jsonl.gz",
     ".jsonl.zst",
     ".jsonl",
 ];

@@ -11,6 +11,7 @@ use std::time::Duration;
 use nix::fcntl::OFlag;
 use nix::sys::statvfs::fstatvfs;
 
+use super::frames::WholeFrames;
 use super::keys::Signer;
 use super::manifest::{self, Chain, Event, FileFacts, IndexFacts, hex};
 use super::names::StoreName;
@@ -18,6 +19,7 @@ use super::recover::{self, Holds, Whole, parse_rfc3339};
 use super::retention::{Around, Because, Limits, Member, Space};
 use super::rotation::Reason;
 use crate::flow::text::rfc3339;
+use crate::outfile::packed::{Codec, LEVEL, frame_of};
 use crate::outfile::{Creation, OutError, OutFile};
 use crate::pcap::record::Format;
 use crate::pcap::section;
@@ -696,12 +698,32 @@ impl Ring {
             let reason = "it is not what the manifest says: what was not synced was lost";
             return self.quarantine(name, out, reason, now_ns);
         }
-        let Some(holds) = Holds::by_ending(&name.ending) else {
+        let (ending, codec) = Codec::of_ending(&name.ending);
+        let Some(holds) = Holds::by_ending(ending) else {
             return self.quarantine(name, out, "its kind cannot be read again", now_ns);
         };
-        let scanned = recover::scan(holds, BufReader::with_capacity(1 << 20, out.reopen()?))?;
+        let file = BufReader::with_capacity(1 << 20, out.reopen()?);
+        // What was scanned, and how many bytes of the file that is.
+        let (scanned, len) = match codec {
+            None => {
+                let scanned = recover::scan(holds, file)?;
+                let len = scanned.as_ref().map_or(0, |whole| whole.bytes);
+                (scanned, len)
+            }
+            Some(codec) => {
+                let mut frames = WholeFrames::new(codec, file);
+                let scanned = recover::scan(holds, BufReader::new(&mut frames))?;
+                if scanned.as_ref().map_or(0, |whole| whole.bytes) != frames.content_bytes() {
+                    let reason = "what its frames hold is not what was written";
+                    return self.quarantine(name, out, reason, now_ns);
+                }
+                (scanned, frames.packed_bytes())
+            }
+        };
         match scanned {
-            Some(whole) if whole.packets > 0 => self.finish_left(name, out, holds, &whole, now_ns),
+            Some(whole) if whole.packets > 0 => {
+                self.finish_left(name, out, (holds, codec, len), &whole, now_ns)
+            }
             None if out.bytes() > 0 => {
                 let reason = "it does not begin with the header of a capture";
                 self.quarantine(name, out, reason, now_ns)
@@ -717,12 +739,12 @@ impl Ring {
         &mut self,
         name: &StoreName,
         mut out: OutFile,
-        holds: Holds,
+        (holds, codec, len): (Holds, Option<Codec>, u64),
         whole: &Whole,
         now_ns: u64,
     ) -> io::Result<()> {
-        let lost = out.bytes() - whole.bytes;
-        out.cut_to(whole.bytes).map_err(io::Error::other)?;
+        let lost = out.bytes() - len;
+        out.cut_to(len).map_err(io::Error::other)?;
         if holds == Holds::Capture(Format::PcapNg) && !whole.has_statistics {
             let mut statistics = Vec::new();
             for (number, seen) in (0..).zip(&whole.interfaces) {
@@ -733,6 +755,9 @@ impl Ring {
                     seen.last_ns,
                     &mut statistics,
                 );
+            }
+            if let Some(codec) = codec {
+                statistics = frame_of(codec, LEVEL, statistics)?;
             }
             out.write(&statistics).map_err(io::Error::other)?;
         }

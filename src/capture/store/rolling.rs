@@ -15,6 +15,7 @@ use super::ring::{Begun, Fsync, Keeping, Ring};
 use super::rotation::{Open, Reason, Triggers};
 use crate::flow::text::rfc3339;
 use crate::mirror::session::SessionKey;
+use crate::outfile::packed::{Compression, Pool};
 use crate::outfile::{ItemFile, OutError, OutFile, Standing};
 use crate::pcap::section::About;
 use crate::stop::wall_clock_ns;
@@ -26,6 +27,11 @@ const RETRY: Duration = Duration::from_secs(5);
 const LOOK: Duration = Duration::from_secs(15);
 /// Bytes of the manifest that a file costs until the limits are looked at again, at the most.
 const LINES: u64 = 2048;
+/// The part of a file's size limit that content on its way to it has to be so that it is worth to find out its size, and
+/// the least of it.
+const WORTH_SETTLING: (u64, u64) = (64, 4096);
+/// Bytes that may be written until the limits are looked at, whatever is on its way to compressed files.
+const LEAST_ALLOWANCE: u64 = 512 << 10;
 /// How long behind its end by the clock a file stays open for packets on their way, live.
 const GRACE: Duration = Duration::from_secs(1);
 
@@ -70,6 +76,8 @@ pub struct Plan {
     pub most_open: usize,
     /// What happens when the disk is full.
     pub on_full: OnFull,
+    /// How files are compressed, if they are.
+    pub compression: Option<Compression>,
     /// How files are kept.
     pub keeping: Keeping,
     /// A file is finished for an interval without packets too.
@@ -92,6 +100,12 @@ pub trait Content: Sized {
 
     /// Writes what is gathered, so that it can be read.
     fn flush(&mut self);
+
+    /// Writes what is on its way to a compressed file, if that is at least so many bytes; else `false`.
+    fn settle(&mut self, least: u64) -> bool;
+
+    /// Does what is due at `now`, since any fixed moment.
+    fn tick(&mut self, now: Duration);
 
     /// Brings what was written to the disk.
     ///
@@ -130,6 +144,7 @@ pub struct Rolling<C> {
     dir: String,
     ring: Arc<Mutex<Ring>>,
     finisher: Finisher,
+    pool: Option<Arc<Pool>>,
     /// Those that are open, by what goes to them.
     pub open: BTreeMap<Class, OpenFile<C>>,
     /// What became of items in files that have ended.
@@ -209,11 +224,13 @@ impl<C: Content> Rolling<C> {
         let ring = Arc::new(Mutex::new(ring));
         let finisher = Finisher::start(Arc::clone(&ring), plan.keeping.fsync, hooks)?;
         finisher.announce(recovered);
+        let pool = plan.compression.map(Pool::start).transpose()?;
         let mut store = Self {
             plan,
             dir: dir.display().to_string(),
             ring,
             finisher,
+            pool,
             open: BTreeMap::new(),
             ended: Standing::default(),
             untold: Lost::default(),
@@ -252,7 +269,7 @@ impl<C: Content> Rolling<C> {
         class: Class,
         ts_ns: u64,
         len: u64,
-        begin: impl FnOnce(OutFile, &About) -> Result<C, OutError>,
+        begin: impl FnOnce(ItemFile, &About) -> Result<C, OutError>,
     ) -> bool {
         if self.retry_at.is_some_and(|at| self.now < at) || self.has_failed {
             return false;
@@ -327,7 +344,7 @@ impl<C: Content> Rolling<C> {
         &mut self,
         begun: Begun,
         ts_ns: u64,
-        begin: impl FnOnce(OutFile, &About) -> Result<C, OutError>,
+        begin: impl FnOnce(ItemFile, &About) -> Result<C, OutError>,
     ) -> Result<OpenFile<C>, OutError> {
         let lost = Lost {
             kernel: self.kernel_dropped - self.kernel_told,
@@ -344,7 +361,11 @@ impl<C: Content> Rolling<C> {
             comments: self.comments(&name, lost),
             ..self.plan.about.clone()
         };
-        match begin(out, &about) {
+        let file = match &self.pool {
+            Some(pool) => ItemFile::packed(out, pool.packing()),
+            None => ItemFile::new(out),
+        };
+        match begin(file, &about) {
             Ok(writer) => {
                 self.kernel_told = self.kernel_dropped;
                 self.untold = Lost::default();
@@ -506,7 +527,12 @@ impl<C: Content> Rolling<C> {
         let files = self.open.values();
         let open_bytes = files.map(|file| file.writer.bytes_at_end()).sum();
         let room = hold(&self.ring).make_room(open_bytes, coming, now_ns)?;
-        self.allowance = room.unwrap_or_default();
+        let files = self.open.values();
+        let pending: u64 = files.map(|file| file.writer.file().pending()).sum();
+        let most = room.unwrap_or_default();
+        // What is on its way may be written before the limits are looked at again; other processes count with no more
+        // than an allowance.
+        self.allowance = most.saturating_sub(pending).max(most.min(LEAST_ALLOWANCE));
         Ok(room.is_some())
     }
 
@@ -534,6 +560,9 @@ impl<C: Content> Rolling<C> {
     /// Does what is due at `now`, since any fixed moment, and `wall_ns`, nanoseconds since 1970.
     pub fn tick(&mut self, now: Duration, wall_ns: u64) {
         self.now = now;
+        if self.pool.is_some() {
+            self.tick_files(now);
+        }
         if self.plan.by_packet_time {
             return;
         }
@@ -564,6 +593,28 @@ impl<C: Content> Rolling<C> {
                 }
             }
         }
+    }
+
+    fn tick_files(&mut self, now: Duration) {
+        let mut failed = Vec::new();
+        for (class, file) in &mut self.open {
+            file.writer.tick(now);
+            if file.writer.file().has_failed() {
+                failed.push(*class);
+            }
+        }
+        for class in failed {
+            self.fail(class);
+        }
+    }
+
+    /// Finds out how long the file of `class` is with what is on its way to it, which was counted as if it could not be
+    /// compressed; `false` where that is too little to matter.
+    pub fn settle(&mut self, class: Class) -> bool {
+        let (part, least) = WORTH_SETTLING;
+        let worth = (self.plan.triggers.size.unwrap_or_default() / part).max(least);
+        let file = self.open.get_mut(&class);
+        file.is_some_and(|file| file.writer.settle(worth))
     }
 
     /// How it stands.
@@ -622,6 +673,10 @@ impl<C: Content> Rolling<C> {
             open.packets += 1;
             fitting.bytes += len;
             fitting.items += 1;
+            // With the first one comes what describes its session.
+            if file.items == 0 {
+                break;
+            }
         }
         fitting
     }

@@ -23,9 +23,11 @@ use crate::cli::values;
 use crate::export::jsonl::JsonLines;
 use crate::failure::Failure;
 use crate::mirror::allowed::{Allowed, Network, VniList};
+use crate::outfile::packed::{Codec, Compression, LEVEL, Pool};
 use crate::outfile::{Creation, Existing, OutFile, is_input, same_output};
-use crate::pcap::record::Format;
+use crate::pcap::record::{Format, SNAPLEN};
 use crate::pcap::section::About;
+use crate::pcap::slice::Slice;
 use crate::pipeline::memory;
 use crate::pipeline::run::{Sharing, Sinks, WhenFull};
 use crate::pipeline::sink::OnReaderGone;
@@ -63,6 +65,9 @@ pub struct Outputs {
     /// Where `write` names a directory.
     store: Option<Plan>,
     format: Format,
+    compression: Option<Compression>,
+    /// How much of each frame is stored, where that is not all.
+    slice: Option<Slice>,
     flows: Vec<PathBuf>,
     /// Where viewers connect to.
     tees: Vec<SocketAddr>,
@@ -303,6 +308,11 @@ impl Settings {
             WhenFull::Drop => WhenSlow::Miss,
             WhenFull::Wait => WhenSlow::Wait,
         };
+        let store = outputs.store.as_mut();
+        let of_store = store.and_then(|plan| plan.compression.as_mut());
+        for compression in outputs.compression.iter_mut().chain(of_store) {
+            compression.live = when_full == WhenFull::Drop;
+        }
         let worker = WorkerSettings {
             tunnels: parts.tunnels,
             plain: parts.plain,
@@ -311,6 +321,7 @@ impl Settings {
             mtu_overhead,
             max_flows: limits.max_flows,
             capture: outputs.has_capture().then_some(outputs.format),
+            slice: outputs.slice,
             flows: !outputs.flows.is_empty(),
             allowed: parts.allowed,
         };
@@ -362,6 +373,7 @@ impl Settings {
                 .map(|path| 1 + usize::from(storing::is_store(path)))
                 .chain(hooks)
                 .sum::<usize>()
+                + self.outputs.compression().map_or(0, |how| how.threads)
                 + viewed
                 + tees.len(),
             others: summary
@@ -379,7 +391,9 @@ impl Settings {
             true => 0,
             false => view::MEMORY_BYTES,
         };
-        memory::most_bytes(&self.worker, &self.sharing, flow_files) + (source + views) as u64
+        let compression = self.outputs.compression();
+        memory::most_bytes(&self.worker, &self.sharing, flow_files, compression)
+            + (source + views) as u64
     }
 }
 
@@ -409,11 +423,15 @@ impl Outputs {
         let flows = flows.map(|(_, paths)| paths.clone()).unwrap_or_default();
         let mut places = write.iter().chain(&flows);
         let is_asked = places.any(|path| storing::is_store(path));
-        let store = storing::plan(store, is_asked, format_meant, mode, mistakes);
+        let compression = compression(typed, write.as_deref(), mistakes);
+        let slice = slice(typed, mistakes);
+        let store = storing::plan(store, is_asked, format_meant, mode, compression, mistakes);
         let outputs = Self {
             write,
             store,
             format: format_meant,
+            compression,
+            slice,
             flows,
             tees,
             when_slow: WhenSlow::Wait,
@@ -425,6 +443,14 @@ impl Outputs {
         };
         outputs.check(inputs, mistakes);
         format.map(|_| outputs)
+    }
+
+    /// How the capture is compressed, if it is.
+    pub fn compression(&self) -> Option<Compression> {
+        match &self.store {
+            Some(plan) => plan.compression,
+            None => self.compression,
+        }
     }
 
     /// Whether files follow each other.
@@ -471,7 +497,10 @@ impl Outputs {
         };
         let text = |path: &PathBuf| misleading_name(path, "JSON lines", None);
         let capture = self.write.as_ref();
-        let capture = capture.and_then(|path| misleading_capture_name(path, self.format, true));
+        let capture = capture.and_then(|path| match self.compression {
+            Some(how) if !storing::is_store(path) => misleading_packed_name(path, how.codec),
+            _ => misleading_capture_name(path, self.format, true),
+        });
         for told in capture
             .into_iter()
             .chain(self.flows.iter().filter_map(text))
@@ -560,7 +589,9 @@ impl Outputs {
     ) -> Result<Output, Failure> {
         let Some(plan) = store.filter(|_| storing::is_store(path)) else {
             let (creation, format) = (self.creation, self.format);
-            let file = CaptureWriter::create(path, creation, format, &about, stop)?;
+            let pool = self.compression.map(Pool::start).transpose()?;
+            let packing = pool.map(|pool| pool.packing());
+            let file = CaptureWriter::create(path, creation, packing, format, &about, stop)?;
             return Ok(file.into());
         };
         let mut about = about;
@@ -611,6 +642,59 @@ fn read_tees(
     tees
 }
 
+/// How the capture is compressed: as asked for, or as the name of the one file says.
+fn compression(
+    typed: &Layers<&typed::Output>,
+    write: Option<&Path>,
+    mistakes: &mut Mistakes,
+) -> Option<Compression> {
+    let (origin, text) = typed.find(|t| t.compress.as_ref())?;
+    let asked = mistakes.read("--compress", text, values::compression)?;
+    let threads = |text: &str| values::number(text, 1..=16);
+    let threads = mistakes.one(
+        typed,
+        "--compress-threads",
+        |t| &t.compress_threads,
+        threads,
+    )?;
+    let path = write?;
+    let extension = path.extension().filter(|_| !storing::is_store(path));
+    let mut codecs = [Codec::Gzip, Codec::Zstd].into_iter();
+    let named = codecs.find(|codec| extension.is_some_and(|is| is == codec.extension()));
+    let (codec, level) = match origin {
+        Origin::Default => named.map(|codec| (codec, LEVEL)),
+        _ => asked,
+    }?;
+    Some(Compression {
+        codec,
+        level,
+        threads,
+        files: 1,
+        live: false,
+    })
+}
+
+/// How much of each frame is stored; `None` for all.
+fn slice(typed: &Layers<&typed::Output>, mistakes: &mut Mistakes) -> Option<Slice> {
+    // Less than an Ethernet header says nothing of a frame.
+    let snaplen = |text: &str| values::number(text, 14..=SNAPLEN);
+    let snaplen = mistakes.one(typed, "--snaplen", |t| &t.snaplen, snaplen)?;
+    let words = [("none", false), ("headers", true)];
+    let headers = |text: &str| values::one_of(text, &words);
+    let headers = mistakes.one(typed, "--slice", |t| &t.slice, headers)?;
+    let slice = Slice { snaplen, headers };
+    (slice != Slice::ALL).then_some(slice)
+}
+
+/// What to say of a compressed capture whose name does not show it.
+fn misleading_packed_name(path: &Path, codec: Codec) -> Option<String> {
+    let (name, extension) = (codec.name(), codec.extension());
+    let is = path.extension()?.to_str()?;
+    let path = path.display();
+    (is != extension)
+        .then(|| format!("{path} is compressed with {name}; .{extension} would say so"))
+}
+
 /// What to say of a capture file whose name promises something else. `has_format`: the flag could change it.
 pub fn misleading_capture_name(path: &Path, format: Format, has_format: bool) -> Option<String> {
     let (is, other, flag) = match format {
@@ -627,7 +711,7 @@ fn misleading_name(path: &Path, is: &str, other: Option<(&str, &str)>) -> Option
     let path = path.display();
     if PACKED.contains(&extension.as_str()) {
         return Some(format!(
-            "{path} is plain {is}: vxtap does not compress what it writes"
+            "{path} is plain {is}: --compress gzip or zstd compresses captures"
         ));
     }
     let (extension_of, flag) = other?;

@@ -13,6 +13,7 @@ use crate::capture::store::ring::{Fsync, Keeping};
 use crate::capture::store::rolling::{OnFull, Plan, Split};
 use crate::capture::store::rotation::Triggers;
 use crate::cli::values;
+use crate::outfile::packed::{Codec, Compression};
 use crate::outfile::{Creation, Existing};
 use crate::pcap::record::Format;
 use crate::pcap::section::About;
@@ -33,6 +34,7 @@ pub fn plan(
     is_asked: bool,
     format: Format,
     mode: Option<u32>,
+    compression: Option<Compression>,
     mistakes: &mut Mistakes,
 ) -> Option<Plan> {
     if !is_asked {
@@ -119,17 +121,27 @@ pub fn plan(
     ];
     let split = |text: &str| values::one_of(text, &words);
     let most_open = |text: &str| values::number(text, 1..=4096);
+    let split = mistakes.one(typed, "--split", |t| &t.split, split)?;
+    let most_open = mistakes.one(typed, "--max-open-files", |t| &t.max_open_files, most_open)?;
     let keep_empty = typed.find(|t| t.keep_empty.as_ref());
     let custody = custody(typed, mistakes);
     Some(Plan {
         prefix: mistakes.one(typed, "--prefix", |t| &t.prefix, values::file_prefix)?,
-        ending: match format {
-            Format::PcapNg => ".pcapng",
-            Format::Pcap => ".pcap",
+        ending: match (format, compression.map(|compression| compression.codec)) {
+            (Format::PcapNg, None) => ".pcapng",
+            (Format::PcapNg, Some(Codec::Gzip)) => ".pcapng.gz",
+            (Format::PcapNg, Some(Codec::Zstd)) => ".pcapng.zst",
+            (Format::Pcap, None) => ".pcap",
+            (Format::Pcap, Some(Codec::Gzip)) => ".pcap.gz",
+            (Format::Pcap, Some(Codec::Zstd)) => ".pcap.zst",
         },
         triggers,
-        split: mistakes.one(typed, "--split", |t| &t.split, split)?,
-        most_open: mistakes.one(typed, "--max-open-files", |t| &t.max_open_files, most_open)?,
+        split,
+        most_open,
+        compression: compression.map(|compression| Compression {
+            files: if split == Split::None { 1 } else { most_open },
+            ..compression
+        }),
         on_full: mistakes.one(typed, "--on-full", |t| &t.on_full, on_full)?,
         keeping: Keeping {
             limits,

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::Args;
 use serde::{Deserialize, Serialize};
 
+use crate::pcap::record::SNAPLEN;
 use crate::pipeline::worker::WorkerSettings;
 use crate::wire::vxlan;
 
@@ -192,6 +193,21 @@ pub struct Output {
     /// that is replaced]
     #[arg(long, value_name = "OCTAL")]
     pub mode: Option<Text>,
+    /// Compress the capture, with a level from 1 (fastest, the default) to 9 for gzip, 19 for zstd. gzip: Wireshark and
+    /// its tools open the files as they are. zstd: quicker and smaller, but Wireshark needs help ('zstd -dc FILE | tshark
+    /// -r -'). A FILE that ends in .gz or .zst is compressed without being asked
+    #[arg(long, value_name = "none|gzip|zstd[:LEVEL]")]
+    pub compress: Option<Text>,
+    /// Threads that compress
+    #[arg(long, value_name = "N")]
+    pub compress_threads: Option<Text>,
+    /// Most bytes of each frame to store; longer frames keep their length on the wire (orig_len)
+    #[arg(long, value_name = "BYTES")]
+    pub snaplen: Option<Text>,
+    /// What of each frame to store. `headers`: nothing behind the TCP, UDP, SCTP or ICMP header; behind the IP header of
+    /// other protocols; behind Ethernet and VLAN tags of frames without IP. Flow records and lengths stay as they are
+    #[arg(long, value_name = "none|headers")]
+    pub slice: Option<Text>,
     /// Exit with code 3 when this run lost anything: in the kernel, or on the way to an output
     #[arg(long, num_args = 0, default_missing_value = "true")]
     pub fail_on_loss: Option<bool>,
@@ -373,6 +389,10 @@ impl Output {
     fn defaults() -> Self {
         Self {
             format: text("pcapng"),
+            compress: text("none"),
+            compress_threads: text(1),
+            snaplen: text(SNAPLEN),
+            slice: text("none"),
             ..Self::default()
         }
     }
