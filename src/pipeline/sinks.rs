@@ -9,7 +9,7 @@ use crossbeam_channel::{Receiver, bounded};
 use super::annotations::Annotations;
 use super::capture_sink::{CaptureNotes, CaptureSink};
 use super::doorbell::{Callers, Sleeper, doorbell};
-use super::ending::Patience;
+use super::ending::{PATIENCE, Patience};
 use super::flow_sink::{FlowChunk, FlowSink, flow_lanes};
 use super::inquiry::Answer;
 use super::measure::{Distribution, WriterMeasures};
@@ -30,8 +30,8 @@ pub struct SinkSet {
     running: Vec<Running>,
     /// Those who look at the capture live.
     tees: Option<Arc<Tees>>,
-    /// Viewers are waited for.
-    patiently: bool,
+    /// How long viewers without progress are waited for at the end; `None` for as long as it takes.
+    viewers_have: Option<Duration>,
     /// What the capture's sink is told and tells beside its account.
     notes: Arc<CaptureNotes>,
     measured: Receiver<WriterMeasures>,
@@ -89,7 +89,7 @@ impl SinkSet {
                 let set = Self {
                     running,
                     tees,
-                    patiently: sharing.when_full == WhenFull::Wait,
+                    viewers_have: (sharing.when_full == WhenFull::Drop).then_some(PATIENCE),
                     notes,
                     measured,
                 };
@@ -124,7 +124,7 @@ impl SinkSet {
         let Self {
             running,
             tees,
-            patiently,
+            viewers_have,
             notes,
             measured,
         } = self;
@@ -146,7 +146,7 @@ impl SinkSet {
         };
         let mut accounts: Vec<Account> = running.into_iter().map(finish).collect();
         if let Some(tees) = tees {
-            tees.end(patiently);
+            tees.end(viewers_have);
             tell_tees(&tees, &mut accounts);
         }
         let measures = measured.try_recv().ok();

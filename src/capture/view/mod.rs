@@ -228,6 +228,7 @@ impl Seat {
 mod tests {
     use std::io::Read;
     use std::net::TcpStream;
+    use std::time::Duration;
 
     use super::*;
     use crate::mirror::direction::Direction;
@@ -294,7 +295,7 @@ mod tests {
         assert!(seen(&views).no_room > 0);
         // The run ends and the viewer takes nothing: it is given up.
         views.close();
-        views.tees.end(false);
+        views.tees.end(Some(Duration::from_millis(200)));
         let seen = seen(&views);
         assert!(seen.stuck > 0, "{seen:?}");
         assert_eq!(seen.offered, seen.written + seen.no_room + seen.stuck);
@@ -315,7 +316,7 @@ mod tests {
             views.append(0, &batch, 0..200);
         }
         views.close();
-        views.tees.end(true);
+        views.tees.end(None);
         let seen = views.tees.seen().next().unwrap().1;
         assert_eq!((seen.offered, seen.written), (40_000, 40_000));
         assert_eq!(reader.join().unwrap(), seen.bytes);

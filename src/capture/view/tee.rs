@@ -37,9 +37,10 @@ const PLACES_WAITED_FOR: usize = 32;
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// Looks without a viewer until that is told: about a second.
 const TELL_AFTER: u32 = 50;
-/// How often it is looked at the end whether viewers take anything, and looks without progress until they are given
-/// up: a second.
-const PROGRESS: (Duration, u32) = (Duration::from_millis(50), 20);
+/// How often it is looked at the end whether viewers take anything.
+const PROGRESS_EVERY: Duration = Duration::from_millis(50);
+/// Looks for the end of viewers that were given up: a second.
+const LOOKS_AT_LAST: u32 = 20;
 /// Looks for the place of a viewer that made room: half a second.
 const LOOKS_FOR_ROOM: u32 = 25;
 /// How long a tee pauses that cannot take connections.
@@ -415,31 +416,37 @@ impl Tees {
         (!self.joining.is_empty()).then(|| self.joining.try_recv().ok())?
     }
 
-    /// Takes no more connections, and waits for viewers to take what is left, as long as there is progress;
-    /// `patiently` for as long as it takes. The capture has let go of them.
-    pub fn end(&self, patiently: bool) {
+    /// Takes no more connections, and waits for viewers to take what is left: as long as one of them makes progress
+    /// within `patience`, or without that for as long as it takes. The capture has let go of them.
+    pub fn end(&self, patience: Option<Duration>) {
         self.wakers().clear();
-        let (every, most) = PROGRESS;
-        let (mut before, mut looks) = (self.steps(), 0);
-        loop {
-            // Whoever came too late is let go.
-            while self.joining.try_recv().is_ok() {}
-            match self.ended.recv_timeout(every) {
-                Ok(never) => match never {},
-                Err(RecvTimeoutError::Disconnected) => return,
-                Err(RecvTimeoutError::Timeout) => {}
-            }
-            let now = self.steps();
-            looks = if now == before { looks + 1 } else { 0 };
-            before = now;
-            if looks == most && !patiently {
-                for viewer in self.roster.viewers().iter() {
-                    viewer.given_up.store(true, Ordering::Relaxed);
-                    viewer.close();
-                }
-            } else if looks == 2 * most && !patiently {
+        let (mut before, mut without) = (self.steps(), Duration::ZERO);
+        while patience.is_none_or(|patience| without < patience) {
+            if self.have_ended() {
                 return;
             }
+            let now = self.steps();
+            without = match now == before {
+                true => without + PROGRESS_EVERY,
+                false => Duration::ZERO,
+            };
+            before = now;
+        }
+        for viewer in self.roster.viewers().iter() {
+            viewer.given_up.store(true, Ordering::Relaxed);
+            viewer.close();
+        }
+        let mut looks = 0..LOOKS_AT_LAST;
+        let _ = looks.any(|_| self.have_ended());
+    }
+
+    /// Waits a moment for the end of all threads; whether it came.
+    fn have_ended(&self) -> bool {
+        // Whoever connected too late is let go.
+        while self.joining.try_recv().is_ok() {}
+        match self.ended.recv_timeout(PROGRESS_EVERY) {
+            Ok(never) => match never {},
+            Err(error) => error == RecvTimeoutError::Disconnected,
         }
     }
 }
