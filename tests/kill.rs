@@ -213,8 +213,11 @@ fn end_replay(
                 });
             }
         });
-        // By then it has surely taken its signals.
-        thread::sleep(Duration::from_millis(60) + moments.next());
+        // It takes its signals before it opens an output.
+        while !outputs.path(".c.pcapng.part").exists() {
+            thread::sleep(Duration::from_millis(1));
+        }
+        thread::sleep(moments.next());
         send_signal(&child, signal);
         if let Some(then) = then {
             thread::sleep(moments.next());

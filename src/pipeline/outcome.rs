@@ -1,8 +1,10 @@
 //! What a run came to.
 
-use super::ledger::Ledger;
+use super::ledger::{Ledger, Noted};
 use super::measure::Measured;
 use super::sink::{Account, SinkError};
+use super::sinks::Closed;
+use super::total::Total;
 use super::worker::OtherPort;
 use crate::capture::store::hooks::Tally as HookTally;
 use crate::host::counters::Counts;
@@ -53,5 +55,27 @@ impl Outcome {
     /// Packets and records that were offered to a sink and are not in it.
     pub fn lost_in_sinks(&self) -> u64 {
         self.sinks.iter().map(Account::lost).sum()
+    }
+}
+
+impl Outcome {
+    /// What workers and sinks came to.
+    pub(super) fn of(total: Total, closed: Closed, mut measured: Measured) -> Self {
+        let mut ledger = total.ledger;
+        ledger.note_many(Noted::Late, closed.behind.late);
+        ledger.note_many(Noted::OutOfOrder, closed.behind.out_of_order);
+        measured.arrival_to_written = closed.arrival_to_written;
+        Self {
+            ledger,
+            sessions: total.sessions,
+            other_ports: total.other_ports,
+            not_allowed: total.strangers.most(),
+            sinks: closed.accounts,
+            flow_records: closed.flow_records,
+            received: total.received,
+            flows_joined: total.flows_joined,
+            measured,
+            ..Self::default()
+        }
     }
 }

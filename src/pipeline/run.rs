@@ -22,15 +22,15 @@ use crate::pipeline::ending::{PATIENCE, Patience};
 use crate::pipeline::flow_sink::FlowOutput;
 use crate::pipeline::inquiry::Answer;
 use crate::pipeline::lane::{Lane, Meeting, Shared};
-use crate::pipeline::ledger::{Ledger, Noted};
+use crate::pipeline::ledger::Ledger;
 use crate::pipeline::measure::{LiveMeasures, Measured};
-use crate::pipeline::orders::{Orders, orders};
+use crate::pipeline::orders::{Inbox, Orders, orders};
 use crate::pipeline::outcome::Outcome;
 pub use crate::pipeline::outlet::WhenFull;
 use crate::pipeline::outlet::{FlowQueue, QueueOutlet};
 use crate::pipeline::shares::Shares;
 use crate::pipeline::sink::{OnReaderGone, SinkError, Watch, Working};
-use crate::pipeline::sinks::SinkSet;
+use crate::pipeline::sinks::{Queues, SinkSet};
 use crate::pipeline::spread::{Chunk, ChunkSource, Guide};
 use crate::pipeline::total::Total;
 use crate::pipeline::worker::{Worker, WorkerSettings};
@@ -147,29 +147,8 @@ impl Pipeline {
             shares: Shares::new(),
             meeting: Meeting::default(),
         });
-        let lane = |(number, (empty, inbox))| Lane {
-            worker: Worker::new(WorkerSettings {
-                max_flows: max_flows_of(number as u32, steering, settings.max_flows),
-                ..settings.clone()
-            }),
-            outlet: QueueOutlet::new(
-                (number, workers),
-                queues.most,
-                when_full,
-                queues.full.clone(),
-                empty,
-                queues.flows.iter().cloned().map(FlowQueue::new).collect(),
-            ),
-            logged_sessions: 0,
-            // The first worker watches the clock.
-            live: is_live.then(|| LiveMeasures::new(number == 0)),
-            inbox,
-            latest_ns: 0,
-            highest_ns: 0,
-            lost: Arc::default(),
-        };
-        let lanes = queues.empty.into_iter().zip(inboxes).enumerate();
-        let lanes: Vec<Lane> = lanes.map(lane).collect();
+        let flow_orders = queues.flow_orders.clone();
+        let lanes = lanes(&settings, sharing, queues, inboxes);
         sinks.tell_lost(lanes.iter().map(|lane| Arc::clone(&lane.lost)).collect());
         Ok(Self {
             lanes,
@@ -181,7 +160,7 @@ impl Pipeline {
             patience: is_live.then_some(PATIENCE),
             shared,
             orders,
-            flow_orders: queues.flow_orders,
+            flow_orders,
             no_thread: None,
             records: 0,
             input_dropped: None,
@@ -401,62 +380,99 @@ impl Pipeline {
             settings,
             ..
         } = self;
-        let mut measured = Measured::default();
-        let measures = lanes.iter().filter_map(|lane| lane.live.as_ref());
-        measures.for_each(|live| live.add_to(&mut measured));
         let watch = sinks.watch();
         let steps = move || watch.steps();
         let mut patience = Patience::new(self.patience, &steps);
-        let lanes = lanes.into_iter().map(|lane| (lane.worker, lane.outlet));
-        let (mut workers, mut outlets): (Vec<_>, Vec<_>) = lanes.unzip();
-        for (worker, outlet) in workers.iter_mut().zip(&mut outlets) {
-            worker.end_input(outlet);
-            outlet.end(&mut patience);
-        }
-        let total = Total::of(workers);
-        measured.merge(&total.measured);
-        if let Some(outlet) = outlets.first_mut().filter(|_| settings.flows) {
-            for record in total.records() {
-                outlet.last_flow(record, &mut patience);
-            }
-            outlet.end_flows(&mut patience);
-        }
-        let mut ledger = total.ledger.clone();
+        let (mut total, measured, outlets) = end_lanes(lanes, settings.flows, &mut patience);
         for (note, packets) in apart.notes() {
-            ledger.note_many(note, packets);
+            total.ledger.note_many(note, packets);
         }
         // A run that did not come about replaces no file.
-        let is_begun = no_thread.is_none() || ledger.received > 0;
+        let is_begun = no_thread.is_none() || total.ledger.received > 0;
         if !is_begun {
             self.shared.working.give_up();
         }
-        let mut closed = sinks.finish(outlets, ledger.delivered, kernel_dropped, &mut patience);
+        let delivered = total.ledger.delivered;
+        let mut closed = sinks.finish(outlets, delivered, kernel_dropped, &mut patience);
         closed.accounts.retain(|_| is_begun);
-        // The files are finished: what is left is not ours, and may take its time.
-        let hooks = hooks.map(|hooks| hooks.finish());
-        ledger.note_many(Noted::Late, closed.behind.late);
-        ledger.note_many(Noted::OutOfOrder, closed.behind.out_of_order);
-        measured.arrival_to_written = closed.arrival_to_written;
+        let carried = closed.annotations;
         Outcome {
-            ledger,
-            sessions: total.sessions,
-            other_ports: total.other_ports,
-            not_allowed: total.strangers.most(),
-            sinks: closed.accounts,
-            flow_records: closed.flow_records,
-            received: total.received,
-            flows_joined: total.flows_joined,
-            measured,
-            kernel_counters: None,
-            hooks,
+            // The files are finished: what is left is not ours, and may take its time.
+            hooks: hooks.map(|hooks| hooks.finish()),
             input_dropped,
             not_carried: match settings.capture {
-                Some(_) => annotations.without(closed.annotations),
+                Some(_) => annotations.without(carried),
                 None => Tally::default(),
             },
             thread_fault: no_thread.map(SinkError::NoThread),
+            ..Outcome::of(total, closed, measured)
         }
     }
+}
+
+/// A worker with its way out for each of `inboxes`.
+fn lanes(
+    settings: &WorkerSettings,
+    sharing: Sharing,
+    queues: Queues,
+    inboxes: Vec<Inbox<Answer>>,
+) -> Vec<Lane> {
+    let Sharing {
+        steering,
+        when_full,
+        ..
+    } = sharing;
+    let workers = inboxes.len();
+    let lane = |(number, (empty, inbox))| Lane {
+        worker: Worker::new(WorkerSettings {
+            max_flows: max_flows_of(number as u32, steering, settings.max_flows),
+            ..settings.clone()
+        }),
+        outlet: QueueOutlet::new(
+            (number, workers),
+            queues.most,
+            when_full,
+            queues.full.clone(),
+            empty,
+            queues.flows.iter().cloned().map(FlowQueue::new).collect(),
+        ),
+        logged_sessions: 0,
+        // The first worker watches the clock.
+        live: (when_full == WhenFull::Drop).then(|| LiveMeasures::new(number == 0)),
+        inbox,
+        latest_ns: 0,
+        highest_ns: 0,
+        lost: Arc::default(),
+    };
+    let lanes = queues.empty.into_iter().zip(inboxes).enumerate();
+    lanes.map(lane).collect()
+}
+
+/// Ends the workers: what waits is given up, and flows that live are handed out where somebody takes their
+/// `flows`.
+fn end_lanes(
+    lanes: Vec<Lane>,
+    flows: bool,
+    patience: &mut Patience<'_>,
+) -> (Total, Measured, Vec<QueueOutlet>) {
+    let mut measured = Measured::default();
+    let measures = lanes.iter().filter_map(|lane| lane.live.as_ref());
+    measures.for_each(|live| live.add_to(&mut measured));
+    let lanes = lanes.into_iter().map(|lane| (lane.worker, lane.outlet));
+    let (mut workers, mut outlets): (Vec<_>, Vec<_>) = lanes.unzip();
+    for (worker, outlet) in workers.iter_mut().zip(&mut outlets) {
+        worker.end_input(outlet);
+        outlet.end(patience);
+    }
+    let total = Total::of(workers);
+    measured.merge(&total.measured);
+    if let Some(outlet) = outlets.first_mut().filter(|_| flows) {
+        for record in total.records() {
+            outlet.last_flow(record, patience);
+        }
+        outlet.end_flows(patience);
+    }
+    (total, measured, outlets)
 }
 
 /// The way of annotations from the files of a replay to a capture that can hold them: pcapng.
