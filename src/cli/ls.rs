@@ -63,15 +63,20 @@ fn open_files(dir: &Path, there: &BTreeMap<String, Entry>, quiet: &Quiet) -> Vec
     parts.collect()
 }
 
-/// Refuses a directory that is no store.
+/// Refuses a directory that is no store, and tells how many bytes its files have.
 ///
 /// # Errors
 ///
 /// [`Failure::Usage`] where there is none, [`Failure::Running`] where it cannot be read.
-pub fn check(dir: &Path) -> Result<(), Failure> {
+pub fn check(dir: &Path) -> Result<u64, Failure> {
     let shown = dir.display();
     match inspect::entries(dir) {
-        Ok(entries) if inspect::is_store(&entries) => Ok(()),
+        Ok(entries) if inspect::is_store(&entries) => {
+            let files = entries.iter();
+            let files = files.filter(|(name, _)| StoreName::parse(name).is_some());
+            let sizes = files.map(|(_, entry)| entry.bytes);
+            Ok(sizes.fold(0, u64::saturating_add))
+        }
         Ok(_) => Err(Failure::usage(format!(
             "{shown} is no store: it has no MANIFEST.jsonl; 'vxtap listen -w {shown}/' would make one"
         ))),

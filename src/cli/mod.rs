@@ -6,6 +6,7 @@ mod extcap;
 mod hints;
 pub mod listen;
 pub mod ls;
+mod progress;
 pub mod replay;
 pub mod send;
 pub mod settings;

@@ -1,16 +1,12 @@
 //! `vxtap replay`: capture files in, decapsulated capture and flow records out.
 
 use std::collections::BTreeMap;
-use std::io::IsTerminal;
 use std::iter;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::thread::JoinHandle;
-use std::time::Duration;
+use std::sync::atomic::AtomicU64;
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-
+use super::progress::Progress;
 use super::settings::meant::{Replay, Settings};
 use crate::control::Control;
 use crate::control::inquire::Teller;
@@ -25,13 +21,9 @@ use crate::pipeline::worker::{OtherPort, WorkerSettings};
 use crate::report::summary::conclude;
 use crate::source::file::{CaptureError, CaptureFile};
 use crate::stop::{Signal, Stop};
-use crate::threads;
 use crate::wire::decapsulate::Tunnels;
 use crate::wire::refusal::Filtered;
 use crate::wire::{geneve, vxlan};
-
-/// Smaller inputs are done before a progress bar could be read.
-const PROGRESS_FROM_BYTES: u64 = 32 << 20;
 
 /// Most bytes of comments that the capture's header takes from the inputs.
 const MOST_COMMENT_BYTES: usize = 1 << 20;
@@ -414,55 +406,4 @@ fn nothing_found(file: &Without, others: &[OtherPort], settings: &WorkerSettings
         text.push_str(" The malformed packets counted above say what was found instead.");
     }
     text
-}
-
-/// A progress bar over the bytes taken off the disk.
-struct Progress {
-    bar: Option<(ProgressBar, Arc<AtomicBool>, JoinHandle<()>)>,
-}
-
-impl Progress {
-    /// Bytes to be read; `None` where no bar is worth while.
-    fn total(files: &[PathBuf]) -> Option<u64> {
-        let total: u64 = files
-            .iter()
-            .filter_map(|path| path.metadata().ok())
-            .map(|meta| meta.len())
-            .sum();
-        (total >= PROGRESS_FROM_BYTES && std::io::stderr().is_terminal()).then_some(total)
-    }
-
-    fn start(total: Option<u64>, bytes_read: &Arc<AtomicU64>) -> Self {
-        let Some(total) = total else {
-            return Self { bar: None };
-        };
-        let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr());
-        let template =
-            "{wide_bar} {decimal_bytes}/{decimal_total_bytes} {decimal_bytes_per_sec} {eta}";
-        if let Ok(style) = ProgressStyle::with_template(template) {
-            bar.set_style(style);
-        }
-        let done = Arc::new(AtomicBool::new(false));
-        let thread = {
-            let (bar, done, bytes_read) = (bar.clone(), Arc::clone(&done), Arc::clone(bytes_read));
-            threads::start("vxtap-progress", move || {
-                while !done.load(Ordering::Relaxed) {
-                    bar.set_position(bytes_read.load(Ordering::Relaxed));
-                    std::thread::sleep(Duration::from_millis(100));
-                }
-            })
-        };
-        Self {
-            // The run goes on without it.
-            bar: thread.ok().map(|thread| (bar, done, thread)),
-        }
-    }
-
-    fn finish(self) {
-        if let Some((bar, done, thread)) = self.bar {
-            done.store(true, Ordering::Relaxed);
-            let _ = thread.join();
-            bar.finish_and_clear();
-        }
-    }
 }

@@ -2,12 +2,14 @@
 
 use std::fmt::Write as _;
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 use serde::Serialize;
 
 use super::args::VerifyArgs;
 use super::ls::check;
+use super::progress::Progress;
 use super::settings::meant::Mistakes;
 use crate::capture::store::inspect::{Audit, audit};
 use crate::capture::store::keys::PublicKey;
@@ -46,11 +48,14 @@ struct Verdict<'a> {
 pub fn run(args: &VerifyArgs) -> Result<(), Failure> {
     let dir = &args.dir;
     let keys = keys(&args.public_key)?;
-    check(dir)?;
+    let total = check(dir)?;
     let verifies = |bytes: &[u8], sig: &str| keys.iter().any(|key| key.verifies(bytes, sig));
     let verified = (!keys.is_empty()).then_some(&verifies as _);
-    let audit = audit(dir, verified, &AtomicU64::new(0))
-        .map_err(|error| Failure::running(format!("{}: {error}", dir.display())))?;
+    let read = Arc::new(AtomicU64::new(0));
+    let progress = Progress::start(Progress::worth_while(total), &read);
+    let audited = audit(dir, verified, &read);
+    progress.finish();
+    let audit = audited.map_err(|error| Failure::running(format!("{}: {error}", dir.display())))?;
     let verdict = Verdict::new(dir, &keys, &audit);
     let text = match args.json {
         true => {
