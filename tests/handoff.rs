@@ -689,3 +689,125 @@ fn a_worker_that_panics_ends_the_run() {
         });
     }
 }
+
+/// Hands over some frames and then fails, or keeps quiet.
+struct MayFail<'a> {
+    burst: Burst<'a>,
+    fails: bool,
+}
+
+impl Source for MayFail<'_> {
+    type Error = &'static str;
+
+    fn next_batch(
+        &mut self,
+        most: usize,
+        each: impl FnMut(Arrival<'_>),
+    ) -> Result<Progress, Self::Error> {
+        if self.fails && self.burst.next == self.burst.end {
+            return Err("the interface is gone");
+        }
+        self.burst
+            .next_batch(most, each)
+            .map_err(|never| match never {})
+    }
+}
+
+/// Nobody reads its share of the traffic any more: the others do not go on as if nothing had happened, and what
+/// came before is kept.
+#[test]
+fn a_source_that_fails_ends_the_run() {
+    for broken in 0..3 {
+        let dir = tempfile::tempdir().unwrap();
+        let flows = dir.path().join("flows");
+        let (mut pipeline, reader) = pipeline(3, WhenFull::Drop, &flows);
+        let reading = thread::spawn(move || read_all(reader));
+        let handed = AtomicU64::new(0);
+        let bursts = (0..).zip(bursts(&[20, 30, 40], 100, &handed));
+        let mut sources: Vec<_> = bursts
+            .map(|(worker, burst)| MayFail {
+                burst,
+                fails: worker == broken,
+            })
+            .collect();
+        let stop = Stop::new();
+        let (ended, end) = std::sync::mpsc::channel::<()>();
+        let fed = thread::scope(|scope| {
+            let stop = &stop;
+            scope.spawn(move || {
+                // Long after a run that ends by itself.
+                if end.recv_timeout(Duration::from_secs(20)).is_err() {
+                    stop.order(Why::TimeIsUp);
+                }
+            });
+            let fed = pipeline.feed(&mut sources, stop, None, |_| {});
+            ended.send(()).unwrap_or_default();
+            fed
+        });
+        assert_eq!(fed, Err("the interface is gone"), "worker {broken}");
+        let why = stop.ordered().map(|order| order.why);
+        assert_eq!(why, Some(Why::Fault), "worker {broken} kept the others");
+        let outcome = pipeline.finish(0);
+        let handed = handed.load(Ordering::Relaxed);
+        assert!(handed >= [20, 30, 40][broken as usize]);
+        assert_accounted(&outcome, handed, &reading.join().unwrap(), &flows);
+    }
+}
+
+/// Tells what end it was given.
+struct Ends<'a> {
+    /// Times of packets it has.
+    times_ns: &'a [u64],
+    end_ns: Option<u64>,
+}
+
+impl Source for Ends<'_> {
+    type Error = Infallible;
+
+    fn next_batch(
+        &mut self,
+        _most: usize,
+        mut each: impl FnMut(Arrival<'_>),
+    ) -> Result<Progress, Infallible> {
+        for ts_ns in std::mem::take(&mut self.times_ns) {
+            each(arrival(*ts_ns, &payload(*ts_ns, 100)));
+        }
+        Ok(match self.end_ns {
+            Some(_) => Progress::End,
+            None => Progress::Idle,
+        })
+    }
+
+    fn end_at(&mut self, at_ns: u64) {
+        self.end_ns = Some(at_ns);
+    }
+}
+
+/// A worker that has taken a packet from behind the order goes on up to that one, so that there is no hole before
+/// it.
+#[test]
+fn the_end_is_not_before_a_packet_that_was_taken() {
+    let second = 1_000_000_000;
+    let ordered_ns = 500 * second;
+    let cases: [(&[u64], u64); 3] = [
+        (&[], ordered_ns),
+        (&[499 * second], ordered_ns),
+        (&[499 * second, 502 * second, 501 * second], 502 * second),
+    ];
+    for (times_ns, end_ns) in cases {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut pipeline, reader) = pipeline(1, WhenFull::Drop, &dir.path().join("flows"));
+        let reading = thread::spawn(move || read_all(reader));
+        let mut sources = [Ends {
+            times_ns,
+            end_ns: None,
+        }];
+        let stop = Stop::new();
+        stop.order_at(ordered_ns, Why::TimeIsUp);
+        pipeline.feed(&mut sources, &stop, None, |_| {}).unwrap();
+        let outcome = pipeline.finish(0);
+        assert_eq!(sources[0].end_ns, Some(end_ns));
+        assert_eq!(outcome.ledger.delivered, times_ns.len() as u64);
+        reading.join().unwrap();
+    }
+}

@@ -71,13 +71,14 @@ impl Meeting {
             .fetch_update(Ordering::SeqCst, Ordering::SeqCst, less);
     }
 
-    /// A worker comes, who has taken packets up to `at_ns`; returns the end once all have come.
-    fn agree(&self, at_ns: u64) -> u64 {
+    /// A worker comes, who has taken packets up to `at_ns`; returns the end once all have come, or the others
+    /// were waited for as long as `patience` lasts.
+    fn agree(&self, at_ns: u64, patience: Duration) -> u64 {
         self.end_ns.fetch_max(at_ns, Ordering::SeqCst);
         self.excuse();
         let step = Duration::from_micros(200);
         let mut waited = Duration::ZERO;
-        while self.awaited.load(Ordering::SeqCst) > 0 && waited < Self::WAIT {
+        while self.awaited.load(Ordering::SeqCst) > 0 && waited < patience {
             std::thread::sleep(step);
             waited += step;
         }
@@ -341,7 +342,8 @@ impl Lane {
         }
         let now = Instant::now();
         let ending = ending.get_or_insert_with(|| {
-            source.end_at(shared.meeting.agree(order.at_ns.max(self.highest_ns)));
+            let own_ns = order.at_ns.max(self.highest_ns);
+            source.end_at(shared.meeting.agree(own_ns, Meeting::WAIT));
             Ending {
                 since: now,
                 in_vain: 0,
@@ -416,5 +418,48 @@ fn log_new_sessions(worker: &Worker, logged: &mut usize) {
             tracing::debug!(session = %session.key.interface_name(), "mirror session first seen");
         }
         *logged = sessions.named();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HOWEVER_LONG: Duration = Duration::MAX;
+
+    /// Whoever comes first, all end with the packet that came last.
+    #[test]
+    fn workers_agree_on_one_end() {
+        let meeting = Meeting::default();
+        // The second time is a run of its own.
+        for came_ns in [[30, 10, 20], [7, 9, 8]] {
+            meeting.await_workers(came_ns.len());
+            let meeting = &meeting;
+            let ends = std::thread::scope(|scope| {
+                let come = |at_ns| scope.spawn(move || meeting.agree(at_ns, HOWEVER_LONG));
+                came_ns.map(come).map(|worker| worker.join().unwrap())
+            });
+            let latest = came_ns.into_iter().max().unwrap();
+            assert_eq!(ends, [latest; 3]);
+        }
+    }
+
+    #[test]
+    fn who_has_ended_is_not_waited_for() {
+        let meeting = Meeting::default();
+        meeting.await_workers(3);
+        meeting.excuse();
+        meeting.excuse();
+        assert_eq!(meeting.agree(5, HOWEVER_LONG), 5);
+        // One too many, where a worker was not awaited, makes nobody wait.
+        meeting.excuse();
+        assert_eq!(meeting.agree(4, HOWEVER_LONG), 5);
+    }
+
+    #[test]
+    fn who_does_not_come_is_not_waited_for_in_vain() {
+        let meeting = Meeting::default();
+        meeting.await_workers(2);
+        assert_eq!(meeting.agree(5, Duration::ZERO), 5);
     }
 }

@@ -576,3 +576,79 @@ impl Faults {
         self.errors.push(error);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::doorbell::doorbell;
+    use super::*;
+
+    /// Writes numbers nowhere, until it comes to one that breaks it.
+    struct Breaks {
+        at: u32,
+        written: u64,
+    }
+
+    impl Sink for Breaks {
+        type Item = u32;
+
+        fn take(&mut self, item: u32, _now: Duration) {
+            if item == self.at {
+                // Not `panic!`: what the hook prints would look like a failure.
+                std::panic::resume_unwind(Box::new("broken on purpose"));
+            }
+            self.written += 1;
+        }
+
+        fn tick(&mut self, _now: Duration, _is_idle: bool) {}
+
+        fn sleeps(&self) -> Option<Duration> {
+            None
+        }
+
+        fn standing(&self) -> Standing {
+            Standing {
+                written: self.written,
+                ..Standing::default()
+            }
+        }
+
+        fn take_error(&mut self) -> Option<OutError> {
+            None
+        }
+
+        fn close(&mut self, _now: Duration) {}
+
+        fn finish(self) -> Result<(String, u64), OutError> {
+            Ok(("written".to_owned(), 0))
+        }
+    }
+
+    /// Those who feed it hear of it at once, and the account says so: what it had written counts, the rest is lost.
+    #[test]
+    fn a_sink_that_panics_is_told() {
+        for others in [0, 1] {
+            let working = Arc::<Working>::default();
+            (0..others).for_each(|_| working.begin());
+            let (queue, taken) = doorbell(8);
+            for item in 0..5 {
+                queue.send(item).unwrap();
+            }
+            let sink = Breaks { at: 3, written: 0 };
+            let (kind, synced) = (Kind::Flows, Arc::default());
+            let running = Running::start(kind, "f.jsonl", synced, sink, taken, &working).unwrap();
+            // The queue stays open: it is the panic that ends the thread.
+            let mut patience = Patience::new(None, &|| 0);
+            let account = running.finish(5, 0, &mut patience);
+            assert_eq!(working.is_none_left(), others == 0);
+            let [SinkError::Panicked { path }] = &account.errors[..] else {
+                panic!("{account:?}")
+            };
+            assert_eq!(path, "f.jsonl");
+            assert_eq!((account.offered, account.written), (5, 3));
+            let stuck = account.dropped().find(|(why, _)| *why == Missing::Stuck);
+            assert_eq!(stuck, Some((Missing::Stuck, 2)));
+            assert!(account.closes());
+            drop(queue);
+        }
+    }
+}
