@@ -411,6 +411,43 @@ mod tests {
         assert_eq!(IpHeader::read(&[0x50; 60]), Err(IpError::Invalid));
     }
 
+    /// A header that is cut declares its length; one that is whole, cut before its length or cannot be one does not.
+    #[test]
+    fn only_a_header_that_is_cut_declares_so() {
+        let declared = IpHeader::declared_len_of_cut;
+        let mut packet = V4.to_vec();
+        packet.resize(60, 0);
+        packet[2..4].copy_from_slice(&[0x05, 0xdc]);
+        for len in 0..=packet.len() {
+            let expected = if (4..20).contains(&len) { 1500 } else { 0 };
+            assert_eq!(declared(&packet[..len]), expected, "prefix of {len} bytes");
+        }
+        // Header lengths below 20 cannot be, and no header is longer than its packet.
+        for first in 0x40..0x45 {
+            packet[0] = first;
+            for len in 0..=packet.len() {
+                assert_eq!(declared(&packet[..len]), 0, "{first:#x}, {len} bytes");
+            }
+        }
+        packet[0] = 0x4f;
+        packet[2..4].copy_from_slice(&[0, 59]);
+        assert_eq!(declared(&packet[..8]), 0);
+        packet[3] = 60;
+        assert_eq!(declared(&packet[..8]), 60);
+        // RFC 8200: the length of the payload alone; 0 says nothing, and neither do other versions.
+        let mut packet = [0x60, 0, 0, 0, 0x05, 0xb4, 17, 64].to_vec();
+        packet.resize(60, 0);
+        for len in 0..=packet.len() {
+            let expected = if (6..40).contains(&len) { 1500 } else { 0 };
+            assert_eq!(declared(&packet[..len]), expected, "prefix of {len} bytes");
+        }
+        packet[4..6].fill(0);
+        assert_eq!(declared(&packet[..8]), 0);
+        packet[0] = 0x50;
+        packet[4..6].fill(0xff);
+        assert_eq!(declared(&packet[..8]), 0);
+    }
+
     #[test]
     fn ipv4_options_that_are_cut() {
         let mut options = V4;
