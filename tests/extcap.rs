@@ -17,7 +17,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use common::{Run, Running, VXTAP, drain, frames, run, testdata, tool, vxtap, vxtap_command};
+use common::{
+    Run, Running, VXTAP, drain, frames, run, testdata, tshark_captures, vxtap, vxtap_command,
+};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::stat::Mode;
 use nix::unistd::{Pid, mkfifo};
@@ -251,7 +253,7 @@ fn installed_where_it_is_told() {
 /// The real thing: tshark lists the interface and captures from it what `vxtap send` sends.
 #[test]
 fn tshark_lists_it_and_captures_from_it() {
-    if !tool("tshark") || !tool("dumpcap") {
+    if !tshark_captures() {
         return;
     }
     let home = Home::new();

@@ -12,14 +12,14 @@ mod common;
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
 use std::net::{SocketAddr, TcpStream, UdpSocket};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{ChildStderr, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
 use common::{
-    Running, assert_closes, drain, frames, opens_with, reasons, run, testdata, tool, tshark, vxtap,
-    vxtap_command,
+    Running, assert_closes, drain, frames, opens_with, reasons, run, testdata, tool, tshark,
+    tshark_captures, vxtap, vxtap_command,
 };
 use nix::sys::signal::{Signal, kill};
 use nix::sys::stat::Mode;
@@ -663,7 +663,7 @@ fn the_reader_of_a_pipe_leaves() {
 /// Wireshark's own reader of pcap-over-IP.
 #[test]
 fn tshark_shows_live_packets() {
-    if !tool("tshark") || !captures_tcp() {
+    if !tshark_captures() {
         return;
     }
     let mut live = Live::listen(&["--tee", "tcp://127.0.0.1:0"]);
@@ -694,14 +694,4 @@ fn tshark_shows_live_packets() {
         assert_eq!(row[1], "vni9@127.0.0.1");
     }
     assert_eq!(live.end().code, Some(0));
-}
-
-/// Whether this tshark may capture at all; says so where not.
-fn captures_tcp() -> bool {
-    let dumpcap = Path::new("/usr/bin/dumpcap");
-    let run = run(Command::new(dumpcap).arg("--version"));
-    if run.code != Some(0) {
-        eprintln!("skipped: dumpcap does not run here: {}", run.stderr);
-    }
-    run.code == Some(0)
 }

@@ -406,6 +406,19 @@ pub fn tool(name: &str) -> bool {
     false
 }
 
+/// Whether tshark can capture: it and dumpcap are installed, and this user may run both. Says so when not.
+pub fn tshark_captures() -> bool {
+    if !tool("tshark") || !tool("dumpcap") {
+        return false;
+    }
+    let version = Command::new("dumpcap").arg("--version").output();
+    let runs = version.is_ok_and(|output| output.status.success());
+    if !runs {
+        eprintln!("skipped: this user may not run dumpcap");
+    }
+    runs
+}
+
 /// Expects that `program`, tcpdump or capinfos, opens a capture without a complaint.
 #[track_caller]
 pub fn opens_with(program: &str, capture: &Path) {
