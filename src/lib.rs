@@ -20,6 +20,7 @@ pub mod capture;
 pub mod cli;
 pub mod control;
 pub mod export;
+pub mod extract;
 pub mod failure;
 pub mod flow;
 pub mod host;

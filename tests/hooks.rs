@@ -200,7 +200,7 @@ fn its_file_is_not_deleted_meanwhile() {
     let there = fs::read_dir(&st)
         .unwrap()
         .map(|entry| entry.unwrap().file_name());
-    let there = there.filter(|name| name.to_string_lossy().starts_with("vxtap_"));
+    let there = there.filter(|name| name.to_string_lossy().ends_with(".pcapng"));
     assert_eq!(there.count(), 1);
 }
 

@@ -210,6 +210,7 @@ mod tests {
             session: SessionId(0),
             at: at as u32,
             len: 1,
+            number: 0,
         };
         Batch {
             bytes: vec![0; places.len()],

@@ -7,11 +7,14 @@ use std::net::IpAddr;
 use std::path::Path;
 use std::time::Duration;
 
+use super::store::index::{self, Builder};
 use super::store::rolling::Ended;
 use crate::mirror::session::{SessionId, SessionKey};
 use crate::outfile::packed::Packing;
 use crate::outfile::{Creation, ItemFile, OutError, OutFile};
-use crate::pcap::record::{BATCH_LEN, Batch, EPB_INTERFACE_AT, Format, NewSession, RecordFacts};
+use crate::pcap::record::{
+    BATCH_LEN, Batch, EPB_INTERFACE_AT, Format, Keys, NewSession, RecordFacts,
+};
 use crate::pcap::section::{About, Section, whole_prefix};
 use crate::stop::Stop;
 use crate::wire::decapsulate::Tunnel;
@@ -107,6 +110,8 @@ pub struct CaptureWriter {
     buffer: Vec<u8>,
     /// Packets in the buffer.
     buffered: u64,
+    /// What lies where in the file, where that is noted.
+    index: Option<Builder>,
 }
 
 impl CaptureWriter {
@@ -161,7 +166,30 @@ impl CaptureWriter {
             sessions,
             buffer,
             buffered: 0,
+            index: None,
         })
+    }
+
+    /// Notes from now on, with the file still empty, what lies where in it.
+    pub fn keep_index(&mut self) {
+        let mut index = Builder::default();
+        index.add_other(0, self.offset());
+        self.index = Some(index);
+    }
+
+    /// Bytes of the file so far, with those that are gathered.
+    const fn offset(&self) -> u64 {
+        self.file.standing().bytes + self.buffer.len() as u64
+    }
+
+    /// Notes blocks that are no packets and were written from `start` on.
+    fn note_others(&mut self, start: u64) {
+        let len = self.offset().saturating_sub(start);
+        if let Some(index) = &mut self.index
+            && len > 0
+        {
+            index.add_other(start, len);
+        }
     }
 
     /// Writes records of `worker` in the order of `records`, which are places in the batch. The interface
@@ -176,6 +204,7 @@ impl CaptureWriter {
             bytes,
             records: facts,
             new_sessions,
+            keys,
             ..
         } = batch;
         let chosen = facts.get(records).unwrap_or_default();
@@ -205,10 +234,25 @@ impl CaptureWriter {
                 *field = number.to_le_bytes();
             }
             self.section.count(number, record.ts_ns);
+            if self.index.is_some() {
+                self.note(record, (at - from) as u64, keys, known.key);
+            }
             packets += 1;
             end = at + len;
         }
         self.put(bytes.get(from..end).unwrap_or_default(), packets);
+    }
+
+    /// Notes a record that comes so many bytes behind those written.
+    #[inline(never)]
+    fn note(&mut self, record: &RecordFacts, behind: u64, keys: &[Keys], key: SessionKey) {
+        let at = self.offset() + behind;
+        if let Some((index, keys)) = self.index.as_mut().zip(keys.get(record.number as usize)) {
+            // A pcap file has none for whoever looks at its packets.
+            let vni = key.mirror().filter(|_| self.format == Format::PcapNg);
+            let vni = vni.map(|(_, vni)| vni.as_u32());
+            index.add(at, record.len, record.ts_ns, keys, vni);
+        }
     }
 
     /// What is known of a record's session; those that its batch tells of are taken over first.
@@ -234,7 +278,9 @@ impl CaptureWriter {
     #[cold]
     fn describe(&mut self, worker: usize, record: &RecordFacts, known: Known) -> u32 {
         let Known { key, to, .. } = known;
+        let start = self.offset();
         let number = self.section.interface(key, to, &mut self.buffer);
+        self.note_others(start);
         self.sessions.describe(worker, record.session, number);
         number
     }
@@ -254,13 +300,17 @@ impl CaptureWriter {
     /// Counts frames of a session that found no room in the queue.
     pub fn count_no_room(&mut self, worker: usize, id: SessionId, frames: u64) {
         let Known { key, to, .. } = self.sessions.get(worker, id);
+        let start = self.offset();
         self.section
             .count_no_room(key, to, frames, &mut self.buffer);
+        self.note_others(start);
     }
 
     /// Writes a block that is neither a packet nor describes an interface.
     pub fn put_block(&mut self, block: &[u8]) {
+        let start = self.offset();
         self.put(block, 0);
+        self.note_others(start);
     }
 
     /// Writes what is gathered, so that it can be read.
@@ -328,6 +378,14 @@ impl CaptureWriter {
         Ok((out.finish()?, bytes))
     }
 
+    /// Bytes that its index will have, at the most.
+    pub fn bytes_beside(&self) -> u64 {
+        match self.index {
+            Some(_) => index::most_bytes(self.offset()),
+            None => 0,
+        }
+    }
+
     /// Bytes that the file would have if it ended now, at the most.
     pub fn bytes_at_end(&self) -> u64 {
         let gathered = self.buffer.len() as u64;
@@ -357,13 +415,15 @@ impl CaptureWriter {
     pub fn end(mut self, kernel_dropped: u64) -> Result<Ended, OutError> {
         self.flush();
         self.file.settle();
+        let has_failed = self.file.has_failed();
         // In a file that could not be written whole some interfaces may be described in what was cut off.
-        if !self.file.has_failed() {
+        if !has_failed {
             self.section.end(kernel_dropped, &mut self.buffer);
             self.file.write_end(&self.buffer)?;
         }
         let standing = self.file.standing();
         Ok(Ended {
+            index: self.index.filter(|_| !has_failed),
             out: self.file.into_out(),
             standing,
             span: self.section.span(),

@@ -11,6 +11,7 @@ use serde::Serialize;
 
 use super::settings::typed;
 use super::values;
+use crate::flow::record::FlowId;
 use crate::send::options::HostPort;
 use crate::send::traffic::FrameSize;
 use crate::wire::Vni;
@@ -73,6 +74,8 @@ pub enum Command {
                       'tshark -i vxtap -o extcap.vxtap.port:4790'."
     )]
     Extcap(ExtcapArgs),
+    /// Take packets out of a store or of capture files: by flow, address, VNI, time
+    Extract(ExtractArgs),
 }
 
 /// `vxtap ls`.
@@ -119,6 +122,62 @@ pub struct ExtcapArgs {
     /// Remove the link from this directory; without DIR from the personal extcap directory
     #[arg(long, value_name = "DIR", num_args = 0..=1)]
     pub uninstall: Option<Option<PathBuf>>,
+}
+
+/// `vxtap extract`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Filters combine: a packet has to fit all of them. Without any, all packets are merged by time. A file \
+                  of a store has an index beside it (NAME.idx), and only the bytes that it names are read; a file \
+                  without an index, or whose index does not fit it, is read whole, and a line says so. The packets found \
+                  do not depend on it.\n\n\
+                  Packets are taken as they stand in the files: of files with encapsulated packets make a capture with \
+                  vxtap replay first. VNIs are those of the interfaces in pcapng files that vxtap wrote. A packet is \
+                  truncated where vxtap noted so; in files of others, where fewer bytes are stored than were on the \
+                  wire. A store's file that is still being written is not read.\n\n\
+                  Where no packet fits, a line says so, the file written holds none, and the exit code is 0. It is 1 \
+                  when a file cannot be read to its end: what was found is written all the same."
+)]
+pub struct ExtractArgs {
+    /// Directories of stores, and capture files: pcapng or pcap, plain or packed
+    #[arg(required = true, value_name = "DIR|FILE")]
+    pub paths: Vec<PathBuf>,
+    /// Write the packets to this pcapng file, in place of an older one; `-` is standard output
+    #[arg(short = 'w', long, value_name = "FILE")]
+    pub write: PathBuf,
+    /// Packets of this flow: the `flow_id` of a flow record, 16 hexadecimal digits
+    #[arg(long, value_name = "ID", value_parser = values::flow_id)]
+    pub flow: Option<FlowId>,
+    /// Flow records (JSON lines) that have the --flow: they tell where to look. Without them all packets are read
+    /// to find its first one. Repeatable
+    #[arg(long, value_name = "FILE")]
+    pub flows: Vec<PathBuf>,
+    /// Packets of flows with this community id, such as 1:LQU9qZlK+B5F3KDmev6m5PMibrg=, of every VNI (seed 0)
+    #[arg(long, value_name = "ID", value_parser = values::community_id)]
+    pub community_id: Option<[u8; 20]>,
+    /// Packets of this VNI
+    #[arg(long, value_name = "N", value_parser = values::vni)]
+    pub vni: Option<Vni>,
+    /// IP packets from or to this inner address. Given twice: between the two
+    #[arg(long, value_name = "ADDR", value_parser = values::address)]
+    pub host: Vec<IpAddr>,
+    /// Packets from this time on: 2026-01-31T23:59:59Z, "2026-01-31 23:59:59.5" or 2026-01-31 (UTC), or -10m for ten
+    /// minutes ago
+    #[arg(long, value_name = "TIME", allow_hyphen_values = true, value_parser = values::moment)]
+    pub since: Option<u64>,
+    /// Packets before this time, which itself is not included
+    #[arg(long, value_name = "TIME", allow_hyphen_values = true, value_parser = values::moment)]
+    pub until: Option<u64>,
+    /// Packets that were truncated before they arrived
+    #[arg(long)]
+    pub truncated: bool,
+    /// Write what was found and read as one JSON object to this file; `-` is standard output
+    #[arg(long, value_name = "FILE")]
+    pub summary: Option<PathBuf>,
+    /// Permissions of the files written, octal: 640 lets the group read [default: 600, or those of the file
+    /// that is replaced]
+    #[arg(long, value_name = "OCTAL", value_parser = values::file_mode)]
+    pub mode: Option<u32>,
 }
 
 /// `vxtap send`.

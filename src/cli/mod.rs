@@ -2,6 +2,7 @@
 
 pub mod args;
 mod extcap;
+pub mod extract;
 #[cfg(target_os = "linux")]
 mod hints;
 pub mod listen;
@@ -49,6 +50,7 @@ pub fn main() -> ExitCode {
         Command::Extcap(args) => extcap::install::run(&args),
         Command::Ls(args) => ls::run(&args),
         Command::Verify(args) => verify::run(&args),
+        Command::Extract(args) => extract::run(&args),
     };
     end(&outcome)
 }

@@ -7,10 +7,16 @@ use std::ops::RangeInclusive;
 use std::str::FromStr;
 use std::time::Duration;
 
+use jiff::Timestamp;
+use jiff::civil::DateTime;
+use jiff::tz::TimeZone;
+
 use crate::capture::store::retention::MinFree;
+use crate::flow::record::FlowId;
 use crate::outfile::packed::{self, Codec};
 use crate::send::options::HostPort;
 use crate::send::traffic::{FrameSize, MAX_FRAME_LEN, MIN_FRAME_LEN};
+use crate::stop::wall_clock_ns;
 use crate::wire::{Vni, vxlan};
 
 /// Longest name of an interface, in bytes (`IFNAMSIZ` of linux/if.h less its zero).
@@ -136,6 +142,38 @@ pub fn time(text: &str) -> Result<Duration, String> {
         // Numbers alone reach this: neither a sign nor "NaN" gets here.
         _ => Err("the time is too long: at most 100 years, 36500d".to_owned()),
     }
+}
+
+/// A moment, nanoseconds since 1970: RFC 3339, or without an offset in UTC, or a time before now as `-10m`.
+pub fn moment(text: &str) -> Result<u64, String> {
+    const NEEDED: &str = "a time is needed, as 2026-01-31T23:59:59Z, '2026-01-31 23:59:59' or 2026-01-31 (UTC), or -10m";
+    if let Some(ago) = text.strip_prefix('-') {
+        let ago = time(ago).map_err(|_| NEEDED.to_owned())?;
+        let ago_ns = u64::try_from(ago.as_nanos()).unwrap_or(u64::MAX);
+        return Ok(wall_clock_ns().saturating_sub(ago_ns));
+    }
+    let with_offset = text.parse::<Timestamp>().ok();
+    let in_utc = || {
+        let time: DateTime = text.parse().ok()?;
+        Some(time.to_zoned(TimeZone::UTC).ok()?.timestamp())
+    };
+    let moment = with_offset.or_else(in_utc).ok_or(NEEDED)?;
+    u64::try_from(moment.as_nanosecond())
+        .map_err(|_| "a time from 1970 to 2554 is needed".to_owned())
+}
+
+/// The `flow_id` of a flow record.
+pub fn flow_id(text: &str) -> Result<FlowId, String> {
+    let digits = text.len() == 16 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let id = u64::from_str_radix(text, 16).ok().filter(|_| digits);
+    id.map(FlowId)
+        .ok_or_else(|| "16 hexadecimal digits are needed, the flow_id of a flow record".to_owned())
+}
+
+/// A community id, version 1.
+pub fn community_id(text: &str) -> Result<[u8; 20], String> {
+    let needed = "a community id is needed, as 1:LQU9qZlK+B5F3KDmev6m5PMibrg=";
+    crate::flow::community_id::parse(text).ok_or_else(|| needed.to_owned())
 }
 
 /// A number of bytes with an optional unit, as GNU tools write it: kB, MB, GB, TB are powers of 1000; K, M, G, T and
@@ -458,6 +496,38 @@ mod tests {
             "tcp://224.0.0.1:7",
         ] {
             assert!(tee(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn moments() {
+        // date -u -d '2026-01-31 23:59:59' +%s
+        let second = 1_769_903_999_000_000_000;
+        for text in [
+            "2026-01-31T23:59:59Z",
+            "2026-01-31 23:59:59",
+            "2026-01-31T23:59:59",
+            "2026-02-01T01:59:59+02:00",
+        ] {
+            assert_eq!(moment(text), Ok(second), "{text}");
+        }
+        assert_eq!(moment("2026-01-31 23:59:59.25"), Ok(second + 250_000_000));
+        assert_eq!(moment("2026-01-31"), Ok(second - 86_399_000_000_000));
+        const TEN_MINUTES: u64 = 600_000_000_000;
+        let before = wall_clock_ns() - TEN_MINUTES;
+        let ago = moment("-10m").unwrap();
+        assert!((before..=wall_clock_ns() - TEN_MINUTES).contains(&ago));
+        for bad in [
+            "",
+            "now",
+            "-",
+            "-x",
+            "1969-12-31",
+            "23:59",
+            "2026-02-30",
+            "--since",
+        ] {
+            assert!(moment(bad).is_err(), "{bad}");
         }
     }
 

@@ -58,6 +58,22 @@ pub const fn icmp_answer(kind: u8, ipv6: bool) -> Option<u8> {
 
 /// The id of a flow, with `seed` (0 unless two sites must not be compared).
 pub fn community_id(seed: u16, tuple: &Tuple) -> CommunityId {
+    CommunityId::of(digest(seed, tuple))
+}
+
+impl CommunityId {
+    /// The text for a digest.
+    pub fn of(digest: [u8; 20]) -> Self {
+        let mut id = *b"1:____________________________";
+        let [_, _, text @ ..] = &mut id;
+        let written = STANDARD.encode_slice(digest, text);
+        debug_assert!(matches!(written, Ok(28)), "20 bytes take 28 digits");
+        Self(id)
+    }
+}
+
+/// The digest that an id stands for.
+pub fn digest(seed: u16, tuple: &Tuple) -> [u8; 20] {
     let Tuple {
         src,
         dst,
@@ -90,11 +106,13 @@ pub fn community_id(seed: u16, tuple: &Tuple) -> CommunityId {
         hash.update(first_port.to_be_bytes());
         hash.update(second_port.to_be_bytes());
     }
-    let mut id = *b"1:____________________________";
-    let [_, _, text @ ..] = &mut id;
-    let written = STANDARD.encode_slice(hash.finalize(), text);
-    debug_assert!(matches!(written, Ok(28)), "20 bytes take 28 digits");
-    CommunityId(id)
+    hash.finalize().into()
+}
+
+/// The digest that the text of an id stands for: `1:` and 28 digits of base 64.
+pub fn parse(text: &str) -> Option<[u8; 20]> {
+    let digest = STANDARD.decode(text.strip_prefix("1:")?).ok()?;
+    digest.try_into().ok()
 }
 
 /// An id as text: `1:` and 28 digits of base 64.

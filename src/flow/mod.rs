@@ -7,6 +7,7 @@ pub mod counts;
 pub mod ended;
 mod index;
 pub mod key;
+pub mod lookup;
 mod recent;
 pub mod record;
 pub mod remaining;

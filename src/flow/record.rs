@@ -7,7 +7,7 @@ use sha1::{Digest, Sha1};
 use super::community_id::{CommunityId, Tuple, community_id};
 use super::counts::{Counts, Flow};
 use super::ended::EndReason;
-use super::key::{Ports, Way};
+use super::key::{FlowKey, Ports, Way};
 use super::text;
 use crate::mirror::session::{Session, SessionKey};
 use crate::wire::inner::Mac;
@@ -154,7 +154,7 @@ impl FlowRecord {
             ts_start: Time(flow.first_ns),
             ts_end: Time(flow.last_ns),
             dur_ns: flow.last_ns - flow.first_ns,
-            flow_id: flow_id(flow, session),
+            flow_id: flow_id(session.key, &flow.key, flow.first_ns, flow.namesakes),
             community_id: (!cut).then(|| community_id(0, &tuple)),
             vni: vni.map(|vni| vni.as_u32()),
             outer_src,
@@ -197,40 +197,34 @@ impl FlowRecord {
     }
 }
 
-fn flow_id(flow: &Flow, session: &Session) -> FlowId {
+/// The name of the flow `key` of a session whose first packet came at `first_ns`, behind so many others that have all of
+/// this in common.
+pub fn flow_id(session: SessionKey, key: &FlowKey, first_ns: u64, namesakes: u8) -> FlowId {
     let mut hash = Sha1::new();
     hash.update(b"vxtap flow 1");
     // The session's interface name, in pieces.
-    match session.key {
+    match session {
         SessionKey::Mirror { source, vni } => {
             hash.update(b"vni");
             hash.update(text::decimal(vni.as_u32().into()).bytes());
             hash.update(b"@");
             hash.update(text::ip(source).bytes());
         }
-        SessionKey::Plain | SessionKey::Other => hash.update(session.key.interface_name()),
+        SessionKey::Plain | SessionKey::Other => hash.update(session.interface_name()),
     }
-    hash.update(
-        flow.key
-            .vni()
-            .map_or(u32::MAX, |vni| vni.as_u32())
-            .to_be_bytes(),
-    );
-    for (address, port) in flow.key.ends(Way::AToB) {
+    hash.update(key.vni().map_or(u32::MAX, |vni| vni.as_u32()).to_be_bytes());
+    for (address, port) in key.ends(Way::AToB) {
         hash.update(text::ip(address).bytes());
         hash.update(port.to_be_bytes());
     }
-    hash.update([
-        flow.key.protocol().unwrap_or(u8::MAX),
-        flow.key.ports() as u8,
-    ]);
-    for vlan in flow.key.vlans().into_iter().flatten() {
+    hash.update([key.protocol().unwrap_or(u8::MAX), key.ports() as u8]);
+    for vlan in key.vlans().into_iter().flatten() {
         hash.update(b"vlan");
         hash.update(vlan.to_be_bytes());
     }
-    hash.update(flow.first_ns.to_be_bytes());
-    if flow.namesakes > 0 {
-        hash.update([flow.namesakes]);
+    hash.update(first_ns.to_be_bytes());
+    if namesakes > 0 {
+        hash.update([namesakes]);
     }
     let digest = hash.finalize();
     let first = digest.first_chunk::<8>();

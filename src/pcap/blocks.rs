@@ -404,6 +404,11 @@ impl Section {
         }
     }
 
+    /// Whether vxtap wrote the section.
+    pub const fn is_ours(&self) -> bool {
+        self.is_ours
+    }
+
     /// The mirror session that an interface stands for, where we wrote the file.
     #[inline]
     pub fn origin(&self, interface: u32) -> Option<&Origin> {

@@ -23,6 +23,8 @@ pub const BATCH_LEN: usize = 256 << 10;
 pub const BATCH_RECORDS: usize = 2048;
 /// Most bytes of memory that a batch takes.
 pub const BATCH_BYTES: usize = BATCH_LEN + BATCH_RECORDS * size_of::<RecordFacts>();
+/// Most bytes that it takes in addition where there is an index.
+pub const BATCH_KEYS_BYTES: usize = BATCH_RECORDS * size_of::<Keys>();
 
 /// The kind of capture file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -91,6 +93,21 @@ pub struct RecordFacts {
     pub at: u32,
     /// How many they are.
     pub len: u32,
+    /// How many records were encoded in the batch before it: the place of its [`Keys`].
+    pub number: u32,
+}
+
+/// What an index notes of a record.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Keys {
+    /// Of its flow.
+    pub flow: u32,
+    /// Of its addresses.
+    pub hosts: [u32; 2],
+    /// It has a flow and addresses.
+    pub is_ip: bool,
+    /// It arrived cut.
+    pub is_cut: bool,
 }
 
 /// Records on their way from a worker to the writer.
@@ -108,6 +125,8 @@ pub struct Batch {
     pub no_room: Vec<(SessionId, u64)>,
     /// Some record comes behind a later one; [`Batch::sort`] mends that.
     pub unordered: bool,
+    /// For each record what an index notes of it, by [`RecordFacts::number`]; empty where there is no index.
+    pub keys: Vec<Keys>,
 }
 
 impl Batch {
@@ -124,6 +143,7 @@ impl Batch {
     pub fn clear(&mut self) {
         self.bytes.clear();
         self.records.clear();
+        self.keys.clear();
         (self.watermark, self.unordered) = (0, false);
         self.new_sessions.clear();
         self.no_room.clear();
@@ -149,6 +169,7 @@ impl Batch {
             session: record.session,
             at: narrow(start),
             len: narrow(self.bytes.len() - start),
+            number: narrow(self.records.len()),
         });
     }
 

@@ -90,7 +90,9 @@ impl CaptureSink {
         if batch.bytes.capacity() > 0 {
             batch.clear();
             // There is room for every batch that exists; when its worker is gone nobody needs it.
-            let _ = self.empty.get(worker).map(|empty| empty.try_send(batch));
+            if let Some(empty) = self.empty.get(worker) {
+                let _ = empty.try_send(batch);
+            }
         }
     }
 

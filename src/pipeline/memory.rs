@@ -8,10 +8,10 @@ use super::run::{FLOW_QUEUE, Sharing, capture_queue_batches, max_flows_of};
 use super::worker::WorkerSettings;
 use crate::export::jsonl;
 use crate::flow::record::FlowRecord;
-use crate::flow::{table, updates};
+use crate::flow::{lookup, table, updates};
 use crate::mirror::session;
 use crate::outfile::packed::Compression;
-use crate::pcap::record::{BATCH_BYTES, BATCH_LEN};
+use crate::pcap::record::{BATCH_BYTES, BATCH_KEYS_BYTES, BATCH_LEN};
 use crate::wire::reassembly;
 
 /// The program itself: its code, the stacks of its threads, what the libraries hold. An idle run takes 6 MB.
@@ -37,7 +37,11 @@ pub fn most_bytes(
     }
     if worker.capture.is_some() {
         let a_worker = capture_queue_batches(sharing.when_full, workers as usize) as u64;
-        bytes += workers * a_worker * BATCH_BYTES as u64 + GATHERED;
+        let keys = if worker.index { BATCH_KEYS_BYTES } else { 0 };
+        bytes += workers * a_worker * (BATCH_BYTES + keys) as u64 + GATHERED;
+        if worker.index {
+            bytes += workers * lookup::MEMORY_BYTES as u64;
+        }
         bytes += compression.map_or(0, Compression::memory_bytes);
     }
     if worker.flows {

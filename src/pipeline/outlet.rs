@@ -368,6 +368,7 @@ mod tests {
         session: SessionId(0),
         at: 0,
         len: 1,
+        number: 0,
     };
 
     /// However long nobody takes anything: promises leave a place for every batch.

@@ -5,9 +5,11 @@
 
 use std::net::IpAddr;
 
+use crate::capture::store::index;
 use crate::flow::counts::FlowPacket;
 use crate::flow::ended::Ended;
 use crate::flow::key::FlowKey;
+use crate::flow::lookup;
 use crate::flow::record::FlowRecord;
 use crate::flow::remaining::Remaining;
 use crate::flow::updates::Updates;
@@ -25,6 +27,7 @@ use crate::source::{Arrival, Datagram, Record, Told};
 use crate::wire::decapsulate::{Mirrored, Tunnel, Tunnels, decapsulate};
 use crate::wire::inner::Inner;
 use crate::wire::ip::Address;
+use crate::wire::length::Verdict;
 use crate::wire::numbers::{ether_type, protocol};
 use crate::wire::outer::{self, LinkType, Outer, OuterFragment, OuterUdp, Pieces};
 use crate::wire::reassembly::{Joined, Missing, Piece, Reassembly, Remains};
@@ -50,6 +53,8 @@ pub struct WorkerSettings {
     pub capture: Option<Format>,
     /// How much of each frame the capture keeps, where that is not all.
     pub slice: Option<Slice>,
+    /// Whether somebody writes an index of the capture.
+    pub index: bool,
     /// Whether flows are kept: only where somebody takes their records.
     pub flows: bool,
     /// Sources and VNIs that are wanted.
@@ -67,6 +72,7 @@ impl Default for WorkerSettings {
             max_flows: 1 << 20,
             capture: None,
             slice: None,
+            index: false,
             flows: false,
             allowed: Allowed::default(),
         }
@@ -139,6 +145,8 @@ pub struct Worker {
     /// Sessions the writer has been told of.
     announced: usize,
     flows: Updates,
+    /// By what flows are found in an index, where there is one.
+    keys: Option<lookup::Keys>,
     reassembly: Reassembly,
     other_ports: Vec<OtherPort>,
     strangers: Strangers,
@@ -155,6 +163,7 @@ impl Worker {
     pub fn new(settings: WorkerSettings) -> Self {
         Self {
             flows: Updates::new(settings.max_flows),
+            keys: settings.index.then(lookup::Keys::default),
             settings,
             ledger: Ledger::default(),
             sessions: Sessions::default(),
@@ -654,6 +663,14 @@ impl Worker {
             cut_by: observed.cut_by,
         };
         format.encode(&record, batch);
+        if let Some(keys) = &mut self.keys {
+            let is_cut = match format {
+                Format::PcapNg => observed.verdict == Verdict::Truncated,
+                Format::Pcap => observed.lengths.missing() > 0,
+            };
+            let keys = index::build::keys_of(keys, observed.inner, is_cut);
+            batch.keys.push(keys);
+        }
     }
 
     /// Tells the writer, through `batch`, of sessions it has not heard of.

@@ -139,7 +139,22 @@ pub fn assert_sound(store: &Path) -> BTreeMap<String, Value> {
             assert!(!name.ends_with(".part"), "{name}");
         }
     }
+    let indexes: BTreeSet<String> = there
+        .extract_if(.., |name| name.ends_with(".idx"))
+        .collect();
     assert_eq!(there, files.keys().cloned().collect());
+    let listed = files.values().filter_map(|line| {
+        let name = line["index"]["name"].as_str()?;
+        let bytes = fs::read(store.join(name)).unwrap();
+        assert_eq!(line["index"]["bytes"], bytes.len(), "{name}");
+        assert_eq!(
+            line["index"]["sha256"],
+            hex(&Sha256::digest(&bytes)),
+            "{name}"
+        );
+        Some(name.to_owned())
+    });
+    assert_eq!(indexes, listed.collect());
     for (name, line) in &files {
         let bytes = fs::read(store.join(name)).unwrap();
         assert_eq!(line["bytes"], bytes.len(), "{name}");

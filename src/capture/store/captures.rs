@@ -66,8 +66,12 @@ impl Store {
         let mut same = same.take_while(|record| {
             split == Split::None || class == self::class(split, sessions, worker, record.session)
         });
+        let has_index = files.plan.keeping.index;
         let ready = files.is_ready(class, first.ts_ns, first.len.into(), |file, about| {
             let mut writer = CaptureWriter::begin(file, *format, about, sessions.anew())?;
+            if has_index {
+                writer.keep_index();
+            }
             writer.put_block(blocks);
             Ok(writer)
         });
@@ -205,6 +209,10 @@ impl Content for CaptureWriter {
 
     fn bytes_at_end(&self) -> u64 {
         self.bytes_at_end()
+    }
+
+    fn bytes_beside(&self) -> u64 {
+        self.bytes_beside()
     }
 
     fn end(self, kernel_dropped: u64) -> Result<Ended, OutError> {

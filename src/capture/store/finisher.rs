@@ -8,6 +8,7 @@ use std::thread::JoinHandle;
 use crossbeam_channel::{Receiver, Sender, bounded};
 
 use super::hooks::{Hooks, Job as Hook};
+use super::index::Builder;
 use super::manifest::FileFacts;
 use super::ring::{Fsync, Ring};
 use crate::outfile::{OutError, OutFile};
@@ -23,6 +24,8 @@ pub struct Finished {
     pub out: OutFile,
     /// What its line in the manifest tells.
     pub facts: FileFacts,
+    /// What lies where in it, where that was noted.
+    pub index: Option<Builder>,
 }
 
 enum Job {
@@ -157,10 +160,27 @@ fn work(told: &Told, fsync: Fsync, queue: &Receiver<Job>, outcome: &Outcome) {
 }
 
 fn finish(told: &Told, fsync: Fsync, file: Finished) -> Result<(), OutError> {
-    let Finished { mut out, facts } = file;
+    let Finished {
+        mut out,
+        mut facts,
+        index,
+    } = file;
     if fsync != Fsync::Never {
         out.sync()?;
     }
+    let ring = &told.ring;
+    let place = hold(ring).place();
+    facts.index = index.and_then(|index| place.write_index(index, &out, &facts));
+    let written = facts.index.clone();
+    let outcome = name_and_tell(told, out, facts);
+    if let (Err(_), Some(index)) = (&outcome, written) {
+        place.remove_index(&index);
+    }
+    outcome
+}
+
+/// Gives the file its name, and runs the hook.
+fn name_and_tell(told: &Told, out: OutFile, facts: FileFacts) -> Result<(), OutError> {
     let Told { ring, hooks } = told;
     if hooks.is_none() {
         return hold(ring).finish(out, facts, wall_clock_ns());

@@ -143,6 +143,7 @@ impl Content for JsonLines {
             standing,
             span,
             sessions: 0,
+            index: None,
         })
     }
 }

@@ -16,7 +16,7 @@ use nix::fcntl::OFlag;
 use sha2::{Digest, Sha256};
 
 use super::contents::{Gone, Listed};
-use super::manifest::{self, Verified, hex};
+use super::manifest::{self, IndexFacts, Verified, hex};
 use super::names::StoreName;
 use super::ring::{LOCK, hidden_name};
 use super::verify::{Finding, Ledger};
@@ -316,7 +316,7 @@ pub fn audit<'a>(
             Ok(Some(file)) => {
                 audit.judge(&one, file, read);
                 let index = one.facts.index.as_ref();
-                let is_good = index.is_none_or(|index| size(dir, &index.name) == Some(index.bytes));
+                let is_good = index.is_none_or(|index| is_index(dir, index, read));
                 if !is_good {
                     no_index.push(one);
                 }
@@ -331,7 +331,7 @@ pub fn audit<'a>(
     let there = entries(dir)?;
     for one in &no_index {
         if audit.is_listed(one) {
-            audit.look_at_index(one, &there);
+            audit.look_at_index(dir, one, &there, read);
         }
     }
     let Second { later, missing } = audit.look_again(dir, &quiet, absent, &there);
@@ -461,7 +461,13 @@ impl Audit<'_> {
         now.is_some_and(|now| now.order == listed.order)
     }
 
-    fn look_at_index(&mut self, listed: &Listed, there: &BTreeMap<String, Entry>) {
+    fn look_at_index(
+        &mut self,
+        dir: &Path,
+        listed: &Listed,
+        there: &BTreeMap<String, Entry>,
+        read: &AtomicU64,
+    ) {
         let Some(index) = &listed.facts.index else {
             return;
         };
@@ -475,7 +481,12 @@ impl Audit<'_> {
                 let text = format!("it has {} bytes, in {place} {}", entry.bytes, index.bytes);
                 self.fault(&index.name, "changed", text);
             }
-            Some(_) => {}
+            // It may have come to its place since it was looked at.
+            Some(_) if is_index(dir, index, read) => {}
+            Some(_) => {
+                let text = format!("its SHA-256 is not that of {place}");
+                self.fault(&index.name, "changed", text);
+            }
         }
     }
 
@@ -598,9 +609,11 @@ impl Audit<'_> {
     }
 }
 
-fn size(dir: &Path, name: &str) -> Option<u64> {
-    let meta = dir.join(name).symlink_metadata().ok()?;
-    meta.is_file().then_some(meta.len())
+/// Whether an index is what its line says.
+fn is_index(dir: &Path, index: &IndexFacts, read: &AtomicU64) -> bool {
+    let file = open(&dir.join(&index.name)).ok().flatten();
+    let found = file.and_then(|file| sha256_of(file, read).ok());
+    found.is_some_and(|(bytes, sha256)| bytes == index.bytes && sha256 == index.sha256)
 }
 
 /// Bytes and SHA-256 of a file. `read` counts them on the way.

@@ -142,6 +142,8 @@ pub struct IndexFacts {
     pub name: String,
     /// Its size.
     pub bytes: u64,
+    /// SHA-256 of it, in hexadecimal.
+    pub sha256: String,
 }
 
 #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde asks for it")]

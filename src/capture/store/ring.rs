@@ -13,8 +13,9 @@ use nix::sys::statvfs::fstatvfs;
 
 use super::frames::WholeFrames;
 use super::keys::Signer;
-use super::manifest::{self, Chain, Event, FileFacts, IndexFacts, hex};
+use super::manifest::{self, Chain, Event, FileFacts, hex};
 use super::names::StoreName;
+use super::place::Place;
 use super::recover::{self, Holds, Whole, parse_rfc3339};
 use super::retention::{Around, Because, Limits, Member, Space};
 use super::rotation::Reason;
@@ -60,6 +61,8 @@ pub struct Keeping {
     pub fsync: Fsync,
     /// How files are made.
     pub creation: Creation,
+    /// Whether each has an index beside it.
+    pub index: bool,
 }
 
 /// A finished file.
@@ -148,6 +151,14 @@ impl Ring {
         })
         .map_err(error)?;
         Ok(ring)
+    }
+
+    /// Where indexes go.
+    pub fn place(&self) -> Place {
+        Place {
+            dir: self.dir.clone(),
+            keeping: self.keeping,
+        }
     }
 
     /// The directory.
@@ -644,6 +655,10 @@ impl Ring {
                 fs::remove_file(path)?;
             }
         }
+        // An index that was not complete is made anew with its file.
+        let kept = &self.kept;
+        let is_listed = |name: &str| kept.iter().any(|kept| kept.name == name);
+        self.place().remove_left_indexes(&self.names()?, is_listed);
         let mut left = self.names()?;
         left.sort();
         for hidden in left {
@@ -765,7 +780,7 @@ impl Ring {
             out.sync().map_err(io::Error::other)?;
         }
         let span = whole.span();
-        let facts = FileFacts {
+        let mut facts = FileFacts {
             name: name.to_string(),
             bytes: out.bytes(),
             sha256: hex(&out.digest().map_err(io::Error::other)?),
@@ -785,6 +800,18 @@ impl Ring {
              whole",
             whole.packets
         );
+        if let Holds::Capture(format) = holds
+            && self.keeping.index
+            && matches!(name.ending.as_str(), ".pcapng" | ".pcap")
+        {
+            let file = BufReader::with_capacity(1 << 20, out.reopen()?);
+            let index = super::index::build::scan(format, file);
+            let index = index.inspect_err(|error| tracing::warn!("{name} gets no index: {error}"));
+            let place = self.place();
+            facts.index = index
+                .ok()
+                .and_then(|index| place.write_index(index, &out, &facts));
+        }
         self.append(now_ns, Event::File(facts.clone()))?;
         out.settle().map(drop).map_err(io::Error::other)?;
         self.recovered.push(facts);
@@ -893,9 +920,4 @@ fn open_ours(path: &Path, mode: u32) -> io::Result<File> {
 /// The name that a hidden file is to get.
 pub fn hidden_name(name: &str) -> Option<&str> {
     name.strip_prefix('.')?.strip_suffix(".part")
-}
-
-/// The facts of an index beside its file.
-pub fn index_facts(name: String, bytes: u64) -> IndexFacts {
-    IndexFacts { name, bytes }
 }

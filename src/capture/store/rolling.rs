@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use super::custody::Custody;
 use super::finisher::{Finished, Finisher, hold};
+use super::index::{self, Builder};
 use super::manifest::{FileFacts, Lost, hex};
 use super::names::StoreName;
 use super::ring::{Begun, Fsync, Keeping, Ring};
@@ -25,8 +26,9 @@ use crate::threads::NoThread;
 const RETRY: Duration = Duration::from_secs(5);
 /// How often limits that depend on time are looked at.
 const LOOK: Duration = Duration::from_secs(15);
-/// Bytes of the manifest that a file costs until the limits are looked at again, at the most.
-const LINES: u64 = 2048;
+/// Bytes of the manifest, and of its index whatever its size, that a file costs until the limits are looked at again, at
+/// the most.
+const LINES: u64 = 2048 + index::LEAST_ROOM;
 /// The part of a file's size limit that content on its way to it has to be so that it is worth to find out its size, and
 /// the least of it.
 const WORTH_SETTLING: (u64, u64) = (64, 4096);
@@ -117,6 +119,11 @@ pub trait Content: Sized {
     /// Bytes that the file would have if it ended now, at the most.
     fn bytes_at_end(&self) -> u64;
 
+    /// Bytes of what is written beside the file when it ends, at the most.
+    fn bytes_beside(&self) -> u64 {
+        0
+    }
+
     /// Ends the file; it has no name yet. `kernel_dropped` datagrams were lost since it began.
     ///
     /// # Errors
@@ -135,6 +142,8 @@ pub struct Ended {
     pub span: Option<(u64, u64)>,
     /// Mirror sessions that have an item in it.
     pub sessions: u64,
+    /// What lies where in it, where that was noted.
+    pub index: Option<Builder>,
 }
 
 /// The files of one store being written.
@@ -427,6 +436,7 @@ impl<C: Content> Rolling<C> {
         } = file;
         let kernel = self.kernel_dropped - self.kernel_told;
         let before = writer.file().standing();
+        let beside = writer.bytes_beside();
         let ended = writer.end(lost.kernel + kernel);
         let outcome = ended.and_then(|ended| {
             let sha256 = hex(&ended.out.digest()?);
@@ -446,7 +456,7 @@ impl<C: Content> Rolling<C> {
             standing,
             span,
             sessions,
-            ..
+            index,
         } = ended;
         self.kernel_told = self.kernel_dropped;
         self.ended.bytes += standing.bytes;
@@ -463,7 +473,7 @@ impl<C: Content> Rolling<C> {
             self.ended.bytes -= standing.bytes;
             return out.discard();
         }
-        hold(&self.ring).note_ended(&name, standing.bytes);
+        hold(&self.ring).note_ended(&name, standing.bytes + beside);
         let name = name.to_string();
         self.previous = Some((name.clone(), sha256.clone()));
         let facts = FileFacts {
@@ -479,7 +489,7 @@ impl<C: Content> Rolling<C> {
             ..FileFacts::default()
         };
         self.allowance = self.allowance.saturating_sub(LINES);
-        self.finisher.finish(Finished { out, facts });
+        self.finisher.finish(Finished { out, facts, index });
     }
 
     /// Ends every file.
@@ -525,7 +535,8 @@ impl<C: Content> Rolling<C> {
     /// Asks the ring for room; `false` where there is none.
     fn ask_for_room(&mut self, coming: u64, now_ns: u64) -> Result<bool, OutError> {
         let files = self.open.values();
-        let open_bytes = files.map(|file| file.writer.bytes_at_end()).sum();
+        let bytes = |writer: &C| writer.bytes_at_end() + writer.bytes_beside();
+        let open_bytes = files.map(|file| bytes(&file.writer)).sum();
         let room = hold(&self.ring).make_room(open_bytes, coming, now_ns)?;
         let files = self.open.values();
         let pending: u64 = files.map(|file| file.writer.file().pending()).sum();
@@ -666,7 +677,9 @@ impl<C: Content> Rolling<C> {
             if fitting.items == 0 {
                 fitting.ends = reason;
             }
-            if reason.is_some() || (fitting.items > 0 && fitting.bytes + len > self.allowance) {
+            if reason.is_some()
+                || (fitting.items > 0 && self.with_index(fitting.bytes + len) > self.allowance)
+            {
                 break;
             }
             open.bytes += len;
@@ -681,9 +694,19 @@ impl<C: Content> Rolling<C> {
         fitting
     }
 
+    /// Bytes of items with those of their index, at the most.
+    const fn with_index(&self, bytes: u64) -> u64 {
+        match self.plan.keeping.index {
+            true => bytes + bytes.div_ceil(index::SHARE_OF_FILE),
+            false => bytes,
+        }
+    }
+
     /// Takes note of items that are about to be written, and hands out their file.
     pub fn take(&mut self, class: Class, fitting: &Fitting) -> Option<&mut OpenFile<C>> {
-        self.allowance = self.allowance.saturating_sub(fitting.bytes);
+        self.allowance = self
+            .allowance
+            .saturating_sub(self.with_index(fitting.bytes));
         self.uses += 1;
         let file = self.open.get_mut(&class)?;
         file.used = self.uses;

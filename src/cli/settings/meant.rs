@@ -313,7 +313,12 @@ impl Settings {
         for compression in outputs.compression.iter_mut().chain(of_store) {
             compression.live = when_full == WhenFull::Drop;
         }
+        // A store of flow records alone needs none.
+        let of_packets = outputs.write.as_deref().is_some_and(storing::is_store);
+        let index = outputs.store.as_ref().filter(|_| of_packets);
+        let index = index.is_some_and(|plan| plan.keeping.index);
         let worker = WorkerSettings {
+            index,
             tunnels: parts.tunnels,
             plain: parts.plain,
             live: when_full == WhenFull::Drop,

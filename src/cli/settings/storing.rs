@@ -125,6 +125,7 @@ pub fn plan(
     let most_open = mistakes.one(typed, "--max-open-files", |t| &t.max_open_files, most_open)?;
     let keep_empty = typed.find(|t| t.keep_empty.as_ref());
     let custody = custody(typed, mistakes);
+    let no_index = typed.find(|t| t.no_index.as_ref());
     Some(Plan {
         prefix: mistakes.one(typed, "--prefix", |t| &t.prefix, values::file_prefix)?,
         ending: match (format, compression.map(|compression| compression.codec)) {
@@ -146,6 +147,8 @@ pub fn plan(
         keeping: Keeping {
             limits,
             fsync: mistakes.one(typed, "--fsync", |t| &t.fsync, fsync)?,
+            // Ranges of a compressed file cannot be read alone yet.
+            index: compression.is_none() && !no_index.is_some_and(|(_, no_index)| *no_index),
             creation: Creation {
                 mode,
                 existing: Existing::Keep,

@@ -258,6 +258,9 @@ pub struct Store {
     /// files. `every-5s`: open files too, as often as this
     #[arg(long, value_name = "never|rotate|every-TIME")]
     pub fsync: Option<Text>,
+    /// Write no index beside each file; `vxtap extract` reads all of such a file then
+    #[arg(long, num_args = 0, default_missing_value = "true")]
+    pub no_index: Option<bool>,
     /// Write the packets of each mirror session, VNI or mirror source to files of their own
     #[arg(long, value_name = "none|session|vni|source")]
     pub split: Option<Text>,

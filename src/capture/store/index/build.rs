@@ -1,0 +1,113 @@
+//! The index of a file that is there already: what a killed run left. Pure: a reader in, an index on its way out.
+//!
+//! The file was written here, and only its whole blocks are read.
+
+use std::io::{self, ErrorKind, Read};
+
+use super::Builder;
+use crate::flow::key::FlowKey;
+use crate::flow::lookup;
+use crate::mirror::session::SessionId;
+use crate::pcap::blocks::{INTERFACE_STATISTICS, Section};
+use crate::pcap::classic::{FILE_HEADER_LEN, FileHeader};
+use crate::pcap::options::number32;
+use crate::pcap::record::{Format, Keys};
+use crate::wire::inner::Inner;
+
+/// What an index notes of a frame.
+pub fn keys_of(keys: &mut lookup::Keys, inner: &Inner, is_cut: bool) -> Keys {
+    let flow = FlowKey::of(SessionId(0), None, inner);
+    match (flow, &inner.ip) {
+        (Some((key, _)), Some(ip)) => Keys {
+            flow: keys.of(&key),
+            hosts: [
+                lookup::of_words(&ip.header.src),
+                lookup::of_words(&ip.header.dst),
+            ],
+            is_ip: true,
+            is_cut,
+        },
+        _ => Keys {
+            is_cut,
+            ..Keys::default()
+        },
+    }
+}
+
+/// Reads a file up to its end.
+///
+/// # Errors
+///
+/// When it cannot be read, or is not what was written here.
+pub fn scan(format: Format, file: impl Read) -> io::Result<Builder> {
+    match format {
+        Format::PcapNg => scan_blocks(file),
+        Format::Pcap => scan_records(file),
+    }
+}
+
+fn scan_blocks(mut file: impl Read) -> io::Result<Builder> {
+    let (mut builder, mut flows) = (Builder::default(), lookup::Keys::default());
+    let mut section = Section::default();
+    let (mut at, mut block) = (0, Vec::new());
+    while read_more(&mut file, 12, &mut block)? {
+        let len = section.block_len(&block).map_err(io::Error::other)?;
+        if !read_more(&mut file, len - 12, &mut block)? {
+            break;
+        }
+        let kind = number32(&block, 0, false);
+        match section.read(&block).map_err(io::Error::other)? {
+            Some(packet) => {
+                let end = packet.at + packet.captured_len;
+                let frame = block.get(packet.at..end).unwrap_or_default();
+                let is_cut =
+                    packet.has_comment && section.cut_comment(&block, packet.options_at).is_some();
+                let keys = keys_of(&mut flows, &Inner::read(frame), is_cut);
+                let vni = section.origin(packet.interface).map(|origin| origin.vni);
+                let (ts_ns, vni) = (
+                    packet.ts_ns.unwrap_or_default(),
+                    vni.map(|vni| vni.as_u32()),
+                );
+                builder.add(at, len as u32, ts_ns, &keys, vni);
+            }
+            None if kind == INTERFACE_STATISTICS => {}
+            None => builder.add_other(at, len as u64),
+        }
+        at += len as u64;
+        block.clear();
+    }
+    Ok(builder)
+}
+
+fn scan_records(mut file: impl Read) -> io::Result<Builder> {
+    let (mut builder, mut flows) = (Builder::default(), lookup::Keys::default());
+    let mut bytes = Vec::new();
+    if !read_more(&mut file, FILE_HEADER_LEN, &mut bytes)? {
+        return Err(ErrorKind::UnexpectedEof.into());
+    }
+    let header = FileHeader::read(&bytes).map_err(io::Error::other)?;
+    builder.add_other(0, FILE_HEADER_LEN as u64);
+    let mut at = FILE_HEADER_LEN as u64;
+    loop {
+        bytes.clear();
+        if !read_more(&mut file, header.record_header_len, &mut bytes)? {
+            return Ok(builder);
+        }
+        let record = header.record(&bytes);
+        if !read_more(&mut file, record.captured_len as usize, &mut bytes)? {
+            return Ok(builder);
+        }
+        let frame = bytes.get(header.record_header_len..).unwrap_or_default();
+        let is_cut = record.orig_len > record.captured_len;
+        let keys = keys_of(&mut flows, &Inner::read(frame), is_cut);
+        builder.add(at, bytes.len() as u32, record.ts_ns, &keys, None);
+        at += bytes.len() as u64;
+    }
+}
+
+/// Appends the next `len` bytes; `false` when there are fewer.
+fn read_more(file: &mut impl Read, len: usize, to: &mut Vec<u8>) -> io::Result<bool> {
+    let before = to.len();
+    file.take(len as u64).read_to_end(to)?;
+    Ok(to.len() == before + len)
+}

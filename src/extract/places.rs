@@ -1,0 +1,189 @@
+//! Which files are read: those of stores, in the order of their first packets, and others by name.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{self, ErrorKind, Read};
+use std::path::{Path, PathBuf};
+
+use crate::capture::store::index::query::{Index, Query, Useless};
+use crate::capture::store::index::{ENDING, most_bytes};
+use crate::capture::store::manifest::{self, Event, FileFacts, Line};
+use crate::capture::store::names::StoreName;
+use crate::capture::store::place::mark_of;
+use crate::capture::store::recover::parse_rfc3339;
+use crate::outfile::OutError;
+
+/// A file that may hold what is asked for.
+#[derive(Clone, Debug)]
+pub struct Place {
+    /// Where it is.
+    pub path: PathBuf,
+    /// Where its index is, where it has one.
+    pub index: PathBuf,
+    /// Times of its earliest and its latest packet, where they are known.
+    pub span: Option<(u64, u64)>,
+}
+
+/// What was found.
+#[derive(Debug, Default)]
+pub struct Places {
+    /// The files.
+    pub files: Vec<Place>,
+    /// Files of stores that are still being written.
+    pub open: u64,
+}
+
+/// Why no files can be named.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs, reason = "the messages say it")]
+pub enum PlaceError {
+    #[error("{path}: {source}")]
+    Read { path: String, source: io::Error },
+    #[error("{path} holds no capture file of a store: name the files in it")]
+    NoStore { path: String },
+    #[error("{path} is no file")]
+    NoFile { path: String },
+    #[error(transparent)]
+    Out(#[from] OutError),
+}
+
+/// Finds the files that `paths`, directories and files, stand for.
+///
+/// # Errors
+///
+/// When one cannot be read, or a directory holds no store.
+pub fn find(paths: &[PathBuf]) -> Result<Places, PlaceError> {
+    let mut places = Places::default();
+    for path in paths {
+        let shown = || path.display().to_string();
+        let error = |source| PlaceError::Read {
+            path: shown(),
+            source,
+        };
+        let meta = path.metadata().map_err(error)?;
+        if meta.is_dir() {
+            let before = (places.files.len(), places.open);
+            find_in_store(path, &mut places).map_err(error)?;
+            if before == (places.files.len(), places.open) {
+                return Err(PlaceError::NoStore { path: shown() });
+            }
+        } else if meta.is_file() {
+            let mut index = path.clone().into_os_string();
+            index.push(ENDING);
+            places.files.push(Place {
+                path: path.clone(),
+                index: index.into(),
+                span: None,
+            });
+        } else {
+            return Err(PlaceError::NoFile { path: shown() });
+        }
+    }
+    Ok(places)
+}
+
+fn find_in_store(dir: &Path, places: &mut Places) -> io::Result<()> {
+    let mut facts = facts_of(dir)?;
+    for entry in fs::read_dir(dir)? {
+        let Ok(name) = entry?.file_name().into_string() else {
+            continue;
+        };
+        let hidden = name
+            .strip_prefix('.')
+            .and_then(|name| name.strip_suffix(".part"));
+        let parsed = StoreName::parse(hidden.unwrap_or(&name));
+        let is_capture = |parsed: &StoreName| parsed.ending.starts_with(".pcap");
+        if !parsed.as_ref().is_some_and(is_capture) {
+            continue;
+        }
+        if hidden.is_some() {
+            places.open += 1;
+            continue;
+        }
+        let facts = facts.remove(&name);
+        let listed = facts.as_ref().and_then(|facts| facts.index.as_ref());
+        let index = match listed {
+            Some(index) => dir.join(&index.name),
+            None => dir.join(format!("{name}{ENDING}")),
+        };
+        let time = |text: &Option<String>| text.as_deref().and_then(parse_rfc3339);
+        let path = dir.join(&name);
+        // What was changed since is not what the manifest speaks of.
+        let is_same =
+            |facts: &FileFacts| path.metadata().is_ok_and(|meta| meta.len() == facts.bytes);
+        let facts = facts.filter(is_same);
+        let span = facts.and_then(|facts| time(&facts.first).zip(time(&facts.last)));
+        places.files.push(Place { path, index, span });
+    }
+    Ok(())
+}
+
+/// What the manifests of a store say of its files.
+fn facts_of(dir: &Path) -> io::Result<BTreeMap<String, FileFacts>> {
+    let mut facts = BTreeMap::new();
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        let is_manifest =
+            |name: &str| name == manifest::NAME || manifest::closed_number(name).is_some();
+        if !name.to_str().is_some_and(is_manifest) {
+            continue;
+        }
+        let bytes = match fs::read(entry.path()) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == ErrorKind::NotFound => continue,
+            Err(error) => return Err(error),
+        };
+        for line in bytes.split(|byte| *byte == b'\n') {
+            // 'vxtap verify' tells what is wrong with it.
+            if let Ok(Line {
+                what: Event::File(file),
+                ..
+            }) = serde_json::from_slice(line)
+            {
+                facts.insert(file.name.clone(), file);
+            }
+        }
+    }
+    Ok(facts)
+}
+
+/// How a file is read.
+#[derive(Debug)]
+pub enum Way {
+    /// These ranges of it, and no more: its index says so.
+    Ranges(Vec<(u64, u64)>),
+    /// All of it, because of this.
+    Scan(String),
+}
+
+/// Finds out how `file` is read for `query`; tells with it the bytes that were read for that.
+pub fn way(place: &Place, file: &mut File, bytes: u64, query: &Query) -> (Way, u64) {
+    match ranges(place, file, bytes, query) {
+        Ok(found) => found,
+        Err(why) => (Way::Scan(why), 0),
+    }
+}
+
+fn ranges(place: &Place, file: &mut File, bytes: u64, query: &Query) -> Result<(Way, u64), String> {
+    let shown = place.index.display();
+    let unread = |error: io::Error| match error.kind() {
+        ErrorKind::NotFound => "it has no index".to_owned(),
+        _ => format!("{shown}: {error}"),
+    };
+    let meta = place.index.metadata().map_err(unread)?;
+    if !meta.is_file() || meta.len() > 2 * most_bytes(bytes) + (1 << 20) {
+        return Err(format!("{shown} {}", Useless::Damaged));
+    }
+    let mut index = Vec::new();
+    File::open(&place.index)
+        .and_then(|mut file| file.read_to_end(&mut index))
+        .map_err(unread)?;
+    let useless = |why: Useless| format!("{shown} {why}");
+    let read = Index::read(&index).map_err(useless)?;
+    let mark = mark_of(file, bytes).map_err(|error| error.to_string())?;
+    read.belongs_to(bytes, &mark).map_err(useless)?;
+    let ranges = read.ranges(query).map_err(useless)?;
+    let marked = 2 * crate::capture::store::index::MARK_LEN as u64;
+    Ok((Way::Ranges(ranges), index.len() as u64 + marked.min(bytes)))
+}

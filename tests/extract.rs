@@ -1,0 +1,576 @@
+//! `vxtap extract`: what comes out is what tshark and tcpdump find in the same files, however it was found.
+#![cfg(target_os = "linux")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "tests end with a panic"
+)]
+
+mod common;
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use common::{Frame, flags_for, frames, json_lines, testdata, testdata_names, tool, vxtap};
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// A store, and beside it everything in one file and flow records.
+struct Stored {
+    dir: TempDir,
+    flows: Vec<Value>,
+}
+
+impl Stored {
+    /// Replays `input` into a store with `flags`.
+    fn of(input: &Path, flags: &[&str]) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+        let input = input.to_str().unwrap();
+        let whole = vxtap(["replay", input, "-w", &path("all.pcapng")]);
+        assert!(matches!(whole.code, Some(0)), "{}", whole.stderr);
+        let (store, flows) = (path("st/"), path("flows.jsonl"));
+        let words = ["replay", input, "-w", &store, "--flows", &flows];
+        let done = vxtap(words.iter().chain(flags));
+        assert_eq!(done.code, Some(0), "{}", done.stderr);
+        let flows = json_lines(&fs::read_to_string(flows).unwrap());
+        Self { dir, flows }
+    }
+
+    /// Generated traffic: IPv4 and IPv6, tags, three VNIs, some packets cut.
+    fn generated(flags: &[&str]) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let pcap = dir.path().join("generated.pcap");
+        let words = [
+            "send",
+            "--generate",
+            "--count",
+            "6000",
+            "--flows",
+            "300",
+            "--vnis",
+            "3",
+            "--vni",
+            "41",
+            "--vlan-percent",
+            "20",
+            "--mtu",
+            "1400",
+            "--to",
+            "192.0.2.9",
+            "--source",
+            "192.0.2.1",
+            "--write",
+        ];
+        let made = vxtap(words.into_iter().chain([pcap.to_str().unwrap()]));
+        assert_eq!(made.code, Some(0), "{}", made.stderr);
+        Self::of(&pcap, flags)
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn all(&self) -> PathBuf {
+        self.path("all.pcapng")
+    }
+
+    fn store(&self) -> PathBuf {
+        self.path("st")
+    }
+
+    /// The store's files with this ending.
+    fn files(&self, ending: &str) -> Vec<PathBuf> {
+        let entries = fs::read_dir(self.store()).unwrap();
+        let paths = entries.map(|entry| entry.unwrap().path());
+        let mut files: Vec<PathBuf> = paths
+            .filter(|path| path.to_str().unwrap().ends_with(ending))
+            .collect();
+        files.sort();
+        files
+    }
+
+    /// What `flags` take out of the store.
+    #[track_caller]
+    fn extract(&self, flags: &[&str]) -> Found {
+        extract(&[&self.store()], &self.path("out.pcapng"), flags)
+    }
+}
+
+struct Found {
+    frames: Vec<Frame>,
+    summary: Value,
+    said: String,
+}
+
+#[track_caller]
+fn extract(paths: &[&Path], out: &Path, flags: &[&str]) -> Found {
+    let summary = out.with_extension("json");
+    let mut words: Vec<&str> = vec!["extract"];
+    words.extend(paths.iter().map(|path| path.to_str().unwrap()));
+    words.extend(["-w", out.to_str().unwrap(), "--summary"]);
+    words.push(summary.to_str().unwrap());
+    words.extend(flags);
+    let done = vxtap(words);
+    assert_eq!(done.code, Some(0), "{}", done.stderr);
+    let found = frames(&fs::read(out).unwrap());
+    let summary: Value = serde_json::from_slice(&fs::read(summary).unwrap()).unwrap();
+    assert_eq!(summary["packets"], found.len());
+    Found {
+        frames: found,
+        summary,
+        said: done.stderr,
+    }
+}
+
+/// What tshark finds in a file with a display filter.
+fn tshark(file: &Path, filter: &str, flags: &[&str]) -> Vec<Frame> {
+    let out = file.with_extension("tshark.pcapng");
+    let mut command = Command::new("tshark");
+    command.args(flags).arg("-r").arg(file);
+    command.args(["-F", "pcapng", "-Y", filter, "-w"]).arg(&out);
+    let done = command.output().unwrap();
+    assert!(done.status.success(), "{filter}: {done:?}");
+    frames(&fs::read(out).unwrap())
+}
+
+/// In the order of their times; packets of one time in any.
+fn sorted(mut frames: Vec<Frame>) -> Vec<Frame> {
+    frames
+        .sort_by(|a, b| (a.ts_ns, &a.interface, &a.bytes).cmp(&(b.ts_ns, &b.interface, &b.bytes)));
+    frames
+}
+
+#[track_caller]
+fn assert_same(found: Vec<Frame>, expected: Vec<Frame>, what: &str) {
+    assert!(found.is_sorted_by_key(|frame| frame.ts_ns), "{what}");
+    assert!(!expected.is_empty(), "{what} asks for nothing");
+    let (found, expected) = (sorted(found), sorted(expected));
+    assert_eq!(found.len(), expected.len(), "{what}");
+    assert!(found == expected, "{what}");
+}
+
+/// A filter of tshark for the packets of a flow record.
+fn display_filter(flow: &Value) -> String {
+    let text = |name: &str| flow[name].as_str().unwrap();
+    let (ip, tcp) = (
+        if flow["ip_v"] == 4 { "ip" } else { "ipv6" },
+        if flow["proto"] == 6 { "tcp" } else { "udp" },
+    );
+    let mut filter = format!(
+        "frame.interface_name == \"vni{}@192.0.2.1\" && {ip}.addr == {} && {ip}.addr == {} && {tcp}.port == {} && \
+         {tcp}.port == {}",
+        flow["vni"],
+        text("src_ip"),
+        text("dst_ip"),
+        flow["src_port"],
+        flow["dst_port"]
+    );
+    match flow["vlan"].as_u64() {
+        Some(vlan) => filter.push_str(&format!(" && vlan.id == {vlan}")),
+        None => filter.push_str(" && !vlan"),
+    }
+    filter
+}
+
+#[test]
+fn what_is_taken_out_is_what_tshark_finds() {
+    if !tool("tshark") {
+        return;
+    }
+    for flags in [
+        &["--rotate-packets", "700"][..],
+        &["--rotate-packets", "500", "--workers", "2"],
+        &[
+            "--rotate-packets",
+            "400",
+            "--split",
+            "vni",
+            "--workers",
+            "2",
+        ],
+    ] {
+        let stored = Stored::generated(flags);
+        let all = stored.all();
+        let seen = frames(&fs::read(&all).unwrap());
+        let records = stored.path("flows.jsonl");
+        let records = records.to_str().unwrap();
+        // Flows near the beginning, in the middle, at the end.
+        for flow in stored.flows.iter().step_by(stored.flows.len() / 4) {
+            let text = |name: &str| flow[name].as_str().unwrap();
+            let what = format!("{flags:?} {flow}");
+            let expected = tshark(&all, &display_filter(flow), &[]);
+            let id = text("flow_id");
+            let found = stored.extract(&["--flow", id, "--flows", records]);
+            let told = flow["pkts_o"].as_u64().unwrap() + flow["pkts_r"].as_u64().unwrap();
+            assert_eq!(found.frames.len() as u64, told, "{what}");
+            assert_eq!(
+                found.summary["files_read_whole"],
+                Value::Array(vec![]),
+                "{what}"
+            );
+            assert_same(found.frames, expected.clone(), &what);
+            let found = stored.extract(&["--flow", id]);
+            assert_same(found.frames, expected, &what);
+
+            let id = text("community_id");
+            let communityid = ["--enable-protocol", "communityid"];
+            let expected = tshark(&all, &format!("communityid == \"{id}\""), &communityid);
+            let found = stored.extract(&["--community-id", id]);
+            assert_same(found.frames, expected, &what);
+
+            let host = text("src_ip");
+            let filter = format!("ip.addr == {host}");
+            let filter = if host.contains(':') {
+                format!("ipv6.addr == {host}")
+            } else {
+                filter
+            };
+            let found = stored.extract(&["--host", host]);
+            assert_same(found.frames, tshark(&all, &filter, &[]), &what);
+            let between = format!(
+                "{filter} && frame.interface_name contains \"vni{}@\"",
+                flow["vni"]
+            );
+            let vni = flow["vni"].to_string();
+            let found = stored.extract(&["--host", host, "--host", text("dst_ip"), "--vni", &vni]);
+            let both = between.replace(host, text("dst_ip"));
+            assert_same(
+                found.frames,
+                tshark(&all, &format!("{between} && {both}"), &[]),
+                &what,
+            );
+        }
+        let found = stored.extract(&["--vni", "42"]);
+        let expected = tshark(&all, "frame.interface_name contains \"vni42@\"", &[]);
+        assert_same(found.frames, expected, "a VNI");
+        let found = stored.extract(&["--truncated"]);
+        let expected = tshark(&all, "frame.cap_len < frame.len", &[]);
+        assert!(expected.iter().all(|frame| frame.comment.is_some()));
+        assert_same(found.frames, expected, "cut ones");
+        let (from, to) = (seen[2222].ts_ns, seen[3333].ts_ns);
+        let seconds = |ns: u128| format!("{}.{:09}", ns / 1_000_000_000, ns % 1_000_000_000);
+        let rfc3339 = |ns: u128| {
+            let at = jiff::Timestamp::from_nanosecond(ns as i128).unwrap();
+            at.to_string()
+        };
+        let found = stored.extract(&["--since", &rfc3339(from), "--until", &rfc3339(to)]);
+        let times = format!(
+            "frame.time_epoch >= {} && frame.time_epoch < {}",
+            seconds(from),
+            seconds(to)
+        );
+        assert_same(found.frames, tshark(&all, &times, &[]), "times");
+        let whole = stored.extract(&[]);
+        assert_same(whole.frames, seen, "everything");
+    }
+}
+
+#[test]
+fn what_is_taken_out_is_what_tcpdump_finds() {
+    if !tool("tcpdump") {
+        return;
+    }
+    let stored = Stored::of(&testdata("demo.pcap"), &["--rotate-packets", "60"]);
+    let hosts: BTreeSet<&str> = stored
+        .flows
+        .iter()
+        .map(|flow| flow["src_ip"].as_str().unwrap())
+        .collect();
+    for host in hosts {
+        let out = stored.path("tcpdump.pcap");
+        let mut command = Command::new("tcpdump");
+        command
+            .args(["--nano", "-r"])
+            .arg(stored.all())
+            .arg("-w")
+            .arg(&out);
+        let done = command
+            .args([if host.contains(':') { "ip6" } else { "ip" }, "host", host])
+            .output()
+            .unwrap();
+        assert!(done.status.success(), "{done:?}");
+        // The same packets in a format that has them with all they are.
+        let again = vxtap([
+            "extract",
+            out.to_str().unwrap(),
+            "-w",
+            stored.path("t.pcapng").to_str().unwrap(),
+        ]);
+        assert_eq!(again.code, Some(0), "{}", again.stderr);
+        let bare = |frames: Vec<Frame>| -> Vec<(u128, u32, Vec<u8>)> {
+            let frames = sorted(frames).into_iter();
+            frames.map(|f| (f.ts_ns, f.orig_len, f.bytes)).collect()
+        };
+        let mut expected = bare(frames(&fs::read(stored.path("t.pcapng")).unwrap()));
+        let mut found = bare(stored.extract(&["--host", host]).frames);
+        expected.sort();
+        found.sort();
+        assert!(!found.is_empty());
+        assert!(found == expected, "{host}");
+    }
+}
+
+/// Whatever stands in place of an index, the same packets come out, and a line says that the file was read whole.
+#[test]
+fn an_index_that_is_missing_or_wrong_changes_nothing() {
+    let stored = Stored::generated(&["--rotate-packets", "900"]);
+    let indexes = stored.files(".idx");
+    assert_eq!(indexes.len(), stored.files(".pcapng").len());
+    let host = stored.flows[5]["src_ip"].as_str().unwrap();
+    let asks = [&["--host", host][..], &["--truncated"], &["--vni", "43"]];
+    let expected = asks.map(|ask| stored.extract(ask).frames);
+    let good = fs::read(&indexes[1]).unwrap();
+    let other = fs::read(&indexes[2]).unwrap();
+    let mut flipped = good.clone();
+    flipped[good.len() / 2] ^= 4;
+    // Holds together, and leads to the middle of blocks.
+    let mut crafted = good.clone();
+    let at = good.len() / 3;
+    crafted[at] = crafted[at].wrapping_add(1);
+    let body = good.len() - 4;
+    let check = crc32(&crafted[..body]);
+    crafted[body..].copy_from_slice(&check.to_le_bytes());
+    let cases: [(&str, Option<Vec<u8>>); 8] = [
+        ("has no index", None),
+        ("is damaged", Some(good[..good.len() / 2].to_vec())),
+        ("is no index of vxtap", Some(Vec::new())),
+        ("is no index of vxtap", Some(b"garbage".repeat(100))),
+        ("is damaged", Some(flipped)),
+        ("is of a file of", Some(other)),
+        ("is of version 7", {
+            let mut newer = good.clone();
+            newer[8] = 7;
+            Some(newer)
+        }),
+        ("", Some(crafted)),
+    ];
+    for (why, bytes) in cases {
+        match bytes {
+            Some(bytes) => fs::write(&indexes[1], bytes).unwrap(),
+            None => fs::remove_file(&indexes[1]).unwrap(),
+        }
+        for (ask, expected) in asks.iter().zip(&expected) {
+            let found = stored.extract(ask);
+            if why.is_empty() {
+                // It may say too little: then nobody can know. It is found out or it does not matter.
+                continue;
+            }
+            assert!(found.frames == *expected, "{why}: {ask:?}");
+            assert!(found.said.contains(why), "{why}: {}", found.said);
+            let whole = found.summary["files_read_whole"].as_array().unwrap();
+            assert_eq!(whole.len(), 1, "{why}");
+            let file = indexes[1].with_extension("");
+            assert_eq!(whole[0]["file"], file.to_str().unwrap());
+        }
+        fs::write(&indexes[1], &good).unwrap();
+    }
+    // A file that was changed behind its index.
+    let file = indexes[1].with_extension("");
+    let bytes = fs::read(&file).unwrap();
+    let mut changed = bytes.clone();
+    let len = changed.len();
+    changed[len - 30] ^= 1;
+    fs::write(&file, changed).unwrap();
+    let found = stored.extract(asks[0]);
+    assert!(found.frames == expected[0]);
+    assert!(found.said.contains("is of another file"), "{}", found.said);
+}
+
+fn crc32(bytes: &[u8]) -> u32 {
+    bytes.iter().fold(u32::MAX, |crc, byte| {
+        (0..8).fold(crc ^ u32::from(*byte), |crc, _| {
+            (crc >> 1) ^ (0xedb8_8320 & (crc & 1).wrapping_neg())
+        })
+    }) ^ u32::MAX
+}
+
+/// In every capture of the collection each flow record has its packets, with the record at hand and without.
+#[test]
+fn every_flow_has_its_packets() {
+    for name in testdata_names() {
+        if name.starts_with("unsupported") || name.contains("link-types") {
+            continue;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+        let (input, store, flows) = (testdata(&name), path("st/"), path("flows.jsonl"));
+        let words = [
+            "replay",
+            input.to_str().unwrap(),
+            "-w",
+            &store,
+            "--flows",
+            &flows,
+        ];
+        let words = words.iter().chain(flags_for(&name)).copied();
+        let done = vxtap(words.chain(["--rotate-packets", "20"]));
+        if done.code != Some(0) || !Path::new(&store).exists() {
+            continue;
+        }
+        let records = json_lines(&fs::read_to_string(&flows).unwrap());
+        for flow in records.iter().step_by(records.len() / 6 + 1) {
+            let id = flow["flow_id"].as_str().unwrap();
+            let told = flow["pkts_o"].as_u64().unwrap() + flow["pkts_r"].as_u64().unwrap();
+            let store = Path::new(&store);
+            let out = dir.path().join("out.pcapng");
+            let found = extract(&[store], &out, &["--flow", id, "--flows", &flows]);
+            assert_eq!(found.frames.len() as u64, told, "{name}: {flow}");
+            let without = extract(&[store], &out, &["--flow", id]);
+            assert!(found.frames == without.frames, "{name}: {flow}");
+        }
+    }
+}
+
+/// Foreign files: both formats and byte orders, packed, in one go.
+#[test]
+fn plain_files_are_read_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("out.pcapng");
+    let names = [
+        "pcapng-be.pcapng",
+        "ns-big-endian.pcap",
+        "compressed.pcap.gz",
+        "plain-sll.pcap",
+        "demo.pcap",
+    ];
+    let paths = names.map(testdata);
+    let paths: Vec<&Path> = paths.iter().map(PathBuf::as_path).collect();
+    let found = extract(&paths, &out, &[]);
+    assert!(found.frames.is_sorted_by_key(|frame| frame.ts_ns));
+    if tool("tshark") {
+        let count = |path: &Path| {
+            let mut command = Command::new("tshark");
+            // Not custom blocks, which it shows as packets.
+            let done = command.args(["-Y", "eth || sll", "-r"]).arg(path).args([
+                "-T",
+                "fields",
+                "-e",
+                "frame.time_epoch",
+            ]);
+            let text = done.output().unwrap().stdout;
+            let mut lines: Vec<String> = String::from_utf8(text)
+                .unwrap()
+                .lines()
+                .map(str::to_owned)
+                .collect();
+            lines.sort();
+            lines
+        };
+        let mut expected: Vec<String> = paths.iter().flat_map(|path| count(path)).collect();
+        expected.sort();
+        // A simple packet block has no time of its own: it gets that of the packet before it.
+        let found = count(&out);
+        assert_eq!(found.len(), expected.len());
+        let mut left = found.into_iter();
+        for time in expected.iter().filter(|time| !time.is_empty()) {
+            assert!(left.any(|found| found == *time), "{time}");
+        }
+    }
+    // A store's file, packed: it has no index that fits, and is read whole.
+    let stored = Stored::of(&testdata("demo.pcap"), &["--rotate-packets", "100"]);
+    let expected = stored.extract(&["--vni", "101"]).frames;
+    let file = &stored.files(".pcapng")[0];
+    let packed = zstd::encode_all(&fs::read(file).unwrap()[..], 1).unwrap();
+    fs::write(file.with_extension("pcapng.zst"), packed).unwrap();
+    fs::remove_file(file).unwrap();
+    let found = stored.extract(&["--vni", "101"]);
+    assert!(found.frames == expected);
+    assert!(found.said.contains("it has no index"), "{}", found.said);
+}
+
+/// What a killed run left is finished with an index.
+#[test]
+fn recovered_files_have_an_index() {
+    for format in ["pcapng", "pcap"] {
+        let demo = testdata("demo.pcap");
+        let flags = ["--rotate-packets", "60", "--format", format];
+        let stored = Stored::of(&demo, &flags);
+        let ending = format!(".{format}");
+        let file = stored.files(&ending)[0].clone();
+        let name = file.file_name().unwrap().to_str().unwrap();
+        let good = fs::read(file.with_extension(format!("{format}.idx"))).unwrap();
+        let left = stored.path("left");
+        fs::create_dir(&left).unwrap();
+        let bytes = fs::read(&file).unwrap();
+        let cut = if format == "pcapng" {
+            bytes.len() - 900
+        } else {
+            bytes.len()
+        };
+        fs::write(left.join(format!(".{name}.part")), &bytes[..cut]).unwrap();
+        fs::write(left.join(format!(".{name}.idx.part")), b"VXTAP").unwrap();
+        let words = ["replay", demo.to_str().unwrap(), "--format", format, "-w"];
+        let done = vxtap(words.into_iter().chain([left.to_str().unwrap()]));
+        assert_eq!(done.code, Some(0), "{}", done.stderr);
+        assert!(!left.join(format!(".{name}.idx.part")).exists());
+        let index = fs::read(left.join(format!("{name}.idx"))).unwrap();
+        if format == "pcap" {
+            assert_eq!(
+                index, good,
+                "scanned or noted while it was written: the same"
+            );
+        }
+        let flow = &stored.flows[0];
+        let out = stored.path("out.pcapng");
+        let ask = ["--host", flow["src_ip"].as_str().unwrap()];
+        let path = left.join(name);
+        let found = extract(&[&path], &out, &ask);
+        assert_eq!(found.summary["files_by_index"], 1, "{}", found.said);
+        fs::remove_file(left.join(format!("{name}.idx"))).unwrap();
+        assert!(found.frames == extract(&[&path], &out, &ask).frames);
+        assert!(!found.frames.is_empty());
+    }
+}
+
+#[test]
+fn what_is_not_there_is_said() {
+    let stored = Stored::of(&testdata("demo.pcap"), &[]);
+    let found = stored.extract(&["--host", "203.0.113.77"]);
+    assert!(found.frames.is_empty());
+    assert!(found.said.contains("no packet fits"), "{}", found.said);
+    let found = stored.extract(&["--flow", "0123456789abcdef"]);
+    assert!(found.frames.is_empty());
+    let (store, out) = (stored.store(), stored.path("x.pcapng"));
+    let (store, out) = (store.to_str().unwrap(), out.to_str().unwrap());
+    for (flags, said) in [
+        (&["--flow", "xyz"][..], "16 hexadecimal digits"),
+        (&["--community-id", "1:abc"], "a community id is needed"),
+        (&["--since", "yesterday"], "a time is needed"),
+        (
+            &["--since", "2026-01-02", "--until", "2026-01-01"],
+            "--since is not before --until",
+        ),
+        (&["--flows", "/x"], "--flows is for --flow"),
+        (&["--vni", "16777216"], "a number from 0"),
+    ] {
+        let done = vxtap(["extract", store, "-w", out].iter().chain(flags));
+        assert_eq!(done.code, Some(2), "{}", done.stderr);
+        assert!(done.stderr.contains(said), "{}", done.stderr);
+    }
+    let empty = stored.path("empty");
+    fs::create_dir(&empty).unwrap();
+    let done = vxtap(["extract", empty.to_str().unwrap(), "-w", out]);
+    assert_eq!(done.code, Some(1));
+    assert!(
+        done.stderr.contains("holds no capture file of a store"),
+        "{}",
+        done.stderr
+    );
+    // A file that ends in the middle: what is before is there, and the exit code tells.
+    let file = &stored.files(".pcapng")[0];
+    let bytes = fs::read(file).unwrap();
+    let cut = stored.path("cut.pcapng");
+    fs::write(&cut, &bytes[..bytes.len() / 2]).unwrap();
+    let done = vxtap(["extract", cut.to_str().unwrap(), "-w", out]);
+    assert_eq!(done.code, Some(1), "{}", done.stderr);
+    assert!(
+        done.stderr.contains("the file ends inside"),
+        "{}",
+        done.stderr
+    );
+    assert!(frames(&fs::read(out).unwrap()).len() > 50);
+}
