@@ -428,6 +428,19 @@ fn an_interface_that_goes_under_traffic_ends_the_run() {
     }
 }
 
+/// Nothing had come before, and the reason is known: nobody is sent to look for another.
+#[test]
+fn an_interface_that_goes_is_the_only_reason_told() {
+    let Some(lab) = Lab::new() else { return };
+    let listener = lab.listen("packet", "--workers 2");
+    lab.ip(Side::Receiver, "link del dst0");
+    let ended = listener.wait();
+    assert_eq!(ended.code, Some(1), "{}", ended.said);
+    let gone = "the interface dst0 is gone";
+    assert!(ended.said.contains(gone), "{}", ended.said);
+    assert!(!ended.said.contains("Nothing arrived"), "{}", ended.said);
+}
+
 /// The interface gets another name while it is down: it is the same interface.
 #[test]
 fn an_interface_may_be_renamed() {

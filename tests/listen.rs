@@ -362,6 +362,27 @@ fn standard_output_carries_the_capture_at_once_and_its_reader_may_leave() {
     assert_eq!(code, Some(0), "the reader went away, that is all: {said}");
 }
 
+/// Nothing comes that would have to be written: it is noticed all the same, and is no fault.
+#[test]
+fn a_quiet_run_notices_that_its_reader_left() {
+    for output in [["-w", "-"], ["--flows", "-"]] {
+        // Long after a run that ends by itself.
+        let args = [&output[..], &["--duration", "30s"]].concat();
+        let mut listener = Listener::start(&["127.0.0.1:0"], &args);
+        let mut stdout = listener.child.stdout.take().unwrap();
+        if output[0] == "-w" {
+            // The header has come through.
+            stdout.read_exact(&mut [0; 28]).unwrap();
+        }
+        drop(stdout);
+        let (code, said) = listener.end();
+        assert_eq!(code, Some(0), "{said}");
+        let told = said.matches("the reader of standard output went away");
+        assert_eq!(told.count(), 1, "{said}");
+        assert!(!said.contains("statistics"), "{said}");
+    }
+}
+
 #[test]
 fn a_listener_on_every_address_knows_where_a_datagram_came_to() {
     let dir = tempfile::tempdir().unwrap();

@@ -122,6 +122,13 @@ impl Output {
         }
     }
 
+    /// Looks whether the reader of a pipe has left.
+    pub fn look_for_reader(&mut self) {
+        if let Kept::File(file) = &mut self.kept {
+            file.look_for_reader();
+        }
+    }
+
     /// Does what is due at `now`, since any fixed moment; `wall_ns` tells the nanoseconds since 1970, and
     /// `kernel_dropped` how many datagrams the kernel has dropped.
     pub fn tick(

@@ -326,6 +326,11 @@ impl CaptureWriter {
         }
     }
 
+    /// See [`ItemFile::look_for_reader`].
+    pub fn look_for_reader(&mut self) {
+        self.file.look_for_reader();
+    }
+
     /// Puts small pieces together and writes large ones at once.
     fn put(&mut self, bytes: &[u8], packets: u64) {
         if bytes.len() < WRITE_AT_ONCE && !self.file.is_packed() {
@@ -411,7 +416,7 @@ impl CaptureWriter {
     ///
     /// # Errors
     ///
-    /// When it cannot be cut back to its last whole block.
+    /// When it cannot be cut back to its last whole block, and when the reader of a pipe has left.
     pub fn end(mut self, kernel_dropped: u64) -> Result<Ended, OutError> {
         self.flush();
         self.file.settle();
@@ -429,5 +434,73 @@ impl CaptureWriter {
             span: self.section.span(),
             sessions: self.section.sessions(),
         })
+    }
+}
+
+#[cfg(test)]
+#[cfg(target_os = "linux")]
+mod tests {
+    use std::io::PipeReader;
+    use std::os::fd::AsRawFd;
+
+    use super::*;
+
+    fn about() -> About {
+        About {
+            comments: Vec::new(),
+            mtu: 1500,
+        }
+    }
+
+    fn to_pipe(format: Format) -> (CaptureWriter, PipeReader) {
+        let (reader, pipe) = std::io::pipe().unwrap();
+        let path = format!("/proc/self/fd/{}", pipe.as_raw_fd());
+        let (path, creation, about) = (Path::new(&path), Creation::default(), about());
+        let writer = CaptureWriter::create(path, creation, None, format, &about, &Stop::new());
+        (writer.unwrap(), reader)
+    }
+
+    /// No packet follows: what is written at the end finds nobody, and that is no fault of the statistics.
+    #[test]
+    fn the_end_tells_of_a_reader_that_has_left() {
+        let (writer, reader) = to_pipe(Format::PcapNg);
+        drop(reader);
+        assert!(writer.finish(3).unwrap_err().is_closed_pipe());
+        // With somebody who reads there is nothing to tell.
+        let (writer, _reader) = to_pipe(Format::PcapNg);
+        writer.finish(3).unwrap();
+    }
+
+    #[test]
+    fn a_look_finds_that_the_reader_has_left() {
+        for format in [Format::Pcap, Format::PcapNg] {
+            let (mut writer, reader) = to_pipe(format);
+            writer.look_for_reader();
+            assert!(writer.take_error().is_none());
+            assert!(!writer.file().has_failed());
+            drop(reader);
+            writer.look_for_reader();
+            assert!(writer.take_error().unwrap().is_closed_pipe());
+            // Once is enough.
+            writer.look_for_reader();
+            assert!(writer.take_error().is_none());
+            assert!(writer.file().has_failed());
+            writer.finish(0).unwrap();
+        }
+    }
+
+    /// A file of our own and a device have no reader that could leave.
+    #[test]
+    fn what_has_no_reader_is_not_left() {
+        let dir = tempfile::tempdir().unwrap();
+        for path in [&dir.path().join("c.pcapng"), Path::new("/dev/null")] {
+            let (creation, about) = (Creation::default(), about());
+            let writer =
+                CaptureWriter::create(path, creation, None, Format::PcapNg, &about, &Stop::new());
+            let mut writer = writer.unwrap();
+            writer.look_for_reader();
+            assert!(!writer.file().has_failed());
+            writer.finish(0).unwrap();
+        }
     }
 }

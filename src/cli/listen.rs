@@ -134,11 +134,15 @@ mod linux {
         live.end();
         let mut outcome = pipeline.finish(lost);
         outcome.kernel_counters = Some(Counters::read().since(&counters_before));
-        let errors = received.err().iter().map(ToString::to_string).collect();
+        let errors: Vec<String> = received.err().iter().map(ToString::to_string).collect();
         let mut kernel_dropped = BTreeMap::from([(reason, lost)]);
         kernel_dropped.retain(|_, count| *count > 0);
-        let remark = waiting
-            .nothing_arrived("Nothing arrived")
+        // Where a source failed it is known why.
+        let silence = errors
+            .is_empty()
+            .then(|| waiting.nothing_arrived("Nothing arrived"));
+        let remark = silence
+            .flatten()
             .or_else(|| missing_fragments(&outcome.ledger));
         conclude(
             &outcome,

@@ -70,6 +70,11 @@ impl JsonLines {
         self.buffer.clear();
     }
 
+    /// See [`ItemFile::look_for_reader`].
+    pub fn look_for_reader(&mut self) {
+        self.file.look_for_reader();
+    }
+
     /// The file, with what became of the records.
     pub const fn file(&self) -> &ItemFile {
         &self.file

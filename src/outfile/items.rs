@@ -205,13 +205,16 @@ impl ItemFile {
     ///
     /// # Errors
     ///
-    /// When what was written of it cannot be cut off again.
+    /// When what was written of it cannot be cut off again, and when the reader of a pipe has left.
     pub fn write_end(&mut self, bytes: &[u8]) -> Result<(), OutError> {
         self.settle();
         let whole = self.out.bytes();
         if !self.has_failed
             && let Err(error) = self.write_apart(bytes)
         {
+            if error.is_closed_pipe() {
+                return Err(error);
+            }
             // The items are worth more than their statistics: a full disk takes the latter only.
             tracing::warn!(%error, "no interface statistics");
             self.out.cut_to(whole)?;
@@ -235,6 +238,15 @@ impl ItemFile {
         Ok(())
     }
 
+    /// Looks whether the reader of a pipe has left: a quiet run would not hear of it before the next item.
+    pub fn look_for_reader(&mut self) {
+        if !self.has_failed
+            && let Some(error) = self.out.reader_left()
+        {
+            self.fail(error, self.out.bytes());
+        }
+    }
+
     /// Counts items that there was no point in writing any more.
     pub const fn lose(&mut self, items: u64) {
         self.lost += items;
@@ -243,6 +255,11 @@ impl ItemFile {
     /// Its name in messages.
     pub fn path(&self) -> &str {
         self.out.path()
+    }
+
+    /// Whether it has no hidden name: a pipe, a device or standard output.
+    pub const fn is_direct(&self) -> bool {
+        self.out.is_direct()
     }
 
     /// Counts bytes brought to the disk at the end; see [`OutFile::synced`].

@@ -82,6 +82,11 @@ impl OutError {
         matches!(self, Self::Write { source, .. } if is_full(source))
     }
 
+    /// Whether the reader of a pipe has left: the end of that output, not a fault.
+    pub fn is_closed_pipe(&self) -> bool {
+        matches!(self, Self::Write { source, .. } if source.kind() == ErrorKind::BrokenPipe)
+    }
+
     /// What making `path` came to; a directory that is missing is named.
     pub fn of_write(path: &Path, source: io::Error) -> Self {
         let folder = place::folder_of(path);
@@ -417,6 +422,30 @@ impl OutFile {
             Ok(_) | Err(Errno::EINTR) => Ok(()),
             Err(error) => Err(error.into()),
         }
+    }
+
+    /// Whether it is written directly: a pipe, a device or standard output.
+    pub const fn is_direct(&self) -> bool {
+        self.part.is_none()
+    }
+
+    /// The error of a pipe whose reader has left, if this is one; nothing is written to find out.
+    fn reader_left(&self) -> Option<OutError> {
+        if !self.is_direct() {
+            return None;
+        }
+        // Nothing is asked for: an error is told all the same.
+        let mut polls = [PollFd::new(self.file.as_fd(), PollFlags::empty())];
+        poll(&mut polls, PollTimeout::ZERO).ok()?;
+        let [polled] = polls;
+        let is_error = polled.revents()?.contains(PollFlags::POLLERR);
+        // Terminals and devices tell other things so.
+        let is_pipe = || {
+            self.file
+                .metadata()
+                .is_ok_and(|meta| meta.file_type().is_fifo())
+        };
+        (is_error && is_pipe()).then(|| self.error(ErrorKind::BrokenPipe.into()))
     }
 
     pub(super) fn error(&self, source: io::Error) -> OutError {

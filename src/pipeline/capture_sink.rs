@@ -166,6 +166,10 @@ impl Sink for CaptureSink {
         }
     }
 
+    fn look_for_reader(&mut self) {
+        self.writer.look_for_reader();
+    }
+
     fn sleeps(&self) -> Option<Duration> {
         Some(if self.merge.is_empty() { LOOK } else { TICK })
     }

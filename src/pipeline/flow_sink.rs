@@ -139,8 +139,15 @@ impl Sink for FlowSink {
         }
     }
 
+    fn look_for_reader(&mut self) {
+        if let FlowOutput::File(file) = &mut self.file {
+            file.look_for_reader();
+        }
+    }
+
     fn sleeps(&self) -> Option<Duration> {
         match self.file {
+            FlowOutput::File(ref file) if file.file().is_direct() => Some(LOOK),
             FlowOutput::File(_) => None,
             // Files end by the clock too.
             FlowOutput::Store(_) => Some(LOOK),

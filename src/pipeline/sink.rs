@@ -18,6 +18,9 @@ use crate::outfile::{OutError, Standing};
 use crate::threads::NoThread;
 use crate::wire::refusal::reasons;
 
+/// How often it is looked whether the reader of a quiet pipe is still there.
+const LOOK_FOR_READER: Duration = Duration::from_millis(100);
+
 reasons! {
     /// Why a sink does not have what it was offered.
     Missing {
@@ -68,6 +71,10 @@ pub trait Sink: Send + 'static {
     /// visible.
     fn tick(&mut self, now: Duration, is_idle: bool);
 
+    /// Comes now and then while no item waits: whoever reads a pipe may have left, and nothing is written that
+    /// would tell.
+    fn look_for_reader(&mut self) {}
+
     /// How long it may sleep; `None` until the next item comes.
     fn sleeps(&self) -> Option<Duration>;
 
@@ -110,7 +117,7 @@ pub enum SinkError {
 impl SinkError {
     /// The reader of a pipe went away: the end of that output, not a fault.
     pub fn is_closed_pipe(&self) -> bool {
-        matches!(self, Self::Out(OutError::Write { source, .. }) if source.kind() == std::io::ErrorKind::BrokenPipe)
+        matches!(self, Self::Out(error) if error.is_closed_pipe())
     }
 }
 
@@ -503,6 +510,7 @@ fn run<S: Sink>(
     let _told = FailsWithPanic(working);
     let begun = Instant::now();
     let mut faults = Faults::default();
+    let mut look_at = Duration::ZERO;
     loop {
         let item = queue.recv(sink.sleeps());
         let now = begun.elapsed();
@@ -511,7 +519,12 @@ fn run<S: Sink>(
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => break,
         }
-        sink.tick(now, queue.is_empty());
+        let is_idle = queue.is_empty();
+        sink.tick(now, is_idle);
+        if is_idle && now >= look_at {
+            look_at = now + LOOK_FOR_READER;
+            sink.look_for_reader();
+        }
         queue.wait_for_more(sink.waits_for_more());
         progress.tell(sink.standing());
         faults.note(sink.take_error(), path, working);

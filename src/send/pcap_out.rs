@@ -1,6 +1,5 @@
 //! The pcap file that `--write` makes.
 
-use std::io::ErrorKind;
 use std::path::Path;
 
 use crate::failure::Failure;
@@ -127,7 +126,7 @@ impl PcapOut {
             return outcome;
         };
         let (written, path) = (self.file.standing().written, self.file.path().to_owned());
-        let is_closed_pipe = matches!(fault, OutError::Write { source, .. } if source.kind() == ErrorKind::BrokenPipe);
+        let is_closed_pipe = fault.is_closed_pipe();
         if written == 0 || is_closed_pipe {
             self.file.into_out().discard();
             return outcome;
