@@ -13,7 +13,8 @@ use std::path::Path;
 use std::process::Command;
 
 use common::{
-    flags_for, missing, opens_with, readable_names, replay_testdata, run, testdata, tool, tshark,
+    assert_time_order, flags_for, missing, opens_with, readable_names, replay_testdata, run,
+    testdata, tool, tshark,
 };
 use serde_json::Value;
 
@@ -25,8 +26,16 @@ fn tcpdump_and_capinfos_open_every_capture() {
         .collect();
     for name in readable_names() {
         let replayed = replay_testdata(&name, flags_for(&name));
+        let is_sorted = assert_time_order(&replayed.frames(), &replayed.summary);
         for program in &programs {
             opens_with(program, &replayed.capture());
+            if *program == "capinfos" {
+                let mut command = Command::new(program);
+                let done = run(command.args(["-o", "-T", "-r"]).arg(replayed.capture()));
+                let row = String::from_utf8_lossy(&done.stdout).into_owned();
+                let strict = if is_sorted { "True" } else { "False" };
+                assert!(row.trim_end().ends_with(strict), "{name}: {row}");
+            }
         }
     }
     if programs.contains(&"capinfos") {

@@ -613,18 +613,22 @@ impl Ended {
         self.sink("capture")["written"].as_u64().unwrap()
     }
 
-    /// The capture holds as many packets as the summary says, in the eyes of its peers as well.
+    /// The capture holds as many packets as the summary says, in time order, in the eyes of its peers as well.
     #[track_caller]
     pub fn assert_capture(&self, capture: &Path) {
         let frames = super::frames(&std::fs::read(capture).unwrap());
         assert_eq!(frames.len() as u64, self.packets(), "{}", self.summary);
+        let is_sorted = super::assert_time_order(&frames, &self.summary);
         if super::tool("capinfos") {
-            let words = ["-c", "-M", "-T", "-r"];
+            let words = ["-c", "-o", "-M", "-T", "-r"];
             let done = run(Command::new("capinfos").args(words).arg(capture));
             assert_eq!(done.code, Some(0), "{}", done.stderr);
             assert_eq!(super::complaints(&done.stderr), "");
             let row = String::from_utf8(done.stdout).unwrap();
-            let packets = row.split_whitespace().last().unwrap();
+            let mut columns = row.split_whitespace().rev();
+            let strict = if is_sorted { "True" } else { "False" };
+            assert_eq!(columns.next(), Some(strict), "capinfos: {row}");
+            let packets = columns.next().unwrap();
             assert_eq!(packets, self.packets().to_string(), "capinfos: {row}");
         }
     }

@@ -316,6 +316,16 @@ pub struct Frame {
     pub flags: u32,
 }
 
+/// The packets of a capture are in strict time order, unless its summary counts those that are not. Tells which.
+#[track_caller]
+pub fn assert_time_order(frames: &[Frame], summary: &Value) -> bool {
+    let noted = reasons(summary, "noted");
+    let is_told = ["late", "out_of_order"].map(|reason| noted.contains_key(reason));
+    let is_sorted = frames.is_sorted_by_key(|frame| frame.ts_ns);
+    assert!(is_sorted || is_told.contains(&true), "{summary}");
+    is_sorted
+}
+
 /// The packets of a pcapng file.
 pub fn frames(pcapng: &[u8]) -> Vec<Frame> {
     let mut reader = PcapNgReader::new(pcapng).unwrap();
