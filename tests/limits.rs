@@ -158,6 +158,52 @@ fn without_net_admin_packets_also_go_the_long_way() {
     assert_eq!(lab.snmp("Icmp:", "OutDestUnreachs"), 0);
 }
 
+/// With however few open files it works, or says what it lacks.
+#[test]
+fn without_open_files_it_ends_with_an_error() {
+    if !tool("prlimit") {
+        return;
+    }
+    let listen: &[&str] = &["listen", "--backend", "udp", "--bind", "127.0.0.1:0"];
+    let demo = common::testdata("demo.pcap");
+    let demo = demo.to_str().unwrap();
+    let outputs: &[&str] = &[
+        "-w",
+        "c.pcapng",
+        "--flows",
+        "f.jsonl",
+        "--summary",
+        "s.json",
+    ];
+    let runs = [
+        [listen, &["--workers", "2", "--duration", "50ms"], outputs].concat(),
+        [&["replay", "--workers", "2", demo], outputs].concat(),
+        vec!["send", demo, "--write", "c.pcapng"],
+        vec!["send", "--generate", "--count", "10", "--to", "127.0.0.1:9"],
+    ];
+    for args in runs {
+        let mut codes = std::collections::BTreeSet::new();
+        // The loader needs one beside the three that are open.
+        for files in 4..24 {
+            let dir = tempfile::tempdir().unwrap();
+            let mut command = std::process::Command::new("prlimit");
+            command.arg(format!("--nofile={files}"));
+            command.arg(common::VXTAP).args(&args);
+            let done = run(command.current_dir(dir.path()));
+            let about = format!("{files} files, {args:?}: {}", done.stderr);
+            assert!(!done.stderr.contains("panicked"), "{about}");
+            codes.insert(done.code);
+            if done.code == Some(0) {
+                continue;
+            }
+            assert_eq!(done.code, Some(1), "{about}");
+            assert!(done.stderr.contains("vxtap: error: "), "{about}");
+            assert!(done.stderr.contains("Too many open files"), "{about}");
+        }
+        assert_eq!(codes, [Some(0), Some(1)].into(), "{args:?}");
+    }
+}
+
 /// A system that gives no thread is an error that says so, with cores to check and without.
 #[test]
 fn without_threads_it_ends_with_an_error() {
