@@ -811,3 +811,96 @@ fn the_end_is_not_before_a_packet_that_was_taken() {
         reading.join().unwrap();
     }
 }
+
+/// Nothing comes. Tells whether the time given as that before the look at it was one.
+struct Looked {
+    looks: u32,
+    asked_ns: u64,
+    too_late: u32,
+    none: u32,
+}
+
+impl Source for Looked {
+    type Error = Infallible;
+
+    fn next_batch(
+        &mut self,
+        _most: usize,
+        _each: impl FnMut(Arrival<'_>),
+    ) -> Result<Progress, Infallible> {
+        self.asked_ns = now_ns();
+        self.looks -= 1;
+        if self.looks == 0 {
+            return Ok(Progress::End);
+        }
+        // A packet may come now, and is not seen any more by this look.
+        thread::sleep(Duration::from_millis(1));
+        Ok(Progress::Idle)
+    }
+
+    fn settled_ns(&mut self, looked_ns: u64) -> u64 {
+        self.too_late += u32::from(looked_ns > self.asked_ns);
+        self.none += u32::from(looked_ns == 0);
+        0
+    }
+}
+
+/// What a worker promises rests on a time before it looked, also where it waits behind a look in vain because the
+/// frames wanted are nearly all taken.
+#[test]
+fn the_clock_is_read_before_the_source() {
+    for count in [None, Some(1), Some(1000)] {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut pipeline, reader) = pipeline(2, WhenFull::Drop, &dir.path().join("flows"));
+        let reading = thread::spawn(move || read_all(reader));
+        let mut sources = [30, 30].map(|looks| Looked {
+            looks,
+            asked_ns: 0,
+            too_late: 0,
+            none: 0,
+        });
+        let never = Stop::new();
+        pipeline.feed(&mut sources, &never, count, |_| {}).unwrap();
+        pipeline.finish(0);
+        reading.join().unwrap();
+        for source in sources {
+            assert_eq!((source.looks, source.too_late, source.none), (0, 0, 0));
+        }
+    }
+}
+
+/// Nobody reads before the run has ended, with queues that are full: what waits then is written all the same, for
+/// every worker.
+#[test]
+fn a_reader_that_stood_still_until_the_end_gets_the_rest() {
+    for workers in [1, 3] {
+        let dir = tempfile::tempdir().unwrap();
+        let flows = dir.path().join("flows");
+        let (mut pipeline, reader) = pipeline(workers, WhenFull::Drop, &flows);
+        let handed = AtomicU64::new(0);
+        let counts = &[20_000, 15_000, 10_000][..workers as usize];
+        let all = counts.iter().sum();
+        let stop = Stop::new();
+        let mut sources = bursts(counts, 9000, &handed);
+        let (outcome, capture) = thread::scope(|scope| {
+            scope.spawn(|| {
+                while handed.load(Ordering::Relaxed) < all {
+                    thread::sleep(Duration::from_millis(1));
+                }
+                stop.order(Why::TimeIsUp);
+            });
+            pipeline.feed(&mut sources, &stop, None, |_| {}).unwrap();
+            let reading = scope.spawn(|| read_all(reader));
+            (pipeline.finish(0), reading.join().unwrap())
+        });
+        assert_accounted(&outcome, all, &capture, &flows);
+        let capture = &outcome.sinks[0];
+        assert!(capture.lost() > 0, "{capture:?}");
+        assert!(
+            capture
+                .dropped()
+                .all(|(why, count)| why == Missing::Queue || count == 0),
+            "{capture:?}"
+        );
+    }
+}
