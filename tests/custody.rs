@@ -644,3 +644,38 @@ fn ls_tells_what_a_store_holds() {
         .collect();
     assert_eq!(prefixes.len(), 3, "{listed}");
 }
+
+/// A file that a run writes is told as that, and no fault.
+#[test]
+fn an_open_file_is_told_as_one() {
+    let place = Place::with_store(&["--rotate-packets", "50"]);
+    let said = place.path("said");
+    let mut command = vxtap_command(["listen", "--backend", "udp", "--bind", "127.0.0.1:0", "-w"]);
+    command.arg(place.store()).stdout(Stdio::null());
+    let mut child = Running::start(command.stderr(fs::File::create(&said).unwrap()));
+    let mut feeds = 0;
+    let part = loop {
+        assert!(feeds < 1000, "it never came");
+        let text = fs::read_to_string(&said).unwrap();
+        if let Some((_, rest)) = text.split_once("listening on ") {
+            let to = rest.split_once(';').unwrap().0;
+            let words = ["send", "--generate", "--count", "10", "--to", to];
+            assert_eq!(vxtap(words).code, Some(0));
+            feeds += 1;
+        }
+        let open = ls(&place.store())["open"].clone();
+        if let Some(file) = open.get(0) {
+            assert_eq!(file["is_written"], true, "{open}");
+            break format!(".{}.part", file["name"].as_str().unwrap());
+        }
+        thread::sleep(Duration::from_millis(20));
+    };
+    place.verify().assert_notes(&[(&part, "being_written")]);
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let open = &ls(&place.store())["open"];
+    assert_eq!(open[0]["is_written"], false, "{open}");
+    place
+        .verify()
+        .assert_notes(&[(&part, "left_by_killed_run")]);
+}
