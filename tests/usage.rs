@@ -256,3 +256,50 @@ fn a_wrong_log_filter_is_told() {
     let help = String::from_utf8(vxtap(["--help"]).stdout).unwrap();
     assert!(help.contains("VXTAP_LOG"), "{help}");
 }
+
+/// One line, however wide the terminal was.
+fn help(command: &str) -> String {
+    let run = vxtap([command, "--help"]);
+    assert_eq!(run.code, Some(0), "{}", run.stderr);
+    let text = String::from_utf8(run.stdout).unwrap();
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+/// What people asked about is said where they look for it.
+#[cfg(target_os = "linux")]
+#[test]
+fn help_says_what_a_value_means() {
+    for (command, parts) in [
+        (
+            "listen",
+            &["With port 0 the system chooses a port, and the first line names it."][..],
+        ),
+        (
+            "send",
+            &[
+                "host or address, with or without a port (default 4789)",
+                "With --write it is the outer destination of the packets written, and nothing is sent",
+            ],
+        ),
+    ] {
+        let help = help(command);
+        for part in parts {
+            assert!(help.contains(part), "{part}: {help}");
+        }
+    }
+    // And it is so.
+    let run = listen("--backend udp --bind 127.0.0.1:0");
+    let (_, rest) = run.stderr.split_once("listening on 127.0.0.1:").unwrap();
+    let (port, rest) = rest.split_once(';').unwrap();
+    assert_ne!(port.parse(), Ok(0u16), "{}", run.stderr);
+    // What the run itself takes and what the kernel holds for it are told apart.
+    let (first, _) = rest.split_once('\n').unwrap();
+    let (_, memory) = first.split_once("at most ").unwrap();
+    let words: Vec<&str> = memory.split_whitespace().collect();
+    assert!(matches!(words[1], "MB" | "GB"), "{first}");
+    assert_eq!(words[2..5], ["of", "memory", "and"], "{first}");
+    assert!(
+        memory.contains("of receive buffers in the kernel"),
+        "{first}"
+    );
+}
