@@ -284,11 +284,8 @@ impl Part {
                 fs::rename(&self.hidden, &name)?;
                 return Ok(name);
             }
-            match fs::hard_link(&self.hidden, &name) {
-                Ok(()) => {
-                    fs::remove_file(&self.hidden)?;
-                    return Ok(name);
-                }
+            match rename_to_free(&self.hidden, &name) {
+                Ok(()) => return Ok(name),
                 Err(source) if source.kind() == ErrorKind::AlreadyExists => {}
                 // A file system without hard links.
                 Err(_) if !is_there(&name) => {
@@ -312,6 +309,22 @@ impl Drop for Part {
             let _ = fs::remove_file(&self.hidden);
         }
     }
+}
+
+/// Renames to a name that nobody has. On Linux at once; elsewhere, and on file systems that cannot, the file has both
+/// names for a moment.
+fn rename_to_free(from: &Path, to: &Path) -> io::Result<()> {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    {
+        use nix::errno::Errno;
+        use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
+        match renameat2(AT_FDCWD, from, AT_FDCWD, to, RenameFlags::RENAME_NOREPLACE) {
+            Err(Errno::EINVAL | Errno::ENOSYS | Errno::EPERM) => {}
+            renamed => return renamed.map_err(io::Error::from),
+        }
+    }
+    fs::hard_link(from, to)?;
+    fs::remove_file(from)
 }
 
 /// The name itself, or with the lowest number that is free where a file with content has it.
