@@ -338,6 +338,11 @@ impl OutFile {
         part.reopen(&self.file)
     }
 
+    /// Another hand on the file: its lock lasts as long as this does, behind the end of the file too.
+    pub fn keep_lock(&self) -> Option<File> {
+        self.file.try_clone().ok()
+    }
+
     /// Whether it stands where it will get its name; somebody may have moved or deleted it.
     pub fn is_in_place(&self) -> bool {
         self.part.as_ref().is_none_or(Part::is_hidden)

@@ -1,6 +1,7 @@
 //! Files that have ended are brought to the disk, named and listed on a thread of their own, so that the writer
 //! goes on at once. In their order: each is listed before the next.
 
+use std::fs::File;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -90,7 +91,7 @@ impl Finisher {
         }
         for facts in files {
             hold(&self.told.ring).hold(&facts.name);
-            self.told.tell(facts);
+            self.told.tell(facts, None);
         }
     }
 
@@ -187,17 +188,19 @@ fn name_and_tell(told: &Told, out: OutFile, facts: FileFacts) -> Result<(), OutE
     }
     // From its first moment on: it could be too old already.
     hold(ring).hold(&facts.name);
+    let lock = out.keep_lock();
     let finished = hold(ring).finish(out, facts.clone(), wall_clock_ns());
     match &finished {
-        Ok(()) => told.tell(facts),
+        Ok(()) => told.tell(facts, lock),
         Err(_) => hold(ring).release(&facts.name, wall_clock_ns()),
     }
     finished
 }
 
 impl Told {
-    /// Runs the hook for a file, which is held until that has ended.
-    fn tell(&self, facts: FileFacts) {
+    /// Runs the hook for a file, which is held until that has ended; `lock` is what locked it while it was written,
+    /// where this run wrote it.
+    fn tell(&self, facts: FileFacts, lock: Option<File>) {
         let Some(hooks) = &self.hooks else {
             return;
         };
@@ -205,7 +208,7 @@ impl Told {
         let file = hold(&ring).dir().join(&name);
         let file = std::path::absolute(&file).unwrap_or(file);
         let release = move || hold(&ring).release(&name, wall_clock_ns());
-        hooks.submit(Hook::new(file, facts, release));
+        hooks.submit(Hook::new(file, facts, lock, release));
     }
 }
 

@@ -80,9 +80,15 @@ pub struct Job {
 }
 
 impl Job {
-    /// For `file`; `done` is called when nobody needs it any more.
-    pub fn new(file: PathBuf, facts: FileFacts, done: impl FnOnce() + Send + 'static) -> Self {
-        let lock = File::open(&file).ok();
+    /// For `file`; `done` is called when nobody needs it any more. `lock` locks the file already, where there is one.
+    pub fn new(
+        file: PathBuf,
+        facts: FileFacts,
+        lock: Option<File>,
+        done: impl FnOnce() + Send + 'static,
+    ) -> Self {
+        let lock = lock.or_else(|| File::open(&file).ok());
+        // Others may read it.
         let lock = lock.filter(|file| file.try_lock_shared().is_ok());
         Self {
             file,
@@ -403,7 +409,7 @@ mod tests {
             packets: number,
             ..FileFacts::default()
         };
-        Job::new(file, facts, done)
+        Job::new(file, facts, None, done)
     }
 
     /// All are waited for, each is counted once, and its file is let go.
