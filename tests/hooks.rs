@@ -233,7 +233,11 @@ fn no_other_process_deletes_its_file() {
     };
     let listed = place.listed();
     assert!(!held.iter().any(is_deleted));
-    assert!(is_deleted(&listed[held.len()]), "the oldest that may go");
+    // One more file of the first run may have come meanwhile.
+    assert!(
+        listed[held.len()..].iter().any(is_deleted),
+        "one that may go"
+    );
     fs::write(place.path("out/go"), "").unwrap();
     wait_until(|| place.path("out/there").exists());
     signal(&child, Signal::SIGINT);
