@@ -38,69 +38,12 @@ pub fn plan(
     mistakes: &mut Mistakes,
 ) -> Option<Plan> {
     if !is_asked {
-        for (origin, group) in typed.iter() {
-            let named = serde_json::to_value(group).unwrap_or_default();
-            let named = named.as_object().into_iter().flatten();
-            for (flag, value) in named {
-                if origin != Origin::Default && !value.is_null() {
-                    mistakes.note(format!(
-                        "--{flag} is for a store: -w or --flows needs a directory, or a name that ends in '/'"
-                    ));
-                }
-            }
-        }
+        refuse(typed, mistakes);
         return None;
     }
-    let size = mistakes.one(typed, "--rotate-size", |t| &t.rotate_size, values::bytes);
-    let interval = |text: &str| values::time(text);
-    let interval = mistakes.one(typed, "--rotate-interval", |t| &t.rotate_interval, interval);
-    let duration = mistakes.one(
-        typed,
-        "--rotate-duration",
-        |t| &t.rotate_duration,
-        values::time,
-    );
-    let packets = mistakes.one(
-        typed,
-        "--rotate-packets",
-        |t| &t.rotate_packets,
-        values::count,
-    );
-    let asked = typed.find(|t| t.keep_bytes.as_ref());
-    let bytes = mistakes.one(
-        typed,
-        "--keep-bytes",
-        |t| &t.keep_bytes,
-        values::bytes_or_none,
-    )?;
-    let most = bytes.map(|bytes| bytes / FEWEST_FILES);
-    let triggers = Triggers {
-        size: match (size, most) {
-            (Some(size), Some(most)) if size > most => {
-                let (flag, keep) = (asked.map(|(origin, _)| origin), bytes.unwrap_or_default());
-                let by_default = if flag == Some(Origin::Default) {
-                    ", the default"
-                } else {
-                    ""
-                };
-                mistakes.note(format!(
-                    "--rotate-size {size} is too much for --keep-bytes {keep}{by_default}: at least {FEWEST_FILES} \
-                     files have to fit, since the open one cannot be deleted"
-                ));
-                Some(size)
-            }
-            (Some(size), _) => Some(size),
-            // Without a bound one file could outgrow the budget.
-            (None, Some(most)) => Some(most.min(ROTATE_SIZE)),
-            (None, None) if interval.or(duration).is_none() && packets.is_none() => {
-                Some(ROTATE_SIZE)
-            }
-            (None, None) => None,
-        },
-        interval,
-        duration,
-        packets,
-    };
+    let read = values::bytes_or_none;
+    let bytes = mistakes.one(typed, "--keep-bytes", |t| &t.keep_bytes, read)?;
+    let triggers = triggers(typed, bytes, mistakes);
     let limits = Limits {
         bytes,
         files: mistakes.one(typed, "--keep-files", |t| &t.keep_files, values::count),
@@ -162,6 +105,58 @@ pub fn plan(
         },
         custody,
     })
+}
+
+/// Refuses every flag of a store that was typed.
+fn refuse(typed: &Layers<&typed::Store>, mistakes: &mut Mistakes) {
+    for (_, group) in typed
+        .iter()
+        .filter(|(origin, _)| *origin != Origin::Default)
+    {
+        let named = serde_json::to_value(group).unwrap_or_default();
+        let named = named.as_object().into_iter().flatten();
+        for (flag, _) in named.filter(|(_, value)| !value.is_null()) {
+            mistakes.note(format!(
+                "--{flag} is for a store: -w or --flows needs a directory, or a name that ends in '/'"
+            ));
+        }
+    }
+}
+
+/// When files end, of a store that may have `keep` bytes.
+fn triggers(typed: &Layers<&typed::Store>, keep: Option<u64>, mistakes: &mut Mistakes) -> Triggers {
+    let size = mistakes.one(typed, "--rotate-size", |t| &t.rotate_size, values::bytes);
+    let read = values::time;
+    let interval = mistakes.one(typed, "--rotate-interval", |t| &t.rotate_interval, read);
+    let duration = mistakes.one(typed, "--rotate-duration", |t| &t.rotate_duration, read);
+    let read = values::count;
+    let packets = mistakes.one(typed, "--rotate-packets", |t| &t.rotate_packets, read);
+    let most = keep.map(|bytes| bytes / FEWEST_FILES);
+    if let (Some(size), Some(keep)) = (size, keep)
+        && size > keep / FEWEST_FILES
+    {
+        let asked = typed.find(|t| t.keep_bytes.as_ref());
+        let by_default = match asked {
+            Some((Origin::Default, _)) => ", the default",
+            _ => "",
+        };
+        mistakes.note(format!(
+            "--rotate-size {size} is too much for --keep-bytes {keep}{by_default}: at least {FEWEST_FILES} files have \
+             to fit, since the open one cannot be deleted"
+        ));
+    }
+    let is_bounded = interval.or(duration).is_some() || packets.is_some();
+    Triggers {
+        size: size.or(match most {
+            // Without a bound one file could outgrow the budget.
+            Some(most) => Some(most.min(ROTATE_SIZE)),
+            None if is_bounded => None,
+            None => Some(ROTATE_SIZE),
+        }),
+        interval,
+        duration,
+        packets,
+    }
 }
 
 /// The key and the program for the files: looked at before anything is opened.
