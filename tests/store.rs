@@ -70,6 +70,48 @@ fn files_end_where_they_are_told_to() {
     assert!(files.len() >= 3, "{files:?}");
 }
 
+/// Each packet of a session of its own: interfaces and their statistics take more room than packets.
+#[test]
+fn descriptions_of_many_sessions_count_too() {
+    let place = Place::new();
+    let (input, dir) = (place.0.path().join("in.pcap"), place.store());
+    let mut capture = fs::read(testdata("demo.pcap")).unwrap()[..24].to_vec();
+    for vni in 1..=400_u16 {
+        let mut datagram = mirrored();
+        datagram[5..7].copy_from_slice(&vni.to_be_bytes());
+        let udp_len = 8 + datagram.len() as u16;
+        let mut packet = vec![2, 0, 0, 0, 0, 2, 2, 0, 0, 0, 0, 1, 8, 0, 0x45, 0];
+        packet.extend((20 + udp_len).to_be_bytes());
+        packet.extend([0, 0, 0, 0, 64, 17, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2]);
+        packet.extend([0xc3, 0x50, 0x12, 0xb5]);
+        packet.extend(udp_len.to_be_bytes());
+        packet.extend([0, 0]);
+        packet.extend(datagram);
+        let len = packet.len() as u32;
+        capture.extend(
+            [1_700_000_000, 0, len, len]
+                .map(u32::to_le_bytes)
+                .as_flattened(),
+        );
+        capture.extend(packet);
+    }
+    fs::write(&input, capture).unwrap();
+    fs::create_dir(&dir).unwrap();
+    let words = [
+        "replay",
+        input.to_str().unwrap(),
+        "-w",
+        dir.to_str().unwrap(),
+    ];
+    let done = vxtap(words.into_iter().chain(["--rotate-size", "20kB"]));
+    assert_eq!(done.code, Some(0), "{}", done.stderr);
+    let files = assert_sound(&dir);
+    assert_eq!(packets(&files).iter().sum::<u64>(), 400);
+    for (name, line) in &files {
+        assert!(line["bytes"].as_u64().unwrap() <= 20_000, "{name}: {line}");
+    }
+}
+
 #[test]
 fn sessions_have_files_of_their_own() {
     let (place, files) = replay(&["--split", "session"]);

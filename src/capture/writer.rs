@@ -270,6 +270,12 @@ impl CaptureWriter {
         self.sessions.get(worker, record.session)
     }
 
+    /// Whether the file has an interface for a session.
+    #[inline]
+    pub fn has_described(&self, worker: usize, id: SessionId) -> bool {
+        self.sessions.get(worker, id).number.is_some()
+    }
+
     /// Takes over sessions that a batch tells of.
     pub fn introduce(&mut self, worker: usize, new_sessions: &[NewSession]) {
         self.sessions.introduce(worker, new_sessions);

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
-use super::rolling::{Class, Content, Ended, Plan, Rolling, Split, StoreError};
+use super::rolling::{Class, Content, Ended, OpenFile, Plan, Rolling, Split, StoreError};
 use super::rotation::Reason;
 use crate::capture::writer::{CaptureWriter, Sessions};
 use crate::mirror::session::SessionId;
@@ -80,7 +80,16 @@ impl Store {
             files.lose(lost as u64);
             return lost;
         }
-        let next = || same.next().map(|record| (record.ts_ns, record.len.into()));
+        // There is room kept for one more interface: a record that needs another one waits for its turn.
+        let open = files.open.get(&class);
+        let mut new = 0;
+        let next = || {
+            let record = same.next()?;
+            let is_known =
+                |file: &OpenFile<CaptureWriter>| file.writer.has_described(worker, record.session);
+            new += u32::from(!open.is_some_and(is_known));
+            (new < 2).then_some((record.ts_ns, record.len.into()))
+        };
         let fitting = files.fitting(class, next);
         if let Some(reason) = fitting.ends {
             if reason != Reason::Size || !files.settle(class) {
