@@ -209,9 +209,9 @@ fn a_port_used_again_is_another_record() {
 fn a_syn_sent_again_is_no_other_record() {
     let again = |at_ms| tcp(at_ms, false, SYN, 1);
     // Nobody answers for a while, and once the connection is over a copy comes late.
-    let mut segments = vec![again(0), again(1000), again(3000), again(63_000)];
-    segments.extend(connection(63_001, 1));
-    segments.extend([again(63_100), tcp(63_101, true, SYN | ACK, 5001)]);
+    let mut segments = vec![again(0), again(1000), again(3000), again(32_999)];
+    segments.extend(connection(33_001, 1));
+    segments.extend([again(33_100), tcp(33_101, true, SYN | ACK, 5001)]);
     let flows = records(&segments);
     assert_eq!(flows.iter().map(counts).collect::<Vec<_>>(), [(9, 4, 4)]);
 }
@@ -225,12 +225,12 @@ fn a_living_connection_is_not_cut_in_two() {
     // One side has closed, the other goes on sending.
     segments.push(tcp(200_001, true, ACK, 5001));
     assert_eq!(records(&segments).len(), 1);
-    // Both sides silent for 300 s.
-    segments.extend([stranger(500_000, 77), stranger(800_001, 78)]);
+    // Both sides silent for 300 s: whatever comes then belongs to another flow.
+    segments.extend([stranger(500_001, 77), stranger(500_002, 78)]);
     let flows = records(&segments);
     assert_eq!(flows.len(), 2);
-    assert_eq!(counts(&flows[0]), (6, 2, 1));
-    assert_eq!(counts(&flows[1]), (1, 0, 4));
+    assert_eq!(counts(&flows[0]), (5, 2, 1));
+    assert_eq!(counts(&flows[1]), (2, 0, 4));
 }
 
 #[test]
@@ -347,4 +347,71 @@ fn a_connection_ends_whatever_its_packets_are_wrapped_in() {
         assert_eq!(one.lines().count(), 3 * 20, "{kind}");
         assert!(one == two && one == five, "{kind}");
     }
+}
+
+/// What is written while packets go on, with any number of workers, and by which timeouts.
+#[test]
+fn flows_end_by_silence() {
+    // Another conversation tells the time.
+    let clock = |at_ms| Segment {
+        vlans: [9, 0xffff],
+        ..tcp(at_ms, false, ACK, 1)
+    };
+    let mut segments = connection(0, 1);
+    segments.extend((1..=30).map(|second| clock(second * 1000)));
+    let flows = records(&segments);
+    assert_eq!(
+        flows.iter().map(counts).collect::<Vec<_>>(),
+        [(4, 3, 3), (30, 0, 4)]
+    );
+    // Nobody answers, and the same again half a minute later.
+    let syn = |at_ms, seq| tcp(at_ms, false, SYN, seq);
+    let flows = records(&[syn(0, 1), syn(29_999, 2), syn(60_000, 3), clock(60_001)]);
+    let ends: Vec<_> = flows.iter().map(counts).collect();
+    assert_eq!(ends, [(2, 0, 1), (1, 0, 4), (1, 0, 4)]);
+}
+
+/// A flow whose records are cut by time: together they are what one record would be.
+#[test]
+fn long_flows_have_several_records() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("in.pcap");
+    let segments = (0..1000u64).map(|at| tcp(at * 777, at % 3 == 0, ACK, at as u32));
+    write_pcap(
+        &path,
+        segments.map(|segment| (segment.at_ms, vxlan(&inner(&segment)))),
+    );
+    let path = path.to_str().unwrap();
+    let run = |args: &[&str]| {
+        let replayed = replay([&[path][..], args].concat());
+        assert_eq!(replayed.run.code, Some(0), "{}", replayed.run.stderr);
+        assert_closes(&replayed.summary);
+        assert_eq!(replayed.packets_in_flows(), 1000);
+        replayed.flows
+    };
+    let whole = run(&["--active-timeout", "off"]);
+    assert_eq!(whole.len(), 1);
+    assert!(whole[0].get("cont").is_none());
+    let parts = run(&["--active-timeout", "100s", "--workers", "2"]);
+    // 129 packets of 0.777 s are in a record before one comes 100 s after its first.
+    assert_eq!(parts.len(), 8);
+    for (number, part) in parts.iter().enumerate() {
+        assert_eq!(part["flow_id"], whole[0]["flow_id"]);
+        assert_eq!(part["src_port"], whole[0]["src_port"]);
+        assert!(part["dur_ns"].as_u64().unwrap() < 100_000_000_000);
+        let last = number == parts.len() - 1;
+        assert_eq!(part["end_reason"], if last { 4 } else { 2 });
+        let cont = (number > 0).then(|| Value::from(number));
+        assert_eq!(part.get("cont"), cont.as_ref());
+    }
+    for field in ["pkts_o", "pkts_r", "ip_bytes_o", "l2_bytes_r"] {
+        let sum = parts.iter().map(|part| part[field].as_u64().unwrap());
+        assert_eq!(
+            sum.sum::<u64>(),
+            whole[0][field].as_u64().unwrap(),
+            "{field}"
+        );
+    }
+    assert_eq!(parts[0]["ts_start"], whole[0]["ts_start"]);
+    assert_eq!(parts[7]["ts_end"], whole[0]["ts_end"]);
 }

@@ -150,7 +150,7 @@ pub fn write_line(record: &FlowRecord, out: &mut Vec<u8>) {
         src_mac, dst_mac,
         pkts_o, pkts_r, ip_bytes_o, ip_bytes_r, l2_bytes_o, l2_bytes_r, cap_bytes_o, cap_bytes_r,
         trunc_pkts_o, trunc_pkts_r, trunc_missing_o, trunc_missing_r, max_ip_len_o, max_ip_len_r,
-        frag_pkts, tcp_flags_o, tcp_flags_r, tos, ttl_min, ttl_max, end_reason,
+        frag_pkts, tcp_flags_o, tcp_flags_r, tos, ttl_min, ttl_max, end_reason, cont,
     );
     // The first name came with a comma in front.
     if let Some(first) = out.get_mut(start) {

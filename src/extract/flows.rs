@@ -9,12 +9,18 @@ use serde::Deserialize;
 
 use crate::flow::counts::FlowPacket;
 use crate::flow::key::{FlowKey, Way};
+use crate::flow::lifetime::Lifetimes;
 use crate::flow::record::{FlowId, flow_id};
 use crate::flow::table::FlowTable;
 use crate::mirror::session::{SessionId, SessionKey};
 use crate::wire::inner::Inner;
 use crate::wire::length::{FrameLen, Verdict};
 
+/// A flow is followed through all of its records. Where none tells when it ended, it is the usual silence that does.
+const LIFETIMES: Lifetimes = Lifetimes {
+    active_ns: 0,
+    ..Lifetimes::USUAL
+};
 /// Flows of one name that begin at the same time are told apart up to this many.
 const MOST_NAMESAKES: u8 = 3;
 
@@ -40,7 +46,25 @@ pub struct Record {
     pub pkts_r: u64,
 }
 
-/// Looks for the record of a flow in a file of flow records; the last one counts.
+impl Record {
+    /// With another record of the same flow.
+    fn joined(self, other: Self) -> Self {
+        // RFC 3339 in UTC with nine decimals: the order of the text is that of time.
+        let (first, last) = if other.ts_start <= self.ts_start {
+            (other, self)
+        } else {
+            (self, other)
+        };
+        Self {
+            ts_end: first.ts_end.max(last.ts_end),
+            pkts_o: first.pkts_o + last.pkts_o,
+            pkts_r: first.pkts_r + last.pkts_r,
+            ..first
+        }
+    }
+}
+
+/// Looks for the records of a flow in a file of flow records: one, or as many as its time was cut into, put together.
 ///
 /// # Errors
 ///
@@ -54,7 +78,13 @@ pub fn find_record(path: &Path, id: FlowId) -> io::Result<Option<Record>> {
             continue;
         }
         let record = serde_json::from_slice::<Record>(&line).ok();
-        found = record.filter(|record| record.flow_id == wanted).or(found);
+        let Some(record) = record.filter(|record| record.flow_id == wanted) else {
+            continue;
+        };
+        found = Some(match found {
+            Some(known) => record.joined(known),
+            None => record,
+        });
     }
     Ok(found)
 }
@@ -87,7 +117,7 @@ impl Follow {
         Self {
             id,
             session,
-            table: FlowTable::new(1),
+            table: FlowTable::new(1, LIFETIMES),
             packets: 0,
             begun: 0,
             found: None,
@@ -102,7 +132,7 @@ impl Follow {
             let ended = self.table.update(hash, u32::MAX, key, way, &packet);
             if let Some(ended) = ended {
                 let flow = ended.flow;
-                self.note(flow.first_ns, flow.namesakes, key);
+                self.note(flow.begun_ns, flow.namesakes, key);
                 self.begun = self.packets;
             }
         }
@@ -117,9 +147,9 @@ impl Follow {
 
     /// From which packet to which the flow goes, counted from 0; `None` where none of them is its.
     pub fn end(mut self) -> Option<(u64, u64)> {
-        let table = std::mem::replace(&mut self.table, FlowTable::new(1));
+        let table = std::mem::replace(&mut self.table, FlowTable::new(1, LIFETIMES));
         for flow in table.end().iter() {
-            self.note(flow.first_ns, flow.namesakes, &flow.key);
+            self.note(flow.begun_ns, flow.namesakes, &flow.key);
         }
         self.found
     }

@@ -30,7 +30,7 @@ pub struct Counts {
 pub struct Flow {
     /// Its name.
     pub key: FlowKey,
-    /// Time of the earliest packet, nanoseconds since 1970.
+    /// Time of the earliest packet of this record, nanoseconds since 1970.
     pub first_ns: u64,
     /// Time of the latest packet, nanoseconds since 1970.
     pub last_ns: u64,
@@ -55,6 +55,10 @@ pub struct Flow {
     /// Flows of the same name that began at the same time before this one, where the clock is too coarse to
     /// tell them apart.
     pub namesakes: u8,
+    /// Time of the first packet of the flow: the records before this one included.
+    pub begun_ns: u64,
+    /// Records of it before this one.
+    pub records: u16,
 }
 
 impl Flow {
@@ -100,6 +104,8 @@ impl Flow {
             (self.originator, self.originator_sure) = (other.originator, true);
         }
         self.last_ns = self.last_ns.max(other.last_ns);
+        self.begun_ns = self.begun_ns.min(other.begun_ns);
+        self.records = self.records.max(other.records);
         self.ttl_min = self.ttl_min.min(other.ttl_min);
         self.ttl_max = self.ttl_max.max(other.ttl_max);
         self.fragments += other.fragments;

@@ -6,9 +6,11 @@ use super::counts::Flow;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum EndReason {
-    /// Nothing was heard for long, and then another connection began with the same ports.
+    /// Nothing was heard for long.
     Idle = 1,
-    /// FIN or RST ended the connection, and then another one began with the same ports.
+    /// The record became long; the flow goes on in another one.
+    Active = 2,
+    /// FIN or RST ended the connection, and nothing more was heard, or another one began with the same ports.
     EndOfFlow = 3,
     /// The run ended, or the record was asked for.
     Forced = 4,

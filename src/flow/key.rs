@@ -143,6 +143,11 @@ impl FlowKey {
         }
     }
 
+    /// The key without its session, whose number is another in every worker: for an order that all share.
+    pub const fn without_session(self) -> Self {
+        self.in_session(SessionId(0))
+    }
+
     /// The network identifier; `None` for traffic that was never encapsulated.
     pub const fn vni(&self) -> Option<Vni> {
         if self.kind & HAS_VNI == 0 {

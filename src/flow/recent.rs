@@ -33,13 +33,20 @@ impl Default for Recent {
 }
 
 impl Recent {
-    /// Adds `at`, the number of places so far, as the newest.
+    /// Adds `at`, a place that was removed or the number of places so far, as the newest.
     pub fn add(&mut self, at: u32) {
-        self.links.push(Link {
-            older: NONE,
-            newer: NONE,
-        });
+        if at as usize == self.links.len() {
+            self.links.push(Link {
+                older: NONE,
+                newer: NONE,
+            });
+        }
         self.link_newest(at);
+    }
+
+    /// Removes `at`.
+    pub fn remove(&mut self, at: u32) {
+        self.unlink(at);
     }
 
     /// Makes `at` the newest.

@@ -18,15 +18,38 @@ use crate::wire::numbers::protocol;
 pub struct Time(pub u64);
 
 /// What names one flow; in text 16 hexadecimal digits.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct FlowId(pub u64);
+
+/// A place among the flow records of all workers: the same however many these are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Order {
+    /// Place among all packets: of the one that ended the flow, or of the one whose time showed that it was over.
+    pub place: u64,
+    /// A packet of its own, or one that it had to make room for, ended it.
+    by_packet: bool,
+    /// What tells records apart that one packet's time brings out.
+    begun_ns: u64,
+    key: FlowKey,
+    flow_id: FlowId,
+}
+
+/// What brought a flow record out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Occasion {
+    /// The time of the packet at this place.
+    Time(u64),
+    /// The packet at this place.
+    Packet(u64),
+    /// The end of the run.
+    End,
+}
 
 /// One flow record. Suffix `_o` counts packets of the originator, `_r` of the responder.
 #[derive(Clone, Copy, Debug)]
 pub struct FlowRecord {
-    /// Place of the packet that ended the flow among all packets: records are handed out in this order. Not
-    /// a field of what is written.
-    pub order: u64,
+    /// Records are handed out in this order. Not a field of what is written.
+    pub order: Order,
     /// First packet.
     pub ts_start: Time,
     /// Last packet.
@@ -111,12 +134,27 @@ pub struct FlowRecord {
     pub ttl_max: u8,
     /// IPFIX flowEndReason, see [`EndReason`].
     pub end_reason: u8,
+    /// Records of the same flow before this one; absent in the first.
+    pub cont: Option<u16>,
 }
 
 impl FlowRecord {
-    /// Describes `flow`, which belongs to `session` and was ended by the packet at the place `order`.
-    pub fn new(flow: &Flow, session: &Session, reason: EndReason, order: u64) -> Self {
+    /// Describes `flow`, which belongs to `session`.
+    pub fn new(flow: &Flow, session: &Session, reason: EndReason, occasion: Occasion) -> Self {
         let key = &flow.key;
+        let flow_id = flow_id(session.key, key, flow.begun_ns, flow.namesakes);
+        let (place, by_packet) = match occasion {
+            Occasion::Time(place) => (place, false),
+            Occasion::Packet(place) => (place, true),
+            Occasion::End => (u64::MAX, true),
+        };
+        let order = Order {
+            place,
+            by_packet,
+            begun_ns: flow.begun_ns,
+            key: key.without_session(),
+            flow_id,
+        };
         let [(src_ip, src_field), (dst_ip, dst_field)] = key.ends(flow.originator);
         let (outer_src, vni) = match session.key {
             SessionKey::Mirror { source, vni } => (Some([source]), Some(vni)),
@@ -154,7 +192,7 @@ impl FlowRecord {
             ts_start: Time(flow.first_ns),
             ts_end: Time(flow.last_ns),
             dur_ns: flow.last_ns - flow.first_ns,
-            flow_id: flow_id(session.key, &flow.key, flow.first_ns, flow.namesakes),
+            flow_id,
             community_id: (!cut).then(|| community_id(0, &tuple)),
             vni: vni.map(|vni| vni.as_u32()),
             outer_src,
@@ -193,11 +231,12 @@ impl FlowRecord {
             ttl_min: flow.ttl_min,
             ttl_max: flow.ttl_max,
             end_reason: reason as u8,
+            cont: (flow.records > 0).then_some(flow.records),
         }
     }
 }
 
-/// The name of the flow `key` of a session whose first packet came at `first_ns`, behind so many others that have all of
+/// The name of the flow `key` of a session whose first packet of all came at `first_ns`, behind so many others that have all of
 /// this in common.
 pub fn flow_id(session: SessionKey, key: &FlowKey, first_ns: u64, namesakes: u8) -> FlowId {
     let mut hash = Sha1::new();

@@ -163,6 +163,7 @@ mod tests {
     use super::*;
     use crate::flow::counts::FlowPacket;
     use crate::flow::key::{FlowKey, Way};
+    use crate::flow::lifetime::Lifetimes;
     use crate::flow::table::FlowTable;
     use crate::wire::inner::Inner;
     use crate::wire::length::{FrameLen, Verdict};
@@ -211,8 +212,8 @@ mod tests {
                 0..60,
             ),
         ) {
-            let mut one = FlowTable::new(100);
-            let mut several = [const { None }; 3].map(|_: Option<()>| FlowTable::new(100));
+            let mut one = FlowTable::new(100, Lifetimes::default());
+            let mut several = [const { None }; 3].map(|_: Option<()>| FlowTable::new(100, Lifetimes::default()));
             // Who came first of two at the same time is known to one table only: no two are.
             for (at, (step, table)) in steps.iter().enumerate() {
                 let mut step = *step;
@@ -243,7 +244,7 @@ mod tests {
 
     #[test]
     fn sessions_get_other_numbers() {
-        let mut table = FlowTable::new(9);
+        let mut table = FlowTable::new(9, Lifetimes::default());
         feed(&mut table, &(1, false, 5, 60, false, 0x10), 0);
         let mut left = table.end();
         left.renumber(|SessionId(number)| SessionId(number + 7));

@@ -1,19 +1,14 @@
 //! Where one TCP connection ends and the next begins on the same addresses and ports.
 //!
 //! A SYN with a new sequence number begins another connection when the one before is over: each side that
-//! was seen has sent its FIN, or one of them an RST, or nothing was heard for long. While a connection is
-//! alive such a SYN changes nothing; anyone could have sent it (RFC 5961 §4). A SYN that is sent again has
+//! was seen has sent its FIN, or one of them an RST. (What silence ends, [`super::lifetime`] tells.) While a
+//! connection is alive such a SYN changes nothing; anyone could have sent it (RFC 5961 §4). A SYN that is sent again has
 //! the sequence number it had before. Pure: what is asked is told by the flow's own packets alone, so that
 //! the answer does not depend on who asks.
 
-use super::ended::EndReason;
 use crate::wire::inner::TcpHead;
 use crate::wire::numbers::tcp_flag::{ACK, FIN, RST, SYN};
 
-/// Silence after which a connection counts as over for a new SYN, in nanoseconds: 300 s.
-const IDLE_NS: u64 = 300_000_000_000;
-/// The same where only one side was ever heard, as of a connection that nobody answers: 30 s.
-const IDLE_UNANSWERED_NS: u64 = 30_000_000_000;
 /// Most bytes of data a SYN may carry (RFC 7413) and its answer acknowledge.
 const SYN_DATA: u32 = 65_535;
 
@@ -34,42 +29,24 @@ pub const fn is_syn(flags: u16) -> bool {
     flags & (SYN | FIN | RST) == SYN
 }
 
-/// Why the connection of `sender` and `receiver` is over, if `tcp` begins another one: a segment of
-/// `sender` with [`is_syn`] that came `quiet_ns` after all others.
-pub fn ended_before(
-    tcp: &TcpHead,
-    sender: Side,
-    receiver: Side,
-    quiet_ns: u64,
-) -> Option<EndReason> {
+/// Whether `tcp` begins another connection than the one of `sender` and `receiver`, which is over: a segment of
+/// `sender` with [`is_syn`] that came after all others.
+pub fn is_another(tcp: &TcpHead, sender: Side, receiver: Side) -> bool {
     let sent_again = sender.flags & SYN != 0 && sender.syn == tcp.seq;
     let acknowledged = tcp.ack.wrapping_sub(receiver.syn).wrapping_sub(1);
     let answers = tcp.flags & ACK != 0 && receiver.flags & SYN != 0 && acknowledged <= SYN_DATA;
     if sent_again || answers {
-        return None;
+        return false;
     }
     let done = |side: Side| !side.seen || side.flags & FIN != 0;
     let flags = sender.flags | receiver.flags;
     let finished = flags & FIN != 0 && done(sender) && done(receiver);
-    let idle_ns = if sender.seen && receiver.seen {
-        IDLE_NS
-    } else {
-        IDLE_UNANSWERED_NS
-    };
-    if finished || flags & RST != 0 {
-        Some(EndReason::EndOfFlow)
-    } else if quiet_ns >= idle_ns {
-        Some(EndReason::Idle)
-    } else {
-        None
-    }
+    finished || flags & RST != 0
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    const SECOND: u64 = 1_000_000_000;
 
     const fn head(flags: u16, seq: u32, ack: u32) -> TcpHead {
         TcpHead {
@@ -98,46 +75,28 @@ mod tests {
     #[test]
     fn a_new_syn_after_the_end() {
         let syn = head(SYN, 900, 0);
-        let ended = |sender, receiver, quiet| ended_before(&syn, sender, receiver, quiet);
         let (open, fin, rst) = (SYN | ACK, SYN | ACK | FIN, SYN | RST);
         for (sender, receiver, expected) in [
-            (sent(fin, 1), sent(fin, 2), Some(EndReason::EndOfFlow)),
-            (sent(rst, 1), sent(open, 2), Some(EndReason::EndOfFlow)),
-            (sent(SYN, 1), sent(RST | ACK, 0), Some(EndReason::EndOfFlow)),
-            (sent(fin, 1), sent(open, 2), None),
-            (sent(open, 1), sent(fin, 2), None),
-            (sent(open, 1), sent(open, 2), None),
-            (sent(SYN, 1), SILENT, None),
+            (sent(fin, 1), sent(fin, 2), true),
+            (sent(rst, 1), sent(open, 2), true),
+            (sent(SYN, 1), sent(RST | ACK, 0), true),
+            (sent(fin, 1), sent(open, 2), false),
+            (sent(open, 1), sent(fin, 2), false),
+            (sent(open, 1), sent(open, 2), false),
+            (sent(SYN, 1), SILENT, false),
             // The mirror copies one direction only.
-            (sent(fin, 1), SILENT, Some(EndReason::EndOfFlow)),
-            (SILENT, sent(fin, 1), Some(EndReason::EndOfFlow)),
+            (sent(fin, 1), SILENT, true),
+            (SILENT, sent(fin, 1), true),
             // Roles change: the one that answered opens.
-            (sent(fin, 900), sent(fin, 2), None),
-            (
-                sent(FIN | ACK, 900),
-                sent(fin, 2),
-                Some(EndReason::EndOfFlow),
-            ),
+            (sent(fin, 900), sent(fin, 2), false),
+            (sent(FIN | ACK, 900), sent(fin, 2), true),
         ] {
             assert_eq!(
-                ended(sender, receiver, 0),
+                is_another(&syn, sender, receiver),
                 expected,
                 "{sender:?} {receiver:?}"
             );
         }
-    }
-
-    #[test]
-    fn a_new_syn_after_silence() {
-        let ended = |seq, receiver, quiet| {
-            ended_before(&head(SYN, seq, 0), sent(SYN | ACK, 1), receiver, quiet)
-        };
-        let answered = sent(SYN | ACK, 2);
-        assert_eq!(ended(9, answered, 300 * SECOND - 1), None);
-        assert_eq!(ended(9, answered, 300 * SECOND), Some(EndReason::Idle));
-        assert_eq!(ended(1, answered, 9000 * SECOND), None, "sent again");
-        assert_eq!(ended(9, SILENT, 30 * SECOND - 1), None);
-        assert_eq!(ended(9, SILENT, 30 * SECOND), Some(EndReason::Idle));
     }
 
     /// An answer belongs to the SYN it acknowledges, whatever else was seen in between; one whose SYN was
@@ -147,15 +106,14 @@ mod tests {
         let answer = |ack| head(SYN | ACK, 500, ack);
         let opener = sent(SYN | RST, u32::MAX);
         for ack in [0, 1000, 65_535] {
-            assert_eq!(ended_before(&answer(ack), SILENT, opener, 0), None, "{ack}");
+            assert!(!is_another(&answer(ack), SILENT, opener), "{ack}");
         }
         for ack in [65_536, u32::MAX, 7_000_000] {
-            let ended = ended_before(&answer(ack), SILENT, opener, 0);
-            assert_eq!(ended, Some(EndReason::EndOfFlow), "{ack}");
+            assert!(is_another(&answer(ack), SILENT, opener), "{ack}");
         }
         let sent_again = sent(SYN | ACK | FIN, 500);
         let closed = sent(ACK | FIN, 0);
-        assert_eq!(ended_before(&answer(7), sent_again, closed, 0), None);
+        assert!(!is_another(&answer(7), sent_again, closed));
     }
 
     #[test]

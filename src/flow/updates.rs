@@ -7,6 +7,7 @@
 use super::counts::FlowPacket;
 use super::ended::Ended;
 use super::key::{FlowKey, Way};
+use super::lifetime::Lifetimes;
 use super::remaining::Remaining;
 use super::table::FlowTable;
 
@@ -39,9 +40,9 @@ struct Update {
 
 impl Updates {
     /// For a table of at most `max_flows` flows (at least one).
-    pub fn new(max_flows: u32) -> Self {
+    pub fn new(max_flows: u32, lifetimes: Lifetimes) -> Self {
         Self {
-            table: FlowTable::new(max_flows),
+            table: FlowTable::new(max_flows, lifetimes),
             filling: Vec::with_capacity(GROUP),
             next: Vec::with_capacity(GROUP),
         }
@@ -102,6 +103,18 @@ impl Updates {
         apply(&mut self.table, &mut self.filling, ended);
     }
 
+    /// Ends flows that are over in `step`, at most `most` of them, after the packets that wait were counted; see
+    /// [`FlowTable::expire`]. `ended` is given the place of the packet that ended a flow, if one did.
+    pub fn expire(
+        &mut self,
+        step: u64,
+        most: usize,
+        mut ended: impl FnMut(Option<u64>, Ended),
+    ) -> bool {
+        self.settle(|order, flow| ended(Some(order), flow));
+        self.table.expire(step, most, |flow| ended(None, flow))
+    }
+
     /// Counts the packets that wait and leaves the flows.
     pub fn end(mut self, ended: impl FnMut(u64, Ended)) -> Remaining {
         self.settle(ended);
@@ -139,8 +152,8 @@ mod tests {
     #[test]
     fn groups_come_to_the_same() {
         let max_flows = LARGE as u32 + 1000;
-        let mut updates = Updates::new(max_flows);
-        let mut table = FlowTable::new(max_flows);
+        let mut updates = Updates::new(max_flows, Lifetimes::default());
+        let mut table = FlowTable::new(max_flows, Lifetimes::default());
         let (mut evicted, mut expected) = (Vec::new(), Vec::new());
         let mut frame = vec![2; 54];
         frame[12..24].copy_from_slice(&[8, 0, 0x45, 0, 0, 40, 0, 0, 0, 0, 64, 6]);

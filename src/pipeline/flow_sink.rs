@@ -4,13 +4,13 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
-use super::in_order::InOrder;
+use super::in_order::{InOrder, Ordered};
 use super::orders::{Inbox, Order};
 use super::outlet::WhenFull;
 use super::sink::Sink;
 use crate::capture::store::flows::FlowStore;
 use crate::export::jsonl::JsonLines;
-use crate::flow::record::FlowRecord;
+use crate::flow::record::{FlowRecord, Order as RecordOrder};
 use crate::outfile::{OutError, Standing};
 use crate::stop::wall_clock_ns;
 
@@ -25,6 +25,18 @@ pub struct FlowChunk {
     pub records: Vec<FlowRecord>,
     /// Nothing up to this place will follow.
     pub done: u64,
+}
+
+impl Ordered for FlowRecord {
+    type Key = RecordOrder;
+
+    fn key(&self) -> RecordOrder {
+        self.order
+    }
+
+    fn place(&self) -> u64 {
+        self.order.place
+    }
 }
 
 /// How many workers' flow records are put in order. Live they are written as they come: no worker is waited
@@ -116,9 +128,7 @@ impl Sink for FlowSink {
         let Some(in_order) = in_order else {
             return chunk.records.iter().for_each(|record| file.write(record));
         };
-        let records = chunk.records.iter();
-        let records = records.map(|record| (record.order, *record));
-        in_order.push(chunk.lane, records, chunk.done);
+        in_order.push(chunk.lane, chunk.records.iter().copied(), chunk.done);
         while let Some(record) = in_order.next() {
             file.write(&record);
         }

@@ -6,18 +6,30 @@
 
 use std::collections::VecDeque;
 
+/// What stands in the order.
+pub trait Ordered {
+    /// Says which of two comes first.
+    type Key: Ord;
+
+    /// Its key.
+    fn key(&self) -> Self::Key;
+
+    /// The place up to which others have to be done.
+    fn place(&self) -> u64;
+}
+
 /// What waits, by worker.
 pub struct InOrder<T> {
     lanes: Vec<Lane<T>>,
 }
 
 struct Lane<T> {
-    waiting: VecDeque<(u64, T)>,
+    waiting: VecDeque<T>,
     /// Nothing up to this place will follow.
     done: u64,
 }
 
-impl<T> InOrder<T> {
+impl<T: Ordered> InOrder<T> {
     /// For so many workers.
     pub fn new(workers: usize) -> Self {
         let lane = || Lane {
@@ -30,7 +42,7 @@ impl<T> InOrder<T> {
     }
 
     /// Takes items of a worker, in their order, which is done up to the place `done`.
-    pub fn push(&mut self, worker: usize, items: impl IntoIterator<Item = (u64, T)>, done: u64) {
+    pub fn push(&mut self, worker: usize, items: impl IntoIterator<Item = T>, done: u64) {
         if let Some(lane) = self.lanes.get_mut(worker) {
             lane.waiting.extend(items);
             lane.done = lane.done.max(done);
@@ -40,15 +52,15 @@ impl<T> InOrder<T> {
     /// The next item of all, if nothing before it can follow.
     pub fn next(&mut self) -> Option<T> {
         let first = self.lanes.iter().enumerate().filter_map(|(worker, lane)| {
-            let (place, _) = lane.waiting.front()?;
-            Some((*place, worker))
+            let item = lane.waiting.front()?;
+            Some((item.key(), worker, item.place()))
         });
-        let (place, worker) = first.min()?;
+        let (_, worker, place) = first.min()?;
         let mut others = self.lanes.iter().enumerate();
         let is_next = others
             .all(|(other, lane)| other == worker || !lane.waiting.is_empty() || lane.done >= place);
         let lane = self.lanes.get_mut(worker).filter(|_| is_next)?;
-        lane.waiting.pop_front().map(|(_, item)| item)
+        lane.waiting.pop_front()
     }
 
     /// Whatever is left, once nothing will follow from anyone.
@@ -65,6 +77,18 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    impl Ordered for u64 {
+        type Key = Self;
+
+        fn key(&self) -> Self {
+            *self
+        }
+
+        fn place(&self) -> Self {
+            *self
+        }
+    }
 
     proptest! {
         /// However the items are shared out, and however far ahead a worker is.
@@ -86,7 +110,7 @@ mod tests {
             for (worker, count) in turns {
                 let items: Vec<u64> = shares[worker].drain(..count.min(shares[worker].len())).collect();
                 let done = shares[worker].front().map_or(place, |next| next - 1);
-                in_order.push(worker, items.into_iter().map(|place| (place, place)), done);
+                in_order.push(worker, items, done);
                 while let Some(item) = in_order.next() {
                     out.push(item);
                 }
@@ -97,7 +121,7 @@ mod tests {
                 prop_assert!(out.len() <= could.count());
             }
             for (worker, share) in shares.iter_mut().enumerate() {
-                in_order.push(worker, share.drain(..).map(|place| (place, place)), 0);
+                in_order.push(worker, share.drain(..), 0);
             }
             out.extend(in_order.rest());
             prop_assert_eq!(out, all);
@@ -107,18 +131,18 @@ mod tests {
     #[test]
     fn a_worker_that_says_nothing_is_waited_for() {
         let mut in_order = InOrder::new(2);
-        in_order.push(0, [(5, 'a'), (9, 'b')], 9);
+        in_order.push(0, [5, 9], 9);
         assert_eq!(in_order.next(), None);
         in_order.push(1, [], 7);
-        assert_eq!(in_order.next(), Some('a'));
+        assert_eq!(in_order.next(), Some(5));
         assert_eq!(in_order.next(), None);
-        in_order.push(1, [(8, 'c')], 8);
-        assert_eq!(in_order.next(), Some('c'));
+        in_order.push(1, [8], 8);
+        assert_eq!(in_order.next(), Some(8));
         assert_eq!(
             in_order.next(),
             None,
             "the other may still come with 9 less something"
         );
-        assert_eq!(in_order.rest().collect::<String>(), "b");
+        assert_eq!(in_order.rest().collect::<Vec<u64>>(), [9]);
     }
 }

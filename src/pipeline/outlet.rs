@@ -345,11 +345,11 @@ impl Outlet for QueueOutlet {
         if self.flow_chunk.is_empty() {
             self.flow_chunk.reserve_exact(FLOW_CHUNK);
         }
-        let order = record.order;
+        let place = record.order.place;
         self.flow_chunk.push(record);
         if self.flow_chunk.len() >= FLOW_CHUNK {
             // Others may follow at this place: a packet can end one, the end of the run many.
-            self.hand_over_flows(order.saturating_sub(1));
+            self.hand_over_flows(place.saturating_sub(1));
         }
     }
 }

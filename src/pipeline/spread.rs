@@ -5,26 +5,34 @@
 //! hash is of the flow's key: unlike [`crate::bpf::steer`], which steers live traffic, it sees ports behind
 //! extension headers and whatever else the reader of inner frames understands.
 
+use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::hash::BuildHasher;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
+use hashbrown::HashMap;
 
 use crate::bpf::steer::Steering;
 use crate::flow::key::FlowKey;
+use crate::flow::lifetime::step;
 use crate::mirror::session::SessionId;
 use crate::source::{Arrival, Progress, Record, Source, Told};
 use crate::wire::decapsulate::{Tunnels, decapsulate};
 use crate::wire::inner::Inner;
+use crate::wire::ip::Fragment;
 use crate::wire::numbers::ether_type;
-use crate::wire::outer::{self, LinkType, Outer};
+use crate::wire::outer::{self, LinkType, Outer, OuterFragment, OuterUdp, Pieces};
 use crate::wire::vxlan::Payload;
 
 /// Bytes of a chunk.
 const CHUNK_LEN: usize = 256 << 10;
 /// Records of a chunk, at most.
 const CHUNK_RECORDS: usize = 4096;
+
+/// Datagrams in fragments whose worker is remembered.
+const FRAGMENTED: usize = 4096;
 
 /// Records on their way to the workers.
 #[derive(Default)]
@@ -95,6 +103,44 @@ pub struct Guide {
     hasher: foldhash::fast::FixedState,
     /// Room to put an Ethernet header in front of a bare IP packet.
     scratch: Vec<u8>,
+    fragments: Fragments,
+}
+
+/// Which worker has the outer fragments of a datagram: that of its flow, where the first of them came first.
+#[derive(Default)]
+struct Fragments {
+    /// By source, destination, identification and protocol: the worker, and whether a first fragment named it.
+    workers: HashMap<FragmentKey, (u32, bool), foldhash::fast::RandomState>,
+    order: VecDeque<FragmentKey>,
+}
+
+type FragmentKey = (IpAddr, IpAddr, u32, u8);
+
+impl Fragments {
+    /// The worker for a fragment; `by_flow` tells that of a datagram's flow from its first fragment.
+    fn worker_for(&mut self, piece: &OuterFragment<'_>, by_flow: impl FnOnce() -> u32) -> u32 {
+        let Fragment { id, protocol, .. } = piece.fragment;
+        let key = (piece.src, piece.dst, id, protocol);
+        let is_first = piece.fragment.offset == 0;
+        let known = self.workers.get(&key).copied();
+        let worker = match known {
+            // The same number again, of another datagram.
+            Some((_, true)) if is_first => by_flow(),
+            Some((worker, _)) => return worker,
+            None if is_first => by_flow(),
+            None => 0,
+        };
+        self.workers.insert(key, (worker, is_first));
+        if known.is_none() {
+            self.order.push_back(key);
+        }
+        if self.order.len() > FRAGMENTED
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.workers.remove(&oldest);
+        }
+        worker
+    }
 }
 
 impl Guide {
@@ -106,6 +152,7 @@ impl Guide {
             plain,
             hasher: foldhash::fast::FixedState::default(),
             scratch: Vec::new(),
+            fragments: Fragments::default(),
         }
     }
 
@@ -120,11 +167,41 @@ impl Guide {
             };
         }
         let cut = record.orig_len as usize > record.bytes.len();
-        // Fragments go to one worker, where their pieces meet; what is refused can be counted anywhere.
-        let Ok(Outer::Udp(udp)) = outer::read(record.link, record.bytes, cut) else {
+        match outer::read(record.link, record.bytes, cut) {
+            Ok(Outer::Udp(udp)) => self.by_udp(&udp),
+            // The pieces of a datagram meet at one worker.
+            Ok(Outer::Fragment(piece)) => {
+                let mut fragments = std::mem::take(&mut self.fragments);
+                let worker = fragments.worker_for(&piece, || self.by_first_fragment(&piece));
+                self.fragments = fragments;
+                worker
+            }
+            // What is refused can be counted anywhere.
+            Err(_) => 0,
+        }
+    }
+
+    /// By the flow that the first fragment of a datagram shows.
+    fn by_first_fragment(&mut self, piece: &OuterFragment<'_>) -> u32 {
+        let Some((header, payload)) = piece.payload.split_first_chunk::<8>() else {
             return 0;
         };
-        match decapsulate(&self.tunnels, &udp) {
+        let [s0, s1, d0, d1, ..] = *header;
+        self.by_udp(&OuterUdp {
+            src: piece.src.into(),
+            dst: piece.dst.into(),
+            src_port: u16::from_be_bytes([s0, s1]),
+            dst_port: u16::from_be_bytes([d0, d1]),
+            payload,
+            carried_len: payload.len(),
+            ip_len: 0,
+            pieces: Pieces::Unseen,
+            length_mismatch: false,
+        })
+    }
+
+    fn by_udp(&mut self, udp: &OuterUdp<'_>) -> u32 {
+        match decapsulate(&self.tunnels, udp) {
             Ok(mirrored) => match mirrored.payload {
                 Payload::Ethernet => self.by_flow(mirrored.bytes),
                 Payload::Ipv4 => self.by_flow_of_packet(ether_type::IPV4, mirrored.bytes),
@@ -165,6 +242,8 @@ pub struct ChunkSource {
     chunks: Receiver<Arc<Chunk>>,
     /// Takes back a chunk that every worker is done with.
     empty: Sender<Chunk>,
+    /// The step of time of the packet before.
+    step: u64,
 }
 
 impl ChunkSource {
@@ -174,6 +253,7 @@ impl ChunkSource {
             worker,
             chunks,
             empty,
+            step: 0,
         }
     }
 }
@@ -194,11 +274,19 @@ impl Source for ChunkSource {
             Err(RecvTimeoutError::Timeout) => return Ok(Progress::Idle),
             Err(RecvTimeoutError::Disconnected) => return Ok(Progress::End),
         };
-        for piece in chunk
-            .pieces
-            .iter()
-            .filter(|piece| piece.worker == self.worker)
-        {
+        for piece in &chunk.pieces {
+            let Piece { ts_ns, order, .. } = *piece;
+            let is_own = piece.worker == self.worker;
+            // Time goes on for all workers at the same packets.
+            if step(ts_ns) != self.step {
+                self.step = step(ts_ns);
+                if !is_own {
+                    each(Arrival::Passed { ts_ns, order });
+                }
+            }
+            if !is_own {
+                continue;
+            }
             each(Arrival::Record(Record {
                 ts_ns: piece.ts_ns,
                 link: piece.link,

@@ -10,7 +10,7 @@ use super::ledger::Ledger;
 use super::measure::Measured;
 use super::worker::{OtherPort, Snapshot, Worker};
 use crate::flow::ended::EndReason;
-use crate::flow::record::FlowRecord;
+use crate::flow::record::{FlowRecord, Occasion};
 use crate::flow::remaining::Remaining;
 use crate::mirror::allowed::Strangers;
 use crate::mirror::session::{Session, SessionId, SessionKey};
@@ -173,7 +173,7 @@ impl Total {
             let aged = || self.aged.get(place.checked_sub(self.sessions.len())?);
             let session = self.sessions.get(place).or_else(aged)?;
             let reason = EndReason::Forced;
-            Some(FlowRecord::new(&flow, session, reason, u64::MAX))
+            Some(FlowRecord::new(&flow, session, reason, Occasion::End))
         });
         self.evicted.iter().copied().chain(living)
     }

@@ -9,8 +9,9 @@ use crate::capture::store::index;
 use crate::flow::counts::FlowPacket;
 use crate::flow::ended::Ended;
 use crate::flow::key::FlowKey;
+use crate::flow::lifetime::{Lifetimes, step};
 use crate::flow::lookup;
-use crate::flow::record::FlowRecord;
+use crate::flow::record::{FlowRecord, Occasion};
 use crate::flow::remaining::Remaining;
 use crate::flow::updates::Updates;
 use crate::mirror::allowed::{Allowed, Strangers};
@@ -49,6 +50,8 @@ pub struct WorkerSettings {
     pub mtu_overhead: u32,
     /// Most flows kept at a time.
     pub max_flows: u32,
+    /// How long flows live.
+    pub lifetimes: Lifetimes,
     /// Kind of capture to encode; `None` for no capture.
     pub capture: Option<Format>,
     /// How much of each frame the capture keeps, where that is not all.
@@ -70,6 +73,7 @@ impl Default for WorkerSettings {
             mtu: 1500,
             mtu_overhead: 64,
             max_flows: 1 << 20,
+            lifetimes: Lifetimes::default(),
             capture: None,
             slice: None,
             index: false,
@@ -91,6 +95,8 @@ pub trait Outlet {
     fn flow(&mut self, record: FlowRecord);
 }
 
+/// Flows that end with a batch, live, at most: the rest has to wait for the next, so that receiving goes on.
+const MOST_ENDED: usize = 1024;
 /// Ports remembered among UDP traffic that went to no tunnel port.
 const OTHER_PORTS_KEPT: usize = 16;
 
@@ -156,13 +162,15 @@ pub struct Worker {
     scratch: Vec<u8>,
     /// Place of the packet being taken.
     place: u64,
+    /// The step of time that flows were last looked at in; see [`crate::flow::lifetime`].
+    step: u64,
 }
 
 impl Worker {
     /// A worker with empty tables.
     pub fn new(settings: WorkerSettings) -> Self {
         Self {
-            flows: Updates::new(settings.max_flows),
+            flows: Updates::new(settings.max_flows, settings.lifetimes),
             keys: settings.index.then(lookup::Keys::default),
             settings,
             ledger: Ledger::default(),
@@ -174,13 +182,21 @@ impl Worker {
             frames: Distribution::of_frames(),
             scratch: Vec::new(),
             place: 0,
+            step: 0,
         }
     }
 
     /// Takes one packet all the way.
     pub fn take(&mut self, arrival: &Arrival<'_>, outlet: &mut impl Outlet) {
-        self.ledger.received += 1;
         self.place = arrival.order();
+        // In replay packets alone tell the time, each as soon as it is read.
+        if !self.settings.live && step(arrival.ts_ns()) != self.step {
+            self.end_flows(arrival.ts_ns(), usize::MAX, outlet);
+        }
+        if let Arrival::Passed { .. } = arrival {
+            return;
+        }
+        self.ledger.received += 1;
         if let Arrival::Record(record) = arrival
             && record.told.is_some_and(|told| told.time_clamped)
         {
@@ -191,17 +207,37 @@ impl Worker {
             Arrival::Record(record) => self.record(record, outlet),
             Arrival::Datagram(datagram) => self.datagram(datagram, outlet),
             Arrival::Refused(_, refusal) => self.ledger.refuse(*refusal, 1),
+            Arrival::Passed { .. } => {}
+        }
+    }
+
+    /// Ends flows that are over at `now_ns`, at most `most`.
+    #[cold]
+    fn end_flows(&mut self, now_ns: u64, most: usize, outlet: &mut impl Outlet) {
+        let Self {
+            flows,
+            sessions,
+            place,
+            ..
+        } = self;
+        let is_more = flows.expire(step(now_ns), most, |order, ended| {
+            let occasion = order.map_or(Occasion::Time(*place), Occasion::Packet);
+            hand_out(&ended, occasion, sessions, outlet);
+        });
+        if !is_more {
+            self.step = step(now_ns);
         }
     }
 
     /// Counts a packet that nobody has the time to work on any more. What the source refused itself is counted
     /// as ever.
     pub fn leave_unread(&mut self, arrival: &Arrival<'_>) {
-        self.ledger.received += 1;
         match arrival {
+            Arrival::Passed { .. } => return,
             Arrival::Refused(_, refusal) => self.ledger.refuse(*refusal, 1),
             Arrival::Record(_) | Arrival::Datagram(_) => self.ledger.drop(Dropped::Stopped, 1),
         }
+        self.ledger.received += 1;
     }
 
     /// Ends a batch at `now_ns`, nanoseconds since 1970: outer fragments that waited too long for others are
@@ -216,10 +252,15 @@ impl Worker {
             self.reassembly.expire(now_ns);
             self.take_given_up(outlet);
         }
+        if self.settings.live && step(now_ns) != self.step {
+            return self.end_flows(now_ns, MOST_ENDED, outlet);
+        }
         let Self {
             flows, sessions, ..
         } = self;
-        flows.settle(|order, ended| hand_out(&ended, order, sessions, outlet));
+        flows.settle(|order, ended| {
+            hand_out(&ended, Occasion::Packet(order), sessions, outlet);
+        });
     }
 
     /// Ends the input: gives up what waits for more and hands out what was counted.
@@ -231,9 +272,14 @@ impl Worker {
                 .drop(Dropped::FragmentIncomplete, given_up.pieces);
         }
         let mut evicted = Evicted(Vec::new());
-        let flows = self
-            .flows
-            .end(|order, ended| hand_out(&ended, order, &self.sessions, &mut evicted));
+        let flows = self.flows.end(|order, ended| {
+            hand_out(
+                &ended,
+                Occasion::Packet(order),
+                &self.sessions,
+                &mut evicted,
+            );
+        });
         Part {
             ledger: self.ledger,
             flows,
@@ -622,7 +668,7 @@ impl Worker {
         let Self {
             flows, sessions, ..
         } = self;
-        let ended = |order, ended| hand_out(&ended, order, sessions, outlet);
+        let ended = |order, ended| hand_out(&ended, Occasion::Packet(order), sessions, outlet);
         flows.add(&key, way, &packet, self.place, ended);
     }
 
@@ -722,11 +768,11 @@ impl Outlet for Evicted {
     }
 }
 
-/// Hands out a flow that the packet at the place `order` ended.
-fn hand_out(ended: &Ended, order: u64, sessions: &Sessions, outlet: &mut impl Outlet) {
+/// Hands out a flow that has ended.
+fn hand_out(ended: &Ended, occasion: Occasion, sessions: &Sessions, outlet: &mut impl Outlet) {
     let Ended { flow, reason } = ended;
     if let Some(session) = sessions.session(flow.key.session()) {
-        outlet.flow(FlowRecord::new(flow, session, *reason, order));
+        outlet.flow(FlowRecord::new(flow, session, *reason, occasion));
     }
 }
 

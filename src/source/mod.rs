@@ -27,6 +27,13 @@ pub enum Arrival<'a> {
     Datagram(Datagram<'a>),
     /// A packet that arrived at this time and that the source itself has no use for.
     Refused(u64, Refusal),
+    /// A packet that another worker has: it tells what time it is.
+    Passed {
+        /// Nanoseconds since 1970, UTC.
+        ts_ns: u64,
+        /// Its place; see [`Record::order`].
+        order: u64,
+    },
 }
 
 impl Arrival<'_> {
@@ -37,6 +44,7 @@ impl Arrival<'_> {
             Self::Record(record) => record.order,
             Self::Datagram(datagram) => datagram.ts_ns,
             Self::Refused(ts_ns, _) => *ts_ns,
+            Self::Passed { order, .. } => *order,
         }
     }
 
@@ -45,7 +53,7 @@ impl Arrival<'_> {
         match self {
             Self::Record(record) => record.ts_ns,
             Self::Datagram(datagram) => datagram.ts_ns,
-            Self::Refused(ts_ns, _) => *ts_ns,
+            Self::Refused(ts_ns, _) | Self::Passed { ts_ns, .. } => *ts_ns,
         }
     }
 }

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::layers::{Layers, Origin};
+use super::lifetimes;
 use super::meant::{Limits, Mistakes, Outputs, Parts, Settings, allowed, truncation, tunnels};
 use super::typed;
 use crate::cli::values;
@@ -80,6 +81,7 @@ impl Listen {
         }
         let allowed = allowed(&typed.group(|typed| &typed.filters), mistakes);
         let truncation = truncation(&typed.group(|typed| &typed.truncation), mistakes);
+        let lifetimes = lifetimes::read(&typed.group(|typed| &typed.flow_lifetimes), mistakes);
         let (mut tunnels, mut receive) = (tunnels?, receive?);
         let asked = |origin| origin != Origin::Default;
         let gpe = typed_tunnels.find(|tunnels| tunnels.gpe_port.as_ref());
@@ -102,6 +104,7 @@ impl Listen {
             tunnels,
             allowed,
             truncation: truncation?,
+            lifetimes: lifetimes?,
             limits: limits?,
             outputs: outputs?,
             plain: false,

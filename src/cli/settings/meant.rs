@@ -8,6 +8,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use super::layers::{Layers, Origin};
+use super::lifetimes;
 use super::storing;
 use super::typed::{self, Text};
 use crate::bpf::steer::Steering;
@@ -22,6 +23,7 @@ use crate::capture::writer::CaptureWriter;
 use crate::cli::values;
 use crate::export::jsonl::JsonLines;
 use crate::failure::Failure;
+use crate::flow::lifetime::Lifetimes;
 use crate::mirror::allowed::{Allowed, Network, VniList};
 use crate::outfile::packed::{Codec, Compression, LEVEL, Pool};
 use crate::outfile::{Creation, Existing, OutFile, is_input, same_output};
@@ -184,6 +186,7 @@ impl Replay {
         let allowed = allowed(&typed.group(|typed| &typed.filters), mistakes);
         let limits = Limits::read(&typed.group(|typed| &typed.limits), mistakes);
         let truncation = truncation(&typed.group(|typed| &typed.truncation), mistakes);
+        let lifetimes = lifetimes::read(&typed.group(|typed| &typed.flow_lifetimes), mistakes);
         let stdin = files.iter().filter(|path| path.as_path() == Path::new("-"));
         if stdin.count() > 1 {
             mistakes.note("standard input can be read only once: give '-' one time");
@@ -198,6 +201,7 @@ impl Replay {
             tunnels: tunnels?,
             allowed,
             truncation: truncation?,
+            lifetimes: lifetimes?,
             limits: limits?,
             outputs: outputs?,
             plain,
@@ -278,6 +282,8 @@ pub struct Parts {
     pub allowed: Allowed,
     /// MTU and overhead, in bytes.
     pub truncation: (u32, u32),
+    /// How long flows live.
+    pub lifetimes: Lifetimes,
     /// Threads and memory.
     pub limits: Limits,
     /// Where results go.
@@ -325,6 +331,7 @@ impl Settings {
             mtu,
             mtu_overhead,
             max_flows: limits.max_flows,
+            lifetimes: parts.lifetimes,
             capture: outputs.has_capture().then_some(outputs.format),
             slice: outputs.slice,
             flows: !outputs.flows.is_empty(),

@@ -3,6 +3,7 @@
 //! once.
 
 pub mod layers;
+mod lifetimes;
 #[cfg(target_os = "linux")]
 pub mod listening;
 pub mod meant;

@@ -67,6 +67,9 @@ pub struct Replay {
     /// What truncation is judged by
     #[command(flatten)]
     pub truncation: Truncation,
+    /// How long flows live
+    #[command(flatten)]
+    pub flow_lifetimes: FlowLifetimes,
     /// Threads and memory
     #[command(flatten)]
     pub limits: Limits,
@@ -94,6 +97,9 @@ pub struct Listen {
     /// What truncation is judged by
     #[command(flatten)]
     pub truncation: Truncation,
+    /// How long flows live
+    #[command(flatten)]
+    pub flow_lifetimes: FlowLifetimes,
     /// Threads and memory
     #[command(flatten)]
     pub limits: Limits,
@@ -324,6 +330,22 @@ pub struct Truncation {
     pub mtu_overhead: Option<Text>,
 }
 
+/// How long flows live.
+#[derive(Clone, Debug, Default, Args, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+#[command(next_help_heading = "Flow lifetimes")]
+pub struct FlowLifetimes {
+    /// Silence after which a flow ends and its record is written, for each kind of flow: tcp, tcp-new (a SYN without
+    /// an answer), fin (TCP closed by both sides), rst (TCP reset), udp, icmp, other. Those that are not named keep
+    /// tcp=5m,tcp-new=30s,fin=10s,rst=5s,udp=1m,icmp=30s,other=1m. Repeatable
+    #[arg(long, value_name = "KIND=TIME,…")]
+    pub idle_timeout: Option<Vec<Text>>,
+    /// Longest time of one record: a flow that goes on is continued in another record with the same flow_id. `off`:
+    /// one record, however long the flow is
+    #[arg(long, value_name = "TIME|off")]
+    pub active_timeout: Option<Text>,
+}
+
 /// Threads and memory.
 #[derive(Clone, Debug, Default, Args, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
@@ -363,6 +385,7 @@ impl Replay {
             tunnels: Tunnels::defaults(),
             filters: Filters::default(),
             truncation: Truncation::defaults(),
+            flow_lifetimes: FlowLifetimes::defaults(),
             limits: Limits::defaults(),
         }
     }
@@ -383,6 +406,7 @@ impl Listen {
             tunnels: Tunnels::defaults(),
             filters: Filters::default(),
             truncation: Truncation::defaults(),
+            flow_lifetimes: FlowLifetimes::defaults(),
             limits: Limits::defaults(),
         }
     }
@@ -432,6 +456,15 @@ impl Truncation {
         Self {
             mtu: text(worker.mtu),
             mtu_overhead: text(worker.mtu_overhead),
+        }
+    }
+}
+
+impl FlowLifetimes {
+    fn defaults() -> Self {
+        Self {
+            active_timeout: text("5m"),
+            ..Self::default()
         }
     }
 }
