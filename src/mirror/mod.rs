@@ -6,6 +6,7 @@ pub mod allowed;
 pub mod direction;
 pub mod ether_types;
 pub mod others;
+pub mod series;
 pub mod session;
 pub mod sizes;
 pub mod truncation;

@@ -13,6 +13,7 @@ use hashbrown::HashMap;
 
 use super::direction::Direction;
 use super::others::{self, EARNS_A_PLACE, Others};
+use super::series::{self, Series};
 use super::truncation::{self, Truncation};
 use crate::wire::Vni;
 use crate::wire::decapsulate::Tunnel;
@@ -37,7 +38,7 @@ pub const MEMORY_BYTES: usize =
     2 * MAX_SESSIONS * (size_of::<Session>() + size_of::<(SessionKey, SessionId)>() + 1)
         + 2 * MAX_AGED * size_of::<Session>()
         + 2 * (MAX_SESSIONS + MAX_AGED) * size_of::<Place>()
-        + (MAX_SESSIONS + 1) * truncation::MEMORY_BYTES
+        + (MAX_SESSIONS + 1) * (truncation::MEMORY_BYTES + series::MEMORY_BYTES)
         + others::MEMORY_BYTES;
 
 /// Sessions that are found without hashing.
@@ -127,6 +128,8 @@ pub struct Session {
     pub last_ns: u64,
     /// What was cut.
     pub truncation: Truncation,
+    /// How much came when.
+    pub series: Series,
     /// What is known of the sessions counted together here; only in [`SessionKey::Other`].
     pub others: Option<Box<Others>>,
 }
@@ -144,6 +147,7 @@ impl Session {
             first_ns: u64::MAX,
             last_ns: 0,
             truncation: Truncation::default(),
+            series: Series::default(),
             others: matches!(key, SessionKey::Other).then(Box::default),
         }
     }
@@ -168,6 +172,8 @@ impl Session {
             Direction::Unknown => {}
         }
         self.truncation.add(evidence, lengths, verdict);
+        let is_cut = verdict == Verdict::Truncated;
+        self.series.add(ts_ns, lengths.captured, is_cut);
     }
 }
 
@@ -184,6 +190,7 @@ impl Session {
         self.first_ns = self.first_ns.min(other.first_ns);
         self.last_ns = self.last_ns.max(other.last_ns);
         self.truncation.merge(&other.truncation);
+        self.series.merge(&other.series);
         if let (Some(mine), Some(others)) = (&mut self.others, &other.others) {
             mine.merge(others);
         }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use super::summary::{OthersSummary, SessionSummary, Summary};
+use super::summary::{ChangeSummary, OthersSummary, SessionSummary, Summary};
 use crate::capture::store::hooks::Tally as HookTally;
 use crate::host::counters;
 use crate::mirror::session::MAX_SESSIONS;
@@ -14,6 +14,8 @@ use crate::pipeline::sink::{Account, Kind};
 
 /// Sessions shown to people; the JSON object has all.
 const SESSIONS_SHOWN: usize = 24;
+/// Changes of truncation told of a session.
+const CHANGES_SHOWN: usize = 4;
 
 impl Summary {
     /// The page for people.
@@ -231,7 +233,13 @@ impl Summary {
             let others = session.and_then(|session| session.others.as_ref());
             let others = others.map(OthersSummary::sentence);
             let advice = session.and_then(|session| session.advice.clone());
-            for line in others.iter().chain(&advice).flat_map(|text| wrap(text, 96)) {
+            let changes = session.map(|session| session.changes.iter());
+            let changes: Vec<String> = (changes.into_iter().flatten())
+                .take(CHANGES_SHOWN)
+                .map(ChangeSummary::sentence)
+                .collect();
+            let told = others.iter().chain(&advice).chain(&changes);
+            for line in told.flat_map(|text| wrap(text, 96)) {
                 let _ = writeln!(page, "        {line}");
             }
         }

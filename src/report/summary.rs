@@ -11,6 +11,7 @@ use crate::failure::Failure;
 use crate::flow::text::rfc3339;
 use crate::host::counters::Counts;
 use crate::mirror::allowed::Stranger;
+use crate::mirror::series::{Change, Event, Series, Stretch};
 use crate::mirror::session::{Session, SessionKey};
 use crate::mirror::truncation::{Cause, Route};
 use crate::outfile::{Creation, write_whole};
@@ -206,6 +207,11 @@ pub struct SessionSummary {
     pub cut_by: Option<&'static str>,
     /// What to do about it.
     pub advice: Option<String>,
+    /// When another share of its packets was cut, or cut ones kept another length.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub changes: Vec<ChangeSummary>,
+    /// How much came when.
+    pub over_time: SeriesSummary,
     /// In the entry for sessions that were counted together: how many those are.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub others: Option<OthersSummary>,
@@ -213,6 +219,78 @@ pub struct SessionSummary {
     pub first_seen: String,
     /// Time of the latest frame, RFC 3339.
     pub last_seen: String,
+}
+
+/// A session in equal stretches of time, one after the other. They are longer the longer it was heard.
+#[derive(Debug, Serialize)]
+pub struct SeriesSummary {
+    /// Beginning of the first, RFC 3339.
+    pub begin: String,
+    /// Seconds of each.
+    pub seconds: u64,
+    /// Frames of each.
+    pub packets: Vec<u64>,
+    /// Bytes of frame that arrived.
+    pub bytes: Vec<u64>,
+    /// Frames that were cut.
+    pub truncated: Vec<u64>,
+}
+
+/// A change of what is cut.
+#[derive(Debug, Serialize)]
+pub struct ChangeSummary {
+    /// Beginning of the stretch of time from which on it shows, RFC 3339.
+    pub at: String,
+    /// `cut_size`, bytes of frame that cut packets keep, or `truncated_share`, in parts of one.
+    pub what: &'static str,
+    /// Before.
+    pub from: f64,
+    /// From then on.
+    pub to: f64,
+}
+
+impl SeriesSummary {
+    fn new(series: &Series) -> Self {
+        let of = |count: fn(&Stretch) -> u64| {
+            let stretches = series.stretches();
+            stretches.map(|(_, stretch)| count(stretch)).collect()
+        };
+        let begin = series
+            .stretches()
+            .next()
+            .map_or(0, |(begin_ns, _)| begin_ns);
+        Self {
+            begin: rfc3339(begin).to_owned(),
+            seconds: series.width_seconds(),
+            packets: of(|stretch| stretch.packets),
+            bytes: of(|stretch| stretch.bytes),
+            truncated: of(|stretch| stretch.truncated),
+        }
+    }
+}
+
+impl ChangeSummary {
+    fn new(event: &Event) -> Self {
+        let (what, from, to) = match event.change {
+            Change::Size { from, to } => ("cut_size", from.into(), to.into()),
+            Change::Share { from, to } => ("truncated_share", from, to),
+        };
+        let at = rfc3339(event.at_ns).to_owned();
+        Self { at, what, from, to }
+    }
+
+    /// For people.
+    pub fn sentence(&self) -> String {
+        let Self { at, what, from, to } = self;
+        match *what {
+            "cut_size" => format!("From {at} on, cut packets keep {to} bytes; {from} before."),
+            _ => format!(
+                "From {at} on, {:.1} % of the packets arrive cut; {:.1} % before.",
+                100.0 * to,
+                100.0 * from
+            ),
+        }
+    }
 }
 
 /// Sessions counted together, because the table keeps a bounded number apart.
@@ -430,6 +508,13 @@ impl SessionSummary {
                 SessionKey::Plain | SessionKey::Other => None,
                 _ => truncation.advice(session.packets, route),
             },
+            changes: session
+                .series
+                .changes()
+                .iter()
+                .map(ChangeSummary::new)
+                .collect(),
+            over_time: SeriesSummary::new(&session.series),
             others: session.others.as_ref().map(|others| OthersSummary {
                 found_no_room: others.found_no_room(),
                 made_room: others.aged,
