@@ -497,7 +497,8 @@ fn check(
         .count();
     prop_assert!(forced <= max_flows as usize);
     let made_room = memory.flows.iter().any(|flow| flow.end_reason == 5);
-    prop_assert!(!made_room || forced == max_flows as usize, "evicted early");
+    let is_crowded = memory.flows.len() > max_flows as usize;
+    prop_assert!(!made_room || is_crowded, "evicted early");
     let in_sessions: u64 = sessions
         .iter()
         .map(|session| session.truncation.truncated)
