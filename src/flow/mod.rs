@@ -13,7 +13,7 @@ mod recent;
 pub mod record;
 pub mod remaining;
 pub mod table;
-mod tcp;
+pub mod tcp;
 pub mod text;
 pub mod updates;
 mod wheel;

@@ -49,6 +49,9 @@ pub struct TcpHead {
     pub window: Option<u16>,
     /// Bytes of the header with its options, as it declares itself; below 20 it is none.
     pub header_len: u8,
+    /// Most payload bytes of a segment that the sender of a SYN takes (RFC 9293 §3.7.1); `None` where it does
+    /// not say, its option is cut, or this is no SYN.
+    pub mss: Option<u16>,
 }
 
 /// Where the payload of a transport header is: of TCP, UDP, SCTP and ICMP behind their headers, of other
@@ -222,13 +225,36 @@ impl TcpHead {
     #[inline]
     fn read(bytes: &[u8]) -> Option<Self> {
         let [_, _, _, _, s0, s1, s2, s3, a0, a1, a2, a3, o, f] = *bytes.first_chunk::<14>()?;
+        let flags = u16::from_be_bytes([o, f]) & tcp_flag::ALL;
+        let header_len = (o >> 4) * 4;
         Some(Self {
             seq: u32::from_be_bytes([s0, s1, s2, s3]),
             ack: u32::from_be_bytes([a0, a1, a2, a3]),
-            flags: u16::from_be_bytes([o, f]) & tcp_flag::ALL,
+            flags,
             window: be16(bytes, 14),
-            header_len: (o >> 4) * 4,
+            header_len,
+            mss: if flags & tcp_flag::SYN == 0 {
+                None
+            } else {
+                Self::read_mss(bytes, header_len)
+            },
         })
+    }
+
+    /// Looks for the option among those of a header of `header_len` bytes.
+    #[cold]
+    fn read_mss(bytes: &[u8], header_len: u8) -> Option<u16> {
+        let header = bytes.get(..header_len.into()).unwrap_or(bytes);
+        let mut options = header.get(20..)?;
+        loop {
+            options = match options {
+                [1, rest @ ..] => rest,
+                [2, 4, high, low, ..] => return Some(u16::from_be_bytes([*high, *low])),
+                [0, ..] | [] => return None,
+                [_, len @ 2..=40, ..] => options.get(usize::from(*len)..)?,
+                _ => return None,
+            };
+        }
     }
 }
 
@@ -259,7 +285,7 @@ impl Transport {
 
 #[cfg(test)]
 mod tests {
-    use etherparse::{LaxSlicedPacket, TransportSlice};
+    use etherparse::{LaxSlicedPacket, TcpOptionElement, TransportSlice};
     use proptest::prelude::*;
 
     use super::*;
@@ -291,6 +317,7 @@ mod tests {
                     flags: tcp_flag::SYN | tcp_flag::AE,
                     window: Some(0x0910),
                     header_len: 20,
+                    mss: None,
                 })
             }
         );
@@ -384,6 +411,42 @@ mod tests {
         assert_eq!(Inner::read(&frame).ip, None);
     }
 
+    /// The option as etherparse reads it.
+    fn etherparse_mss(tcp: &etherparse::TcpSlice<'_>) -> Option<u16> {
+        let mut options = tcp.options_iterator().map_while(Result::ok);
+        options.find_map(|option| match option {
+            TcpOptionElement::MaximumSegmentSize(mss) => Some(mss),
+            _ => None,
+        })
+    }
+
+    /// By hand: the option alone, behind others, in a header that ends before it, cut, and with lengths that
+    /// cannot be.
+    #[test]
+    fn the_largest_segment_of_a_syn() {
+        let mss = |flags: u8, words: u8, options: &[u8]| {
+            let mut header = [0; 20];
+            (header[12], header[13]) = (words << 4, flags);
+            let head = TcpHead::read(&[&header[..], options].concat()).unwrap();
+            head.mss
+        };
+        let behind = [1, 3, 3, 7, 8, 4, 9, 9, 2, 4, 5, 0xb4, 0, 0, 0, 0];
+        assert_eq!(mss(0x02, 6, &[2, 4, 0x23, 0x28]), Some(9000));
+        assert_eq!(mss(0x12, 9, &behind), Some(1460));
+        assert_eq!(mss(0x10, 9, &behind), None, "no SYN");
+        assert_eq!(mss(0x02, 7, &behind), None, "behind the header");
+        assert_eq!(mss(0x02, 9, &behind[..11]), None, "cut");
+        assert_eq!(mss(0x02, 9, &behind[..12]), Some(1460), "cut behind it");
+        assert_eq!(mss(0x02, 6, &[0, 2, 4, 5]), None, "behind the end");
+        for options in [[3, 0, 2, 4], [3, 1, 2, 4], [2, 3, 5, 0xb4], [3, 9, 2, 4]] {
+            assert_eq!(
+                mss(0x02, 7, &[&options[..], &[2, 4, 5, 0xb4]].concat()),
+                None
+            );
+        }
+        assert_eq!(mss(0x02, 4, &behind), None, "no header is that short");
+    }
+
     /// Holds this reader against etherparse's lax one.
     fn agrees_with_etherparse(frame: &[u8]) -> Result<(), TestCaseError> {
         let ours = Inner::read(frame);
@@ -419,6 +482,8 @@ mod tests {
         }
         match &theirs.transport {
             Some(TransportSlice::Tcp(tcp)) => {
+                // etherparse reads no option behind one that it does not know.
+                let read_mss = TcpHead::read(tcp.slice()).unwrap().mss;
                 let expected = Transport::Ports {
                     src: tcp.source_port(),
                     dst: tcp.destination_port(),
@@ -428,6 +493,7 @@ mod tests {
                         flags: u16::from(tcp.slice()[13]) | (u16::from(tcp.ns()) << 8),
                         window: Some(tcp.window_size()),
                         header_len: tcp.data_offset() * 4,
+                        mss: etherparse_mss(tcp).or(read_mss).filter(|_| tcp.syn()),
                     }),
                 };
                 prop_assert_eq!(ours.ip.unwrap().transport, expected);

@@ -1,7 +1,7 @@
 //! Where one TCP connection ends and the next begins on the same addresses and ports.
 //!
 //! A SYN with a new sequence number begins another connection when the one before is over: each side that
-//! was seen has sent its FIN, or one of them an RST. (What silence ends, [`super::lifetime`] tells.) While a
+//! was seen has sent its FIN, or one of them an RST. (What silence ends, [`crate::flow::lifetime`] tells.) While a
 //! connection is alive such a SYN changes nothing; anyone could have sent it (RFC 5961 §4). A SYN that is sent again has
 //! the sequence number it had before. Pure: what is asked is told by the flow's own packets alone, so that
 //! the answer does not depend on who asks.
@@ -55,6 +55,7 @@ mod tests {
             flags,
             window: None,
             header_len: 20,
+            mss: None,
         }
     }
 
