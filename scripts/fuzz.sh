@@ -35,7 +35,7 @@ fi
 [[ $seconds -gt 0 ]] || fail "SECONDS must be at least 1: libFuzzer takes 0 for no limit"
 targets=("$@")
 if [[ ${#targets[@]} -eq 0 ]]; then
-    targets=(outer_frame vxlan_inner_length capture_file pipeline)
+    targets=(outer_frame vxlan_inner_length capture_file pipeline app_names)
 fi
 for target in "${targets[@]}"; do
     [[ -f fuzz/fuzz_targets/$target.rs ]] ||
@@ -121,6 +121,18 @@ if target == "capture_file":
             keep(name + "-skippable", b"\x50\x2a\x4d\x18\x04" + bytes(7) + packed)
     sys.exit()
 
+if target == "app_names":
+    query = b"\0\7\1\0\0\1\0\0\0\0\0\0\1a\7example\0\0\1\0\1"
+    extensions = b"\0\0\0\x0e\0\x0c\0\0\x09a.example" b"\0\x10\0\5\0\3\2h2"
+    hello = b"\3\3" + bytes(32) + b"\0\0\2\x13\1\1\0" + struct.pack(">H", len(extensions)) + extensions
+    hello = b"\1\0" + struct.pack(">H", len(hello)) + hello
+    keep("dns", b"\0" + query)
+    keep("dns-answer", b"\0" + query[:2] + b"\x81\x83" + query[4:])
+    keep("mdns", b"\1" + query)
+    keep("dns-tcp", b"\2" + struct.pack(">H", len(query)) + query)
+    keep("tls", b"\3\x16\3\1" + struct.pack(">H", len(hello)) + hello)
+    keep("http", b"\3GET / HTTP/1.1\r\nHost: a.example\r\n\r\n")
+
 for path in sorted(pathlib.Path("testdata").rglob("*.pcap")):
     data = path.read_bytes()
     if len(data) < 24 or path.name == "not-a-capture.pcap":
@@ -142,6 +154,9 @@ for path in sorted(pathlib.Path("testdata").rglob("*.pcap")):
         keep(f"{path.name}-sockets", sockets and b"\x10" + b"".join(sockets))
         continue
     for nth, (record, _) in enumerate(found[:40]):
+        if target == "app_names":
+            keep(f"{path.name}-{nth}", b"\0" + udp_payload(record)[8:])
+            continue
         keep(f"{path.name}-{nth}", record if target == "outer_frame" else udp_payload(record))
 PYTHON
 }

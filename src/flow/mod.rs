@@ -2,6 +2,7 @@
 //!
 //! Pure: time comes with the packets.
 
+pub mod app;
 pub mod community_id;
 pub mod counts;
 pub mod ended;
