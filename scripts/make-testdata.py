@@ -2327,6 +2327,47 @@ def plain() -> bytes:
     return pcap([Record(START + at_us * 1_000, f) for at_us, f in sorted(frames)])
 
 
+@case("app-names.pcap")
+def app_names() -> bytes:
+    def over_udp(payload: bytes, sport: int, dport: int, *, back: bool = False) -> bytes:
+        src, dst, ports = (PEER, WEB, (dport, sport)) if back else (WEB, PEER, (sport, dport))
+        return frame_of(src, dst, ip(src.ip, dst.ip, PROTO_UDP, udp(src.ip, dst.ip, *ports, payload)))
+
+    def over_tcp(payload: bytes, sport: int, dport: int, *, back: bool = False) -> bytes:
+        src, dst, ports = (PEER, WEB, (dport, sport)) if back else (WEB, PEER, (sport, dport))
+        segment = tcp(src.ip, dst.ip, *ports, 1_000, 1, PSH | ACK, payload)
+        return frame_of(src, dst, ip(src.ip, dst.ip, PROTO_TCP, segment))
+
+    def ends_with(frame: bytes, last: bytes) -> bytes:
+        """Cut by the mirror source behind the first `last`."""
+        return cut(frame, frame.index(last) + len(last))
+
+    query = dns_query(1, "WWW.Example.com", DNS_A)
+    strange = b"\x03a.b\x06\"q\\\xff,%\x07example\0"
+    hello = tls_client_hello("Shop.example")
+    get = b"GET /a HTTP/1.1\r\nUser-Agent: curl/8.5.0\r\nHost: Files.Example.com:8080\r\n\r\n"
+    frames = [
+        over_udp(query, 41_001, 53),
+        over_udp(dns_answer(1, "www.example.com", DNS_A, [], nxdomain=True), 41_001, 53, back=True),
+        ends_with(over_udp(query, 41_002, 53), b"Example"),
+        over_udp(struct.pack(">HHHHHH", 3, 0x0100, 1, 0, 0, 0) + strange + b"\0\x01\0\x01", 41_003, 53),
+        over_udp(dns_query(0, "_ipp._tcp.local", 12), 5_353, 5_353),
+        over_tcp(struct.pack(">H", len(query)) + query, 41_004, 53),
+        over_udp(noise(60, "no dns"), 41_005, 53),
+        over_tcp(hello, 41_006, 443),
+        over_tcp(tls_server_hello("Shop.example"), 41_006, 443, back=True),
+        ends_with(over_tcp(hello, 41_007, 443), b"Shop.example"),
+        ends_with(over_tcp(hello, 41_008, 443), b"Shop.exampl"),
+        over_tcp(tls_application(100, "no hello"), 41_009, 443),
+        over_tcp(get, 41_010, 3_128),
+        over_tcp(http_page(100), 41_010, 3_128, back=True),
+        over_tcp(http_page(100), 41_011, 80, back=True),
+        ends_with(over_tcp(get, 41_012, 80), b"Files.Example.com"),
+        over_tcp(b"OPTIONS rtsp://cam.example/1 RTSP/1.0\r\nCSeq: 1\r\n\r\n", 41_013, 554),
+    ]
+    return capture([mirrored(frame) for frame in frames])
+
+
 @case("plain-sll.pcap")
 def plain_sll() -> bytes:
     resolver = behind(GATEWAY_MAC_1, "10.0.0.2", 64)

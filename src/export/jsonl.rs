@@ -152,6 +152,17 @@ pub fn write_line(record: &FlowRecord, out: &mut Vec<u8>) {
         trunc_pkts_o, trunc_pkts_r, trunc_missing_o, trunc_missing_r, max_ip_len_o, max_ip_len_r,
         frag_pkts, tcp_flags_o, tcp_flags_r, tos, ttl_min, ttl_max, end_reason, cont,
     );
+    if let Some(app) = &record.app {
+        macro_rules! fields_of_app {
+            ($($name:ident: $value:expr),+ $(,)?) => {
+                $($value.write(concat!(",\"", stringify!($name), "\":").as_bytes(), out);)+
+            };
+        }
+        fields_of_app!(
+            app: app.name(), dns_query: app.dns_query(), dns_rcode: app.dns_rcode(), tls_sni: app.tls_sni(),
+            tls_alpn: app.tls_alpn(), http_host: app.http_host(), http_method: app.http_method(),
+        );
+    }
     // The first name came with a comma in front.
     if let Some(first) = out.get_mut(start) {
         *first = b'{';
@@ -205,7 +216,7 @@ macro_rules! texts {
 texts!(
     Text: Text::bytes,
     CommunityId: CommunityId::bytes,
-    &'static str: |text: &&'static str| text.as_bytes(),
+    &str: str::as_bytes,
 );
 
 macro_rules! as_text {

@@ -1,5 +1,8 @@
 //! A flow while it lives, as others see it, and a packet as it counts in one.
 
+use std::sync::Arc;
+
+use super::app::App;
 use super::key::{FlowKey, Way};
 use crate::wire::inner::{Inner, Mac, TcpHead, Transport};
 use crate::wire::length::{FrameLen, Verdict};
@@ -59,6 +62,8 @@ pub struct Flow {
     pub begun_ns: u64,
     /// Records of it before this one.
     pub records: u16,
+    /// What its first packets name.
+    pub app: Option<Arc<App>>,
 }
 
 impl Flow {
@@ -109,6 +114,12 @@ impl Flow {
         self.ttl_min = self.ttl_min.min(other.ttl_min);
         self.ttl_max = self.ttl_max.max(other.ttl_max);
         self.fragments += other.fragments;
+        match (&mut self.app, other.app) {
+            (Some(app), Some(other)) => {
+                Arc::make_mut(app).learn(Arc::unwrap_or_clone(other));
+            }
+            (app, other) => *app = app.take().or(other),
+        }
     }
 }
 

@@ -10,6 +10,7 @@ mod index;
 pub mod key;
 pub mod lifetime;
 pub mod lookup;
+pub mod names;
 mod recent;
 pub mod record;
 pub mod remaining;

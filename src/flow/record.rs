@@ -1,9 +1,11 @@
 //! A flow as auditors read it: names and units of each field, absent rather than null.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use sha1::{Digest, Sha1};
 
+use super::app::App;
 use super::community_id::{CommunityId, Tuple, community_id};
 use super::counts::{Counts, Flow};
 use super::ended::EndReason;
@@ -46,7 +48,7 @@ pub enum Occasion {
 }
 
 /// One flow record. Suffix `_o` counts packets of the originator, `_r` of the responder.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct FlowRecord {
     /// Records are handed out in this order. Not a field of what is written.
     pub order: Order,
@@ -136,6 +138,8 @@ pub struct FlowRecord {
     pub end_reason: u8,
     /// Records of the same flow before this one; absent in the first.
     pub cont: Option<u16>,
+    /// What the first packets of the flow name: fields of their own where it is written.
+    pub app: Option<Arc<App>>,
 }
 
 impl FlowRecord {
@@ -232,6 +236,7 @@ impl FlowRecord {
             ttl_max: flow.ttl_max,
             end_reason: reason as u8,
             cont: (flow.records > 0).then_some(flow.records),
+            app: flow.app.clone(),
         }
     }
 }

@@ -11,6 +11,7 @@ use hashbrown::HashMap;
 
 use super::counts::Flow;
 use super::index::Index;
+use super::names::ByPlace;
 use super::table::{CHUNK, Chunk, Hot, Large};
 use crate::mirror::session::SessionId;
 
@@ -20,6 +21,8 @@ pub struct Remaining {
     chunks: Vec<Chunk>,
     /// What flows counted beyond the width of their tallies, by place.
     large: HashMap<u32, Large, foldhash::fast::RandomState>,
+    /// What flows are about, by place.
+    names: ByPlace,
 }
 
 impl Remaining {
@@ -27,8 +30,13 @@ impl Remaining {
     pub(super) const fn new(
         chunks: Vec<Chunk>,
         large: HashMap<u32, Large, foldhash::fast::RandomState>,
+        names: ByPlace,
     ) -> Self {
-        Self { chunks, large }
+        Self {
+            chunks,
+            large,
+            names,
+        }
     }
 
     /// How many flows there are.
@@ -58,6 +66,8 @@ impl Remaining {
             let large = part.large.into_iter();
             all.large
                 .extend(large.map(|(at, large)| (base + at, large)));
+            let names = part.names.into_iter();
+            all.names.extend(names.map(|(at, app)| (base + at, app)));
             tables += 1;
         }
         // Flows of one table have different keys.
@@ -96,6 +106,10 @@ impl Remaining {
             flow.absorb(more);
             self.large.remove(&other);
             self.large.remove(&first);
+            self.names.remove(&other);
+            if let Some(app) = flow.app.take() {
+                self.names.insert(first, app);
+            }
             let Some(chunk) = self.chunks.get_mut(first as usize / CHUNK) else {
                 return;
             };
@@ -140,7 +154,9 @@ impl Remaining {
 
     fn flow(&self, at: u32) -> Option<Flow> {
         let chunk = self.chunks.get(at as usize / CHUNK)?;
-        chunk.flow(at as usize % CHUNK, self.large.get(&at))
+        let flow = chunk.flow(at as usize % CHUNK, self.large.get(&at))?;
+        let app = self.names.get(&at).cloned();
+        Some(Flow { app, ..flow })
     }
 }
 

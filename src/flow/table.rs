@@ -12,11 +12,13 @@ use std::hash::BuildHasher;
 use hashbrown::HashMap;
 use prefetch_index::prefetch_index;
 
+use super::app::{App, Opening};
 use super::counts::{Counts, Flow, FlowPacket};
 use super::ended::{EndReason, Ended};
 use super::index::{Index, entries_for};
 use super::key::{FlowKey, Way};
 use super::lifetime::{Lifetimes, State};
+use super::names::Names;
 use super::recent::{self, Recent};
 use super::remaining::{self, Remaining};
 use super::tcp::{self, Side};
@@ -30,6 +32,10 @@ pub(super) const CHUNK: usize = 1024;
 /// While there is room, flows are put in order again when another so many nanoseconds begin, as a power of
 /// two: about nine seconds.
 const PERIOD: u32 = 33;
+/// Packets of each direction of a flow that are looked into: behind a handshake, and twice where both ends are mirrored in
+/// one session.
+const LOOKED_AT: u32 = 8;
+
 /// What every packet of a flow touches: one cache line to tell the flow, one to count in.
 #[repr(C, align(64))]
 pub(super) struct Hot {
@@ -94,6 +100,7 @@ pub struct FlowTable {
     chunks: Vec<Chunk>,
     /// Places that flows have left.
     free: Vec<u32>,
+    names: Names,
     recent: Recent,
     wheel: Wheel,
     lifetimes: Lifetimes,
@@ -130,6 +137,7 @@ impl FlowTable {
             hasher: foldhash::fast::RandomState::default(),
             chunks: Vec::new(),
             free: Vec::new(),
+            names: Names::new(max_flows),
             recent: Recent::default(),
             wheel: Wheel::default(),
             lifetimes,
@@ -263,7 +271,8 @@ impl FlowTable {
         let chunk = self.chunks.get_mut(at as usize / CHUNK)?;
         let within = at as usize % CHUNK;
         let large = self.large.remove(&at);
-        let flow = chunk.flow(within, large.as_ref())?;
+        let mut flow = chunk.flow(within, large.as_ref())?;
+        flow.app = self.names.take(at);
         chunk.forget(within);
         self.index.remove(hash_of(hasher, &flow.key), at);
         self.recent.remove(at);
@@ -364,8 +373,12 @@ impl FlowTable {
     fn go_on(&mut self, at: u32, way: Way, packet: &FlowPacket) -> Option<Flow> {
         self.recent.touch(at);
         let large = self.large.remove(&at);
+        let app = self.names.share(at);
         let (hot, cold) = self.slot(at)?;
-        let old = flow(hot, cold, large.as_ref());
+        let old = Flow {
+            app,
+            ..flow(hot, cold, large.as_ref())
+        };
         let (a, b) = sides(hot, cold);
         cold.before = [a, b].map(|side| side.seen.then_some(side.flags));
         cold.records = cold.records.saturating_add(1);
@@ -387,7 +400,10 @@ impl FlowTable {
         }
         let old_hot = std::mem::replace(old_hot, hot);
         let old_cold = std::mem::replace(old_cold, cold);
-        let old = flow(&old_hot, &old_cold, self.large.remove(&at).as_ref());
+        let old = Flow {
+            app: self.names.take(at),
+            ..flow(&old_hot, &old_cold, self.large.remove(&at).as_ref())
+        };
         self.count(at, way, packet);
         self.wait_for_end(at);
         Some(old)
@@ -399,9 +415,36 @@ impl FlowTable {
         self.len == self.max_flows || hot.last_ns >> PERIOD != ts_ns >> PERIOD
     }
 
+    /// Reads `opening`, which came with the packet that was counted last in the flow `key`; only among the first
+    /// packets of a flow anything is named.
+    #[cold]
+    pub fn look_inside(&mut self, hash: u32, key: &FlowKey, way: Way, opening: &Opening<'_>) {
+        let chunks = &self.chunks;
+        let is_it = |at| hot_at(chunks, at).is_some_and(|hot| hot.key == *key);
+        let Some(at) = self.index.find(hash, is_it) else {
+            return;
+        };
+        let is_early = self.look_at(at).is_some_and(|(hot, cold)| {
+            let [a_to_b, b_to_a] = &hot.tallies;
+            let tally = if way == Way::AToB { a_to_b } else { b_to_a };
+            tally.packets <= LOOKED_AT && cold.records == 0 && !self.large.contains_key(&at)
+        });
+        if is_early
+            && !self.names.is_complete(at)
+            && let Some(app) = App::read(opening)
+        {
+            self.names.learn(at, app);
+        }
+    }
+
+    /// Packets whose names found no room since this was last asked.
+    pub fn take_names_left_out(&mut self) -> u64 {
+        self.names.take_left_out()
+    }
+
     /// The flows that are left. What found them is let go.
     pub fn end(self) -> Remaining {
-        Remaining::new(self.chunks, self.large)
+        Remaining::new(self.chunks, self.large, self.names.into_map())
     }
 
     fn slot(&mut self, at: u32) -> Option<(&mut Hot, &mut Cold)> {
@@ -665,7 +708,7 @@ fn open(key: &FlowKey, way: Way, packet: &FlowPacket) -> (Hot, Cold) {
     (hot, cold)
 }
 
-/// A flow as others see it, put together from where its parts are.
+/// A flow as others see it, put together from where its parts are; without what it is about.
 fn flow(hot: &Hot, cold: &Cold, large: Option<&Large>) -> Flow {
     let mut counts = hot.tallies.each_ref().map(Tally::counts);
     let mut fragments = u64::from(cold.fragments);
@@ -692,6 +735,7 @@ fn flow(hot: &Hot, cold: &Cold, large: Option<&Large>) -> Flow {
         namesakes: cold.namesakes,
         begun_ns: cold.begun_ns.min(hot.first_ns),
         records: cold.records,
+        app: None,
     }
 }
 

@@ -3,7 +3,9 @@
 //! A large table is hardly ever in the cache, and one update after the other would wait for memory several
 //! times each. So updates go through two groups: while one fills, the processor fetches what the other will
 //! touch. They are done in the order they came in, so the result is the same. A small table is updated at once.
+//! The few packets that may open a conversation leave a copy of their payload with the group.
 
+use super::app::{Guess, MOST_READ, Opening};
 use super::counts::FlowPacket;
 use super::ended::Ended;
 use super::key::{FlowKey, Way};
@@ -17,16 +19,23 @@ const LARGE: usize = 1024;
 /// Updates of a group: enough time for memory to answer, few enough to stay in the first-level cache.
 const GROUP: usize = 16;
 
-/// Bytes of the updates that wait.
-pub const MEMORY_BYTES: usize = 2 * GROUP * size_of::<Update>();
+/// Bytes of the updates that wait, with their payloads.
+pub const MEMORY_BYTES: usize = 2 * GROUP * (size_of::<Update>() + MOST_READ);
 
 /// A flow table with the updates that wait for it.
 pub struct Updates {
     table: FlowTable,
     /// Where the flow may be has been asked for.
-    filling: Vec<Update>,
+    filling: Group,
     /// What is there has been asked for.
-    next: Vec<Update>,
+    next: Group,
+}
+
+/// Updates that are done together.
+struct Group {
+    updates: Vec<Update>,
+    /// Payloads of those that may open a conversation.
+    payloads: Vec<u8>,
 }
 
 struct Update {
@@ -36,6 +45,8 @@ struct Update {
     key: FlowKey,
     way: Way,
     packet: FlowPacket,
+    /// What the packet may open, and where its payload is among those of the group: from, to.
+    opening: Option<(Guess, u32, u32)>,
 }
 
 impl Updates {
@@ -43,19 +54,21 @@ impl Updates {
     pub fn new(max_flows: u32, lifetimes: Lifetimes) -> Self {
         Self {
             table: FlowTable::new(max_flows, lifetimes),
-            filling: Vec::with_capacity(GROUP),
-            next: Vec::with_capacity(GROUP),
+            filling: Group::with_room(),
+            next: Group::with_room(),
         }
     }
 
     /// Counts a packet of the flow `key` that goes `way`, now or with those that follow. `order` is its
-    /// place among all packets; with it `ended` is given the flow that the packet ends, if it ends one.
+    /// place among all packets; with it `ended` is given the flow that the packet ends, if it ends one. `opening` is
+    /// there where the packet may open a conversation.
     #[inline]
     pub fn add(
         &mut self,
         key: &FlowKey,
         way: Way,
         packet: &FlowPacket,
+        opening: Option<Opening<'_>>,
         order: u64,
         mut ended: impl FnMut(u64, Ended),
     ) {
@@ -64,18 +77,23 @@ impl Updates {
             if let Some(flow) = self.table.update(hash, u32::MAX, key, way, packet) {
                 ended(order, flow);
             }
+            if let Some(opening) = opening {
+                self.table.look_inside(hash, key, way, &opening);
+            }
             return;
         }
         self.table.prefetch(hash);
-        self.filling.push(Update {
+        let opening = opening.map(|opening| self.filling.keep(&opening));
+        self.filling.updates.push(Update {
             order,
             hash,
             foreseen: u32::MAX,
             key: *key,
             way,
             packet: *packet,
+            opening,
         });
-        if self.filling.len() == GROUP {
+        if self.filling.updates.len() == GROUP {
             self.turn(ended);
         }
     }
@@ -87,10 +105,10 @@ impl Updates {
             filling,
             next,
         } = self;
-        for update in next.iter() {
+        for update in &next.updates {
             table.prefetch_rest(update.foreseen, update.packet.ts_ns);
         }
-        for update in filling.iter_mut() {
+        for update in &mut filling.updates {
             update.foreseen = table.foresee(update.hash);
         }
         apply(table, next, ended);
@@ -115,16 +133,20 @@ impl Updates {
         self.table.expire(step, most, |flow| ended(None, flow))
     }
 
-    /// Counts the packets that wait and leaves the flows.
-    pub fn end(mut self, ended: impl FnMut(u64, Ended)) -> Remaining {
-        self.settle(ended);
+    /// Packets whose names found no room since this was last asked.
+    pub fn take_names_left_out(&mut self) -> u64 {
+        self.table.take_names_left_out()
+    }
+
+    /// Leaves the flows. Packets that wait are not counted: [`Self::settle`] comes first.
+    pub fn end(self) -> Remaining {
         self.table.end()
     }
 }
 
 /// Does the updates in order, and empties them.
-fn apply(table: &mut FlowTable, updates: &mut Vec<Update>, mut ended: impl FnMut(u64, Ended)) {
-    for update in updates.iter() {
+fn apply(table: &mut FlowTable, group: &mut Group, mut ended: impl FnMut(u64, Ended)) {
+    for update in &group.updates {
         let Update {
             order,
             hash,
@@ -132,12 +154,36 @@ fn apply(table: &mut FlowTable, updates: &mut Vec<Update>, mut ended: impl FnMut
             key,
             way,
             packet,
+            opening,
         } = update;
         if let Some(flow) = table.update(*hash, *foreseen, key, *way, packet) {
             ended(*order, flow);
         }
+        if let Some((guess, from, to)) = *opening {
+            let payload = group.payloads.get(from as usize..to as usize);
+            let payload = payload.unwrap_or_default();
+            table.look_inside(*hash, key, *way, &Opening { guess, payload });
+        }
     }
-    updates.clear();
+    group.updates.clear();
+    group.payloads.clear();
+}
+
+impl Group {
+    fn with_room() -> Self {
+        Self {
+            updates: Vec::with_capacity(GROUP),
+            payloads: Vec::new(),
+        }
+    }
+
+    /// Keeps a copy of the payload until its update is done: where it is then.
+    #[cold]
+    fn keep(&mut self, opening: &Opening<'_>) -> (Guess, u32, u32) {
+        let from = self.payloads.len() as u32;
+        self.payloads.extend_from_slice(opening.payload);
+        (opening.guess, from, self.payloads.len() as u32)
+    }
 }
 
 #[cfg(test)]
@@ -170,21 +216,31 @@ mod tests {
             let packet =
                 FlowPacket::of(at.into(), lengths, Verdict::Truncated, inner.ip_len, &inner)
                     .unwrap();
-            updates.add(&key, way, &packet, at.into(), |order, flow| {
+            let payload = format!("GET / HTTP/1.1\r\nHost: h{at}\r\n\r\n");
+            let opening = (at % 5 == 0).then_some(Opening {
+                guess: Guess::Stream,
+                payload: payload.as_bytes(),
+            });
+            updates.add(&key, way, &packet, opening, at.into(), |order, flow| {
                 evicted.push((order, flow))
             });
             let ended = table.update(table.hash(&key), u32::MAX, &key, way, &packet);
             expected.extend(ended.map(|ended| (u64::from(at), ended)));
+            if let Some(opening) = opening {
+                table.look_inside(table.hash(&key), &key, way, &opening);
+            }
             if at % 1009 == 0 {
                 updates.settle(|order, flow| evicted.push((order, flow)));
             }
         }
-        let left: Vec<_> = updates
-            .end(|order, flow| evicted.push((order, flow)))
-            .iter()
-            .collect();
+        updates.settle(|order, flow| evicted.push((order, flow)));
+        let left: Vec<_> = updates.end().iter().collect();
         let table: Vec<_> = table.end().iter().collect();
         assert!(expected.len() > 10_000);
+        let named = expected
+            .iter()
+            .filter(|(_, ended)| ended.flow.app.is_some());
+        assert!(named.count() > 1000);
         assert_eq!(format!("{evicted:?}"), format!("{expected:?}"));
         assert_eq!(format!("{left:?}"), format!("{table:?}"));
     }

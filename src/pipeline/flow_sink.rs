@@ -128,7 +128,7 @@ impl Sink for FlowSink {
         let Some(in_order) = in_order else {
             return chunk.records.iter().for_each(|record| file.write(record));
         };
-        in_order.push(chunk.lane, chunk.records.iter().copied(), chunk.done);
+        in_order.push(chunk.lane, chunk.records.iter().cloned(), chunk.done);
         while let Some(record) = in_order.next() {
             file.write(&record);
         }

@@ -44,6 +44,9 @@ reasons! {
         InnerNotIp => "inner_not_ip",
         /// The tunnel carried an IP packet without a frame; an Ethernet header was put in front.
         EthernetAdded => "ethernet_added",
+        /// What it names (DNS query, TLS server, HTTP host) is in no flow record: names of other flows took all the
+        /// memory that there is for them.
+        AppNamesFull => "app_names_full",
         /// Its time is outside of what the capture read (1970 to 2554) or written (pcap: to 2106) can tell:
         /// the nearest was taken.
         TimeClamped => "time_clamped",

@@ -8,7 +8,7 @@ use super::run::{FLOW_QUEUE, Sharing, capture_queue_batches, max_flows_of};
 use super::worker::WorkerSettings;
 use crate::export::jsonl;
 use crate::flow::record::FlowRecord;
-use crate::flow::{lookup, table, updates};
+use crate::flow::{lookup, names, table, updates};
 use crate::mirror::session;
 use crate::outfile::packed::Compression;
 use crate::pcap::record::{BATCH_BYTES, BATCH_KEYS_BYTES, BATCH_LEN};
@@ -49,7 +49,15 @@ pub fn most_bytes(
             .map(|number| max_flows_of(number, sharing.steering, worker.max_flows));
         // Chunks in the queue, one with each worker and one with the writer.
         let chunks = FLOW_QUEUE as u64 + workers + 1;
-        let records = chunks * (FLOW_CHUNK * size_of::<FlowRecord>()) as u64;
+        let names = if worker.app {
+            names::MOST_BYTES_EACH
+        } else {
+            0
+        };
+        let records = chunks * (FLOW_CHUNK * (size_of::<FlowRecord>() + names)) as u64;
+        if worker.app {
+            bytes += shares.clone().map(names::memory_bytes).sum::<u64>();
+        }
         bytes += table::memory_bytes(shares)
             + workers * updates::MEMORY_BYTES as u64
             + flow_files as u64 * (records + jsonl::MEMORY_BYTES as u64);
@@ -67,7 +75,12 @@ mod tests {
     use crate::pipeline::run::WhenFull;
 
     fn most(workers: u32, max_flows: u32, capture: Option<Format>) -> u64 {
+        most_with(true, workers, max_flows, capture)
+    }
+
+    fn most_with(app: bool, workers: u32, max_flows: u32, capture: Option<Format>) -> u64 {
         let settings = WorkerSettings {
+            app,
             max_flows,
             capture,
             flows: max_flows > 0,
@@ -92,12 +105,17 @@ mod tests {
         let capture = most(1, 0, Some(Format::PcapNg)) - nothing;
         assert!((64..96).contains(&(capture >> 20)), "{capture}");
         let flows = most(1, 1 << 20, None) - nothing;
-        assert!((200..240).contains(&(flows >> 20)), "{flows}");
+        assert!((290..315).contains(&(flows >> 20)), "{flows}");
+        let without_names = most_with(false, 1, 1 << 20, None) - nothing;
+        assert!(
+            (210..240).contains(&(without_names >> 20)),
+            "{without_names}"
+        );
         // Above 64 workers each has its four batches all the same.
         let many = most(256, 0, Some(Format::PcapNg)) - most(256, 0, None);
         assert!((256..400).contains(&(many >> 20)), "{many}");
         // The flow table is shared out, what is a worker's own is not.
         let flows_of_many = most(64, 1 << 20, None) - most(64, 0, None);
-        assert!(flows_of_many < flows + (16 << 20), "{flows_of_many}");
+        assert!(flows_of_many < flows + (48 << 20), "{flows_of_many}");
     }
 }

@@ -175,6 +175,6 @@ impl Total {
             let reason = EndReason::Forced;
             Some(FlowRecord::new(&flow, session, reason, Occasion::End))
         });
-        self.evicted.iter().copied().chain(living)
+        self.evicted.iter().cloned().chain(living)
     }
 }

@@ -6,6 +6,7 @@
 use std::net::IpAddr;
 
 use crate::capture::store::index;
+use crate::flow::app::Opening;
 use crate::flow::counts::FlowPacket;
 use crate::flow::ended::Ended;
 use crate::flow::key::FlowKey;
@@ -60,6 +61,8 @@ pub struct WorkerSettings {
     pub index: bool,
     /// Whether flows are kept: only where somebody takes their records.
     pub flows: bool,
+    /// Whether the first packets of flows are looked into, for what they name.
+    pub app: bool,
     /// Sources and VNIs that are wanted.
     pub allowed: Allowed,
 }
@@ -78,6 +81,7 @@ impl Default for WorkerSettings {
             slice: None,
             index: false,
             flows: false,
+            app: true,
             allowed: Allowed::default(),
         }
     }
@@ -253,14 +257,21 @@ impl Worker {
             self.take_given_up(outlet);
         }
         if self.settings.live && step(now_ns) != self.step {
-            return self.end_flows(now_ns, MOST_ENDED, outlet);
+            self.end_flows(now_ns, MOST_ENDED, outlet);
         }
+        self.settle(outlet);
+    }
+
+    /// Does flow updates that were put off.
+    fn settle(&mut self, outlet: &mut impl Outlet) {
         let Self {
             flows, sessions, ..
         } = self;
         flows.settle(|order, ended| {
             hand_out(&ended, Occasion::Packet(order), sessions, outlet);
         });
+        let left_out = flows.take_names_left_out();
+        self.ledger.note_many(Noted::AppNamesFull, left_out);
     }
 
     /// Ends the input: gives up what waits for more and hands out what was counted.
@@ -272,14 +283,8 @@ impl Worker {
                 .drop(Dropped::FragmentIncomplete, given_up.pieces);
         }
         let mut evicted = Evicted(Vec::new());
-        let flows = self.flows.end(|order, ended| {
-            hand_out(
-                &ended,
-                Occasion::Packet(order),
-                &self.sessions,
-                &mut evicted,
-            );
-        });
+        self.settle(&mut evicted);
+        let flows = self.flows.end();
         Part {
             ledger: self.ledger,
             flows,
@@ -668,8 +673,13 @@ impl Worker {
         let Self {
             flows, sessions, ..
         } = self;
+        let opening = if self.settings.app {
+            Opening::of(inner, observed.frame.bytes)
+        } else {
+            None
+        };
         let ended = |order, ended| hand_out(&ended, Occasion::Packet(order), sessions, outlet);
-        flows.add(&key, way, &packet, self.place, ended);
+        flows.add(&key, way, &packet, opening, self.place, ended);
     }
 
     /// Offers the frame to the capture, as a record.

@@ -71,6 +71,8 @@ pub struct Outputs {
     /// How much of each frame is stored, where that is not all.
     slice: Option<Slice>,
     flows: Vec<PathBuf>,
+    /// Flow records have the names in the first packets.
+    app: bool,
     /// Where viewers connect to.
     tees: Vec<SocketAddr>,
     when_slow: WhenSlow,
@@ -335,6 +337,7 @@ impl Settings {
             capture: outputs.has_capture().then_some(outputs.format),
             slice: outputs.slice,
             flows: !outputs.flows.is_empty(),
+            app: outputs.app,
             allowed: parts.allowed,
         };
         let steering = Steering {
@@ -425,6 +428,7 @@ impl Outputs {
         let write = typed.find(|t| t.write.as_ref());
         let flows = typed.find(|t| t.flows.as_ref());
         let summary = typed.find(|t| t.summary.as_ref());
+        let no_app = typed.find(|t| t.no_app.as_ref());
         let fail_on_loss = typed.find(|t| t.fail_on_loss.as_ref());
         let write = write.map(|(_, path)| path.clone());
         let tees = read_tees(typed, format, mistakes);
@@ -445,6 +449,7 @@ impl Outputs {
             compression,
             slice,
             flows,
+            app: !no_app.is_some_and(|(_, no_app)| *no_app),
             tees,
             when_slow: WhenSlow::Wait,
             on_reader_gone: gone.unwrap_or_default(),

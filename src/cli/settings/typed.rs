@@ -214,6 +214,10 @@ pub struct Output {
     /// other protocols; behind Ethernet and VLAN tags of frames without IP. Flow records and lengths stay as they are
     #[arg(long, value_name = "none|headers")]
     pub slice: Option<Text>,
+    /// Leave out of flow records what their first packets name: DNS query and answer code, TLS server name and ALPN, HTTP
+    /// host and method
+    #[arg(long, num_args = 0, default_missing_value = "true")]
+    pub no_app: Option<bool>,
     /// Exit with code 3 when this run lost anything: in the kernel, or on the way to an output
     #[arg(long, num_args = 0, default_missing_value = "true")]
     pub fail_on_loss: Option<bool>,

@@ -107,23 +107,13 @@ enum FirstByte {
 }
 
 #[inline]
-fn first_byte(byte: u8) -> FirstByte {
-    const KINDS: [FirstByte; 256] = {
-        let mut kinds = [FirstByte::Other; 256];
-        let mut byte = 0;
-        while byte < kinds.len() {
-            kinds[byte] = match byte as u8 {
-                0..=0x0f => FirstByte::Length,
-                0x16 | b'C' | b'D' | b'G' | b'H' | b'L' | b'M' | b'N' | b'O' | b'P' | b'R'
-                | b'S' | b'T' | b'U' => FirstByte::Stream,
-                _ => FirstByte::Other,
-            };
-            byte += 1;
-        }
-        kinds
-    };
-    let kind = KINDS.get(usize::from(byte)).copied();
-    kind.unwrap_or(FirstByte::Other)
+const fn first_byte(byte: u8) -> FirstByte {
+    match byte {
+        0..=0x0f => FirstByte::Length,
+        0x16 | b'C' | b'D' | b'G' | b'H' | b'L' | b'M' | b'N' | b'O' | b'P' | b'R' | b'S'
+        | b'T' | b'U' => FirstByte::Stream,
+        _ => FirstByte::Other,
+    }
 }
 
 /// Whether `message` has a DNS header with so many questions as a message may have: hardly anything else has.
@@ -163,6 +153,15 @@ impl App {
             (Self::Tls(tls), Self::Tls(later)) => tls.learn(later),
             (Self::Http(http), Self::Http(later)) => http.learn(later),
             _ => {}
+        }
+    }
+
+    /// Whether later packets can add nothing.
+    pub const fn is_complete(&self) -> bool {
+        match self {
+            Self::Dns(Dns { query, rcode, .. }) => query.is_some() && rcode.is_some(),
+            Self::Tls(Tls { sni, alpn }) => sni.is_some() && alpn.is_some(),
+            Self::Http(Http { method, host }) => method.is_some() && host.is_some(),
         }
     }
 
