@@ -8,6 +8,8 @@
     reason = "every test file uses a part of it, and tests end with a panic"
 )]
 
+#[cfg(target_os = "linux")]
+pub mod extract;
 pub mod files;
 #[cfg(target_os = "linux")]
 pub mod lab;
