@@ -1,6 +1,6 @@
-//! Compression of a file of items: frames of about a mebibyte, each complete in itself and of whole items, so that a file
-//! that ends anywhere holds all of its whole frames. A frame is one of zstd (RFC 8878 §3.1.1) or a member of gzip
-//! (RFC 1952 §2.2).
+//! Compression of a file of items: frames of about 256 KiB, each complete in itself and of whole items, so that a file
+//! that ends anywhere holds all of its whole frames, and each can be read alone. A frame is one of zstd (RFC 8878
+//! §3.1.1) or a member of gzip (RFC 1952 §2.2).
 //!
 //! Content is gathered, compressed on threads that many files share, and comes back in its order. Only bytes go there:
 //! whoever owns the file writes them, and counts.
@@ -20,8 +20,9 @@ use crate::threads::{self, NoThread};
 
 /// The level where none is asked for.
 pub const LEVEL: u32 = 1;
-/// Most content of a frame.
-const FRAME_LEN: usize = 1 << 20;
+/// Most content of a frame, which is what has to be read for one packet. Measured with zstd:1: at 1 MiB generated traffic
+/// is 5 % smaller and text no smaller, at 128 KiB both are 3 to 5 % larger.
+const FRAME_LEN: usize = 256 << 10;
 /// Least of it where many files are open.
 const LEAST_FRAME_LEN: usize = 32 << 10;
 /// Most content of one file, and of all together, that is not written yet.
@@ -101,15 +102,20 @@ pub struct Compression {
 }
 
 impl Compression {
-    /// Frames of a file that may be on their way.
-    const fn frames(self) -> usize {
-        self.threads + 1
+    /// Most content of a file that is not written yet.
+    fn file_len(self) -> usize {
+        (ALL_FILES / self.files.max(1)).min(A_FILE)
     }
 
-    /// Most content of a frame.
+    /// Most content of a frame. Each thread may work on one while one is gathered and another waits.
     fn frame_len(self) -> usize {
-        let a_file = (ALL_FILES / self.files.max(1)).min(A_FILE);
-        (a_file / (self.frames() + 1)).clamp(LEAST_FRAME_LEN, FRAME_LEN)
+        (self.file_len() / (self.threads + 2)).clamp(LEAST_FRAME_LEN, FRAME_LEN)
+    }
+
+    /// Frames of a file that may be on their way.
+    fn frames(self) -> usize {
+        let frames = self.file_len() / self.frame_len();
+        frames.saturating_sub(1).max(self.threads + 1)
     }
 
     /// Most bytes of memory that all files and threads take.
@@ -154,7 +160,7 @@ impl Pool {
     ///
     /// When the system gives no thread.
     pub fn start(compression: Compression) -> Result<Arc<Self>, NoThread> {
-        let (jobs, queue) = bounded::<Job>(compression.threads);
+        let (jobs, queue) = bounded::<Job>(compression.frames());
         let mut pool = Self {
             compression,
             jobs: Some(jobs),
