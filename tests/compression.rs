@@ -19,6 +19,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use common::extract::extract;
 use common::{
     Running, assert_closes, frames, json_lines, run, testdata, tool, vxtap, vxtap_command,
 };
@@ -84,7 +85,20 @@ fn assert_sound(store: &Path) -> BTreeMap<String, Value> {
     let there = there.map(|entry| entry.unwrap().file_name().into_string().unwrap());
     let mut there: Vec<String> = there.filter(|name| name.starts_with("vxtap")).collect();
     there.sort();
+    let indexes: Vec<String> = there
+        .extract_if(.., |name| name.ends_with(".idx"))
+        .collect();
     assert_eq!(there, files.keys().cloned().collect::<Vec<_>>());
+    // One that failed in its middle has none, nor one for whose index a full disk had no room.
+    let listed = files.values().filter_map(|line| {
+        let name = line["index"]["name"].as_str()?;
+        let bytes = fs::read(store.join(name)).unwrap();
+        assert_eq!(line["index"]["bytes"], bytes.len(), "{name}");
+        let most = line["bytes"].as_u64().unwrap() / 50 + 1024;
+        assert!(bytes.len() as u64 <= most, "{name}: {}", bytes.len());
+        Some(name.to_owned())
+    });
+    assert_eq!(indexes, listed.collect::<Vec<_>>());
     for (name, line) in &files {
         let bytes = fs::read(store.join(name)).unwrap();
         assert_eq!(line["bytes"], bytes.len(), "{name}");
@@ -438,6 +452,14 @@ fn killed_runs_leave_files_that_the_next_run_finishes() {
         files.values().any(|line| line["reason"] == "recovered"),
         "{files:?}"
     );
+    // By the indexes comes out what the files hold.
+    let (store, out) = (place.path("st"), place.path("out.pcapng"));
+    let found = extract(&[&store], &out, &["--host", "10.0.0.1"]);
+    assert_eq!(found.summary["files_read_whole"], Value::Array(vec![]));
+    assert_eq!(found.summary["files_by_index"], files.len());
+    assert_eq!(found.frames.len() as u64, packets(&files));
+    let verified = vxtap(["verify", store.to_str().unwrap()]);
+    assert_eq!(verified.code, Some(0), "{}", verified.stderr);
 }
 
 fn has_open_packets(store: &Path) -> bool {

@@ -172,14 +172,24 @@ impl CaptureWriter {
 
     /// Notes from now on, with the file still empty, what lies where in it.
     pub fn keep_index(&mut self) {
-        let mut index = Builder::default();
-        index.add_other(0, self.offset());
+        let header_len = self.offset();
+        let mut index = match self.file.is_packed() {
+            false => Builder::default(),
+            true => {
+                let mut index = Builder::of_packed();
+                index.begin_frame(0);
+                index.wrote_frame(header_len, self.file.standing().bytes);
+                self.file.note_frames();
+                index
+            }
+        };
+        index.add_other(0, header_len);
         self.index = Some(index);
     }
 
-    /// Bytes of the file so far, with those that are gathered.
+    /// Bytes of the file's content so far, with those that are gathered.
     const fn offset(&self) -> u64 {
-        self.file.standing().bytes + self.buffer.len() as u64
+        self.file.content_bytes() + self.buffer.len() as u64
     }
 
     /// Notes blocks that are no packets and were written from `start` on.
@@ -208,21 +218,23 @@ impl CaptureWriter {
             ..
         } = batch;
         let chosen = facts.get(records).unwrap_or_default();
-        // Whole neighbours are written in one piece.
-        let (mut from, mut end, mut packets) = (0, 0, 0);
-        for record in chosen {
+        // Whole neighbours are written in one piece: those from there on.
+        let (mut from, mut end, mut first) = (0, 0, 0);
+        for (place, record) in chosen.iter().enumerate() {
             let (at, len) = (record.at as usize, record.len as usize);
             if at != end {
-                self.put(bytes.get(from..end).unwrap_or_default(), packets);
-                (from, packets) = (at, 0);
+                let run = chosen.get(first..place).unwrap_or_default();
+                self.put_run(worker, bytes.get(from..end).unwrap_or_default(), run, keys);
+                (from, first) = (at, place);
             }
             let known = self.known(worker, record, new_sessions);
             let number = match known.number {
                 Some(number) => number,
                 None => {
                     // It is described right before its first packet, wherever that comes from.
-                    self.put(bytes.get(from..at).unwrap_or_default(), packets);
-                    (from, packets) = (at, 0);
+                    let run = chosen.get(first..place).unwrap_or_default();
+                    self.put_run(worker, bytes.get(from..at).unwrap_or_default(), run, keys);
+                    (from, first) = (at, place);
                     self.describe(worker, record, known)
                 }
             };
@@ -234,24 +246,64 @@ impl CaptureWriter {
                 *field = number.to_le_bytes();
             }
             self.section.count(number, record.ts_ns);
-            if self.index.is_some() {
-                self.note(record, (at - from) as u64, keys, known.key);
-            }
-            packets += 1;
             end = at + len;
         }
-        self.put(bytes.get(from..end).unwrap_or_default(), packets);
+        let run = chosen.get(first..).unwrap_or_default();
+        self.put_run(worker, bytes.get(from..end).unwrap_or_default(), run, keys);
     }
 
-    /// Notes a record that comes so many bytes behind those written.
+    /// Writes records of `worker` that follow each other in `bytes`, and notes them.
+    fn put_run(&mut self, worker: usize, bytes: &[u8], run: &[RecordFacts], keys: &[Keys]) {
+        let at = self.offset();
+        self.put(bytes, run.len() as u64);
+        if self.index.is_some() && !run.is_empty() {
+            self.note(worker, at, run, keys);
+        }
+    }
+
+    /// Notes records that were put at `at`. Afterwards, since the frames that a compressed file begins are known then.
     #[inline(never)]
-    fn note(&mut self, record: &RecordFacts, behind: u64, keys: &[Keys], key: SessionKey) {
-        let at = self.offset() + behind;
-        if let Some((index, keys)) = self.index.as_mut().zip(keys.get(record.number as usize)) {
-            // A pcap file has none for whoever looks at its packets.
-            let vni = key.mirror().filter(|_| self.format == Format::PcapNg);
-            let vni = vni.map(|(_, vni)| vni.as_u32());
-            index.add(at, record.len, record.ts_ns, keys, vni);
+    fn note(&mut self, worker: usize, mut at: u64, run: &[RecordFacts], keys: &[Keys]) {
+        let Some(index) = &mut self.index else {
+            return;
+        };
+        let mut noted = self.file.noted();
+        for begun in noted.iter_mut().flat_map(|noted| noted.begun.drain(..)) {
+            index.begin_frame(begun);
+        }
+        // Neighbours are often of one session.
+        let mut lately = None;
+        for record in run {
+            let vni = match lately {
+                Some((session, vni)) if session == record.session => vni,
+                _ => {
+                    // A pcap file has none for whoever looks at its packets.
+                    let key = self.sessions.get(worker, record.session).key;
+                    let vni = key.mirror().filter(|_| self.format == Format::PcapNg);
+                    vni.map(|(_, vni)| vni.as_u32())
+                }
+            };
+            lately = Some((record.session, vni));
+            if let Some(keys) = keys.get(record.number as usize) {
+                index.add(at, record.len, record.ts_ns, keys, vni);
+            }
+            at += u64::from(record.len);
+        }
+        let written = noted.iter_mut().flat_map(|noted| noted.written.drain(..));
+        for (content, packed) in written {
+            index.wrote_frame(content, packed);
+        }
+    }
+
+    /// Tells the index of the last frames.
+    fn note_end(&mut self) {
+        if let Some((index, noted)) = self.index.as_mut().zip(self.file.noted()) {
+            for begun in noted.begun.drain(..) {
+                index.begin_frame(begun);
+            }
+            for (content, packed) in noted.written.drain(..) {
+                index.wrote_frame(content, packed);
+            }
         }
     }
 
@@ -392,7 +444,7 @@ impl CaptureWriter {
     /// Bytes that its index will have, at the most.
     pub fn bytes_beside(&self) -> u64 {
         match self.index {
-            Some(_) => index::most_bytes(self.offset()),
+            Some(_) => index::most_bytes(self.file.most_bytes() + self.buffer.len() as u64),
             None => 0,
         }
     }
@@ -431,6 +483,7 @@ impl CaptureWriter {
         if !has_failed {
             self.section.end(kernel_dropped, &mut self.buffer);
             self.file.write_end(&self.buffer)?;
+            self.note_end();
         }
         let standing = self.file.standing();
         Ok(Ended {

@@ -3,9 +3,13 @@
 //!
 //! The index of a file says which of its bytes may hold such packets; no more are read. Each packet is then looked
 //! at itself, so an index decides how much is read and never what is found. A file without one is read whole.
+//!
+//! Of a compressed file the index says too where its frames lie: those that are needed are decompressed, and one that is
+//! damaged does not take the others with it.
 
 pub mod filter;
 pub mod flows;
+pub mod frames;
 pub mod output;
 pub mod places;
 pub mod ranges;
@@ -22,13 +26,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use filter::Filter;
 use flows::{Follow, is_named, key_of};
+use frames::{DamagedPiece, Frames};
 use output::{Output, Taken};
 use places::{Place, Way};
 use ranges::{Cursor, Ranges};
 use report::{Report, Scanned};
 use walk::{Damage, Walk, read_frame};
 
-use crate::capture::store::index::query::Query;
+use crate::capture::store::index::query::{Piece, Query};
 use crate::capture::store::recover::parse_rfc3339;
 use crate::failure::Failure;
 use crate::flow::community_id;
@@ -46,7 +51,7 @@ const MOST_WAITING: usize = 4096;
 const MOST_WAITING_BYTES: usize = 16 << 20;
 /// Bytes of a flow's packets that are kept, so that they need not be read once more.
 const MOST_KEPT: usize = 64 << 20;
-/// Files read whole that are told one by one.
+/// Files read whole that are told one by one, and damaged pieces of files.
 const MOST_TOLD: usize = 10;
 
 /// What is asked for.
@@ -155,7 +160,28 @@ struct Active {
     walk: Walk,
     cursor: Cursor,
     by_index: bool,
+    /// Places are those of its content: pieces of it are decompressed.
+    is_content: bool,
     taken: u64,
+}
+
+/// What is read of a file.
+struct Parts {
+    ranges: Vec<(u64, u64)>,
+    /// Of a compressed file's content: the ranges are in these.
+    pieces: Option<Vec<Piece>>,
+    by_index: bool,
+}
+
+impl Parts {
+    /// All of its bytes.
+    fn whole(bytes: u64) -> Self {
+        Self {
+            ranges: vec![(0, bytes)],
+            pieces: None,
+            by_index: false,
+        }
+    }
 }
 
 impl Run<'_> {
@@ -366,47 +392,60 @@ impl Run<'_> {
         let _ = file.try_lock_shared();
         let bytes = file.metadata().map_or(0, |meta| meta.len());
         let asks_nothing = *query == Query::default();
-        let (way, read) = match asks_nothing {
+        // All of a compressed file is read by its index as well: it knows the way round a frame that is damaged.
+        let (way, read) = match asks_nothing && !place.is_packed() {
             true => (Way::Scan(String::new()), 0),
             false => places::way(place, &mut file, bytes, query),
         };
         self.read.fetch_add(read, Ordering::Relaxed);
-        let (ranges, by_index) = match way {
-            Way::Ranges(ranges) => {
-                self.report.by_index.insert(number);
-                (ranges, true)
-            }
+        let (ranges, pieces) = match way {
+            Way::Ranges(ranges) => (ranges, None),
+            Way::Pieces(ranges, pieces) => (ranges, Some(pieces)),
             Way::Scan(why) => {
+                let why = if asks_nothing { String::new() } else { why };
                 self.tell_scan(number, place, why);
-                (vec![(0, bytes)], false)
+                return self.begin(number, place, file, Parts::whole(bytes));
             }
         };
+        self.report.by_index.insert(number);
         if ranges.is_empty() {
             return None;
         }
-        self.begin(number, place, file, ranges, by_index)
+        let parts = Parts {
+            ranges,
+            pieces,
+            by_index: true,
+        };
+        self.begin(number, place, file, parts)
     }
 
-    fn begin(
-        &mut self,
-        number: usize,
-        place: &Place,
-        file: File,
-        ranges: Vec<(u64, u64)>,
-        by_index: bool,
-    ) -> Option<Active> {
+    fn begin(&mut self, number: usize, place: &Place, file: File, parts: Parts) -> Option<Active> {
+        let Parts {
+            ranges,
+            pieces,
+            by_index,
+        } = parts;
         let ranges: Arc<[(u64, u64)]> = ranges.into();
-        let input = Ranges::new(file, Arc::clone(&ranges), Arc::clone(&self.read));
-        match Walk::open(input) {
+        let (of_file, read) = (Arc::clone(&ranges), Arc::clone(&self.read));
+        let is_content = pieces.is_some();
+        let opened = match pieces {
+            Some(pieces) => Walk::open(Frames::new(file, pieces, of_file, read)),
+            None => Walk::open(Ranges::new(file, of_file, read)),
+        };
+        match opened {
             Ok(walk) => Some(Active {
                 number,
                 walk,
                 cursor: Cursor::new(ranges),
                 by_index,
+                is_content,
                 taken: 0,
             }),
             Err(damage) => {
-                self.note(number, place, &damage.to_string());
+                match &damage.piece {
+                    Some(piece) => self.note_piece(number, place, piece),
+                    None => self.note(number, place, &damage.to_string()),
+                }
                 None
             }
         }
@@ -423,6 +462,17 @@ impl Run<'_> {
         let before = file.walk.packets();
         let rest = self.options.flow.map(|_| &self.options.filter);
         let mut outcome = file.next(filter, rest, scratch, self.stop);
+        while let Err(Damage {
+            piece: Some(piece), ..
+        }) = &outcome
+        {
+            self.note_piece(file.number, place, piece);
+            file.cursor.leave_out(piece.lost);
+            outcome = match !piece.is_needed && file.walk.go_on() {
+                true => file.next(filter, rest, scratch, self.stop),
+                false => Ok(None),
+            };
+        }
         self.report.packets_read += file.walk.packets() - before;
         if outcome.is_err() && file.by_index && file.taken == 0 {
             // An index that holds together and leads to nothing that does.
@@ -431,8 +481,8 @@ impl Run<'_> {
             self.tell_scan(file.number, place, why);
             let opened = File::open(&place.path).ok()?;
             let _ = opened.try_lock_shared();
-            let ranges = vec![(0, opened.metadata().ok()?.len())];
-            *file = self.begin(file.number, place, opened, ranges, false)?;
+            let whole = Parts::whole(opened.metadata().ok()?.len());
+            *file = self.begin(file.number, place, opened, whole)?;
             outcome = file.next(filter, rest, scratch, self.stop);
             self.report.packets_read += file.walk.packets();
         }
@@ -442,6 +492,7 @@ impl Run<'_> {
                 let offset = file.cursor.place(damage.offset);
                 let unpacked = match file.walk.packed() {
                     Some(how) => format!(" of the unpacked file ({how})"),
+                    None if file.is_content => " of the unpacked file".to_owned(),
                     None => String::new(),
                 };
                 let reason = damage.reason;
@@ -460,6 +511,30 @@ impl Run<'_> {
         let text = format!("{}: {what}", place.path.display());
         if self.report.faulty.insert(number) {
             self.report.errors.push(text);
+        }
+    }
+
+    /// Tells once of a piece of a compressed file that is damaged.
+    fn note_piece(&mut self, number: usize, place: &Place, piece: &DamagedPiece) {
+        if !self.report.damaged.insert((number, piece.at)) {
+            return;
+        }
+        let (file, at) = (place.path.display(), piece.at);
+        let what = match piece.is_needed {
+            false => "the packets in them are left out, the others were taken",
+            true => "what follows cannot be read without them; packets before them were taken",
+        };
+        match self.report.damaged.len() {
+            told if told <= MOST_TOLD => {
+                let text = format!("{file}: byte {at}: {piece}; {what}");
+                self.report.errors.push(text);
+            }
+            told if told == MOST_TOLD + 1 => {
+                self.report
+                    .errors
+                    .push("more than that is damaged".to_owned());
+            }
+            _ => {}
         }
     }
 

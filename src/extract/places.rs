@@ -5,13 +5,15 @@ use std::fs::{self, File};
 use std::io::{self, ErrorKind, Read};
 use std::path::{Path, PathBuf};
 
-use crate::capture::store::index::query::{Index, Query, Useless};
-use crate::capture::store::index::{ENDING, most_bytes};
+use crate::capture::store::frames::MOST_LEN;
+use crate::capture::store::index::query::{Index, Piece, Query, Useless};
+use crate::capture::store::index::{ENDING, MARK_LEN, most_bytes};
 use crate::capture::store::manifest::{self, Event, FileFacts, Line};
 use crate::capture::store::names::StoreName;
 use crate::capture::store::place::mark_of;
 use crate::capture::store::recover::parse_rfc3339;
 use crate::outfile::OutError;
+use crate::outfile::packed::Codec;
 
 /// A file that may hold what is asked for.
 #[derive(Clone, Debug)]
@@ -22,6 +24,14 @@ pub struct Place {
     pub index: PathBuf,
     /// Times of its earliest and its latest packet, where they are known.
     pub span: Option<(u64, u64)>,
+}
+
+impl Place {
+    /// Whether it is compressed as a store does it, by its name.
+    pub fn is_packed(&self) -> bool {
+        let name = self.path.to_str().unwrap_or_default();
+        Codec::of_ending(name).1.is_some()
+    }
 }
 
 /// What was found.
@@ -153,6 +163,8 @@ fn facts_of(dir: &Path) -> io::Result<BTreeMap<String, FileFacts>> {
 pub enum Way {
     /// These ranges of it, and no more: its index says so.
     Ranges(Vec<(u64, u64)>),
+    /// These ranges of its content, which lie in these pieces, and no more: its index says so.
+    Pieces(Vec<(u64, u64)>, Vec<Piece>),
     /// All of it, because of this.
     Scan(String),
 }
@@ -184,6 +196,16 @@ fn ranges(place: &Place, file: &mut File, bytes: u64, query: &Query) -> Result<(
     let mark = mark_of(file, bytes).map_err(|error| error.to_string())?;
     read.belongs_to(bytes, &mark).map_err(useless)?;
     let ranges = read.ranges(query).map_err(useless)?;
-    let marked = 2 * crate::capture::store::index::MARK_LEN as u64;
-    Ok((Way::Ranges(ranges), index.len() as u64 + marked.min(bytes)))
+    let marked = 2 * MARK_LEN as u64;
+    let bytes_read = index.len() as u64 + marked.min(bytes);
+    if !read.is_packed() {
+        return Ok((Way::Ranges(ranges), bytes_read));
+    }
+    let pieces = read.pieces(&ranges).map_err(useless)?;
+    // Memory is asked for before a frame shows that it holds so much.
+    let is_believed = |piece: &Piece| piece.len.max(piece.packed_len) <= 2 * MOST_LEN;
+    match pieces.iter().all(is_believed) {
+        true => Ok((Way::Pieces(ranges, pieces), bytes_read)),
+        false => Err(useless(Useless::Damaged)),
+    }
 }

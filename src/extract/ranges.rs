@@ -60,6 +60,8 @@ pub struct Cursor {
     ranges: Arc<[(u64, u64)]>,
     at: usize,
     before: u64,
+    /// Bytes of the ranges that were not there.
+    left_out: u64,
 }
 
 impl Cursor {
@@ -69,11 +71,18 @@ impl Cursor {
             ranges,
             at: 0,
             before: 0,
+            left_out: 0,
         }
+    }
+
+    /// So many bytes of the ranges do not come: those behind what was asked for last.
+    pub const fn leave_out(&mut self, bytes: u64) {
+        self.left_out += bytes;
     }
 
     /// The place of what comes `offset` bytes into the ranges.
     pub fn place(&mut self, offset: u64) -> u64 {
+        let offset = offset + self.left_out;
         while let Some((at, len)) = self.ranges.get(self.at) {
             let within = offset.saturating_sub(self.before);
             // Behind the last one is what was unpacked.

@@ -59,6 +59,9 @@ pub struct Report {
     pub errors: Vec<String>,
     #[serde(skip)]
     pub(super) faulty: BTreeSet<usize>,
+    /// Files and where in them pieces are damaged.
+    #[serde(skip)]
+    pub(super) damaged: BTreeSet<(usize, u64)>,
     #[serde(skip)]
     last_ns: u64,
 }

@@ -7,6 +7,7 @@ use std::io::Read;
 use std::rc::Rc;
 
 use super::filter::Outside;
+use super::frames::DamagedPiece;
 use crate::mirror::session::SessionKey;
 use crate::pcap::blocks::{
     ENHANCED_PACKET, INTERFACE_DESCRIPTION, INTERFACE_STATISTICS, SECTION_HEADER, Section,
@@ -32,6 +33,8 @@ pub struct Damage {
     pub offset: u64,
     /// What is wrong.
     pub reason: String,
+    /// A piece of a compressed file is, and no more than that.
+    pub piece: Option<DamagedPiece>,
 }
 
 /// An interface of a file.
@@ -149,12 +152,26 @@ impl Walk {
         Damage {
             offset: self.window.offset(),
             reason: reason.into(),
+            piece: None,
         }
+    }
+
+    /// Reads on behind a piece that is damaged; `false` where that is not possible.
+    pub fn go_on(&mut self) -> bool {
+        // Pieces hold whole blocks and records.
+        self.window.ahead().is_empty() && self.window.go_on()
     }
 
     fn ended(&mut self, inside: &str) -> Damage {
         match self.window.take_error() {
-            Some(error) => self.damage(format!("cannot read on: {error}")),
+            Some(error) => {
+                let piece = error.get_ref();
+                let piece = piece.and_then(|piece| piece.downcast_ref::<DamagedPiece>());
+                Damage {
+                    piece: piece.cloned(),
+                    ..self.damage(format!("cannot read on: {error}"))
+                }
+            }
             None => self.damage(format!("the file ends inside {inside}")),
         }
     }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
-use super::packed::{Frame, MARGIN, Packing};
+use super::packed::{Frame, MARGIN, Noted, Packing};
 use super::{OutError, OutFile};
 
 /// How a file stands: what became of the items that were there for it.
@@ -163,7 +163,7 @@ impl ItemFile {
             let frame = frame.map_err(|source| self.out.error(source));
             match frame.and_then(|frame| self.out.write(frame.bytes()).map(|()| frame)) {
                 Ok(frame) => {
-                    packing.recycle(frame);
+                    packing.wrote(frame);
                     self.written += items;
                 }
                 Err(error) => {
@@ -188,6 +188,26 @@ impl ItemFile {
             packing.seal_old(now);
             self.write_frames(Packing::next_done);
         }
+    }
+
+    /// Bytes of content so far, those included that are on their way to a compressed file.
+    pub const fn content_bytes(&self) -> u64 {
+        match &self.packing {
+            Some(packing) => packing.content_bytes(),
+            None => self.out.bytes(),
+        }
+    }
+
+    /// Notes from now on where the frames of a compressed file lie.
+    pub fn note_frames(&mut self) {
+        if let Some(packing) = &mut self.packing {
+            packing.note_frames();
+        }
+    }
+
+    /// What was noted of frames and not taken yet, where they are noted.
+    pub fn noted(&mut self) -> Option<&mut Noted> {
+        self.packing.as_mut().and_then(Packing::noted)
     }
 
     /// Bytes of content on its way to the file.
@@ -234,7 +254,7 @@ impl ItemFile {
         };
         let frame = frame.map_err(|source| self.out.error(source))?;
         self.out.write(frame.bytes())?;
-        packing.recycle(frame);
+        packing.wrote(frame);
         Ok(())
     }
 

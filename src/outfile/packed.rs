@@ -73,6 +73,15 @@ impl Codec {
         formats.next().unwrap_or((ending, None))
     }
 
+    /// That of a frame, by its first bytes; `None` where it is none.
+    pub const fn of_frame(bytes: &[u8]) -> Option<Self> {
+        match bytes {
+            [0x1f, 0x8b, ..] => Some(Self::Gzip),
+            [0x28, 0xb5, 0x2f, 0xfd, ..] => Some(Self::Zstd),
+            _ => None,
+        }
+    }
+
     /// Levels that may be asked for: those that need no flag of their own to be read again.
     pub const fn levels(self) -> std::ops::RangeInclusive<u32> {
         match self {
@@ -185,6 +194,8 @@ impl Pool {
             since: None,
             under_way: VecDeque::new(),
             spare: Vec::new(),
+            content_bytes: 0,
+            noted: None,
         }
     }
 }
@@ -285,6 +296,19 @@ pub struct Packing {
     /// Oldest first.
     under_way: VecDeque<UnderWay>,
     spare: Vec<Buffers>,
+    /// Bytes of content that were gathered so far.
+    content_bytes: u64,
+    /// Where frames lie, where somebody wants to know.
+    noted: Option<Noted>,
+}
+
+/// What was noted of the frames of a file and not taken yet.
+#[derive(Debug, Default)]
+pub struct Noted {
+    /// Where in the content frames begin: each that was begun.
+    pub begun: Vec<u64>,
+    /// Bytes of the content and of the frame: each that was written.
+    pub written: Vec<(u64, u64)>,
 }
 
 struct UnderWay {
@@ -324,12 +348,33 @@ impl Packing {
         (self.content.len() + under_way.sum::<usize>()) as u64
     }
 
+    /// Bytes of content that were gathered so far.
+    pub const fn content_bytes(&self) -> u64 {
+        self.content_bytes
+    }
+
+    /// Notes from now on where frames lie.
+    pub fn note_frames(&mut self) {
+        self.noted.get_or_insert_default();
+    }
+
+    /// What was noted of frames.
+    pub const fn noted(&mut self) -> Option<&mut Noted> {
+        self.noted.as_mut()
+    }
+
     /// Gathers whole items.
     pub fn add(&mut self, bytes: &[u8], items: u64) {
         if self.content.capacity() == 0 {
             self.content.reserve_exact(self.frame_len.max(bytes.len()));
         }
+        if self.content.is_empty()
+            && let Some(noted) = &mut self.noted
+        {
+            noted.begun.push(self.content_bytes);
+        }
         self.content.extend_from_slice(bytes);
+        self.content_bytes += bytes.len() as u64;
         self.items += items;
     }
 
@@ -391,9 +436,13 @@ impl Packing {
         Some((outcome.map(|buffers| Frame { buffers, items }), items))
     }
 
-    /// Takes the memory of a frame that was written.
-    pub fn recycle(&mut self, frame: Frame) {
+    /// Notes a frame that was written, and takes its memory.
+    pub fn wrote(&mut self, frame: Frame) {
         let Frame { mut buffers, .. } = frame;
+        if let Some(noted) = &mut self.noted {
+            let lens = (buffers.content.len() as u64, buffers.frame.len() as u64);
+            noted.written.push(lens);
+        }
         buffers.content.clear();
         // One giant item must not keep its memory for ever.
         if buffers.content.capacity() <= 2 * self.frame_len && self.spare.len() < 2 {
@@ -443,9 +492,9 @@ mod tests {
             let frame = frame.0.unwrap();
             packed.extend_from_slice(frame.bytes());
             items += frame.items;
-            packing.recycle(frame);
+            packing.wrote(frame);
         };
-        for piece in content.chunks(300_000) {
+        for piece in content.chunks(100_000) {
             if piece.len() > packing.room() {
                 packing.seal();
             }
@@ -460,7 +509,7 @@ mod tests {
             take(&mut packing, frame);
         }
         assert_eq!((packing.pending(), packing.give_up()), (0, 0));
-        assert_eq!(items, content.chunks(300_000).count() as u64);
+        assert_eq!(items, content.chunks(100_000).count() as u64);
         assert!(zstd::decode_all(&packed[..]).unwrap() == content);
     }
 

@@ -142,6 +142,11 @@ impl Window {
         self.error.is_some()
     }
 
+    /// Reads on behind an error that was taken; `false` where there was none.
+    pub const fn go_on(&mut self) -> bool {
+        std::mem::replace(&mut self.at_end, false)
+    }
+
     /// The error that ended the input, if one did.
     pub fn take_error(&mut self) -> Option<io::Error> {
         self.error.take()

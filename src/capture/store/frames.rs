@@ -7,7 +7,18 @@ use flate2::bufread::GzDecoder;
 use crate::outfile::packed::Codec;
 
 /// Longest content of a frame that is believed.
-const MOST_LEN: u64 = 64 << 20;
+pub const MOST_LEN: u64 = 64 << 20;
+
+/// Where a frame lies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Frame {
+    /// Where its content begins in that of the file.
+    pub at: u64,
+    /// Bytes of its content.
+    pub len: u64,
+    /// Bytes of the file.
+    pub packed_len: u64,
+}
 
 /// Reads the content of whole frames and ends behind the last.
 pub struct WholeFrames<R> {
@@ -19,6 +30,8 @@ pub struct WholeFrames<R> {
     taken: usize,
     content_bytes: u64,
     packed_bytes: u64,
+    /// Frames that were read, where those are noted.
+    frames: Option<Vec<Frame>>,
 }
 
 impl<R: BufRead> WholeFrames<R> {
@@ -31,7 +44,21 @@ impl<R: BufRead> WholeFrames<R> {
             taken: 0,
             content_bytes: 0,
             packed_bytes: 0,
+            frames: None,
         }
+    }
+
+    /// As [`Self::new`], and notes the frames that are read, for [`Self::take_frames`].
+    pub fn noted(codec: Codec, file: R) -> Self {
+        Self {
+            frames: Some(Vec::new()),
+            ..Self::new(codec, file)
+        }
+    }
+
+    /// The frames that were read since, whether or not their content was handed out.
+    pub fn take_frames(&mut self) -> impl Iterator<Item = Frame> {
+        self.frames.iter_mut().flat_map(|frames| frames.drain(..))
     }
 
     /// Bytes of the file up to the end of the last whole frame that was read.
@@ -72,7 +99,15 @@ impl<R: BufRead> WholeFrames<R> {
             self.content.clear();
             return Ok(false);
         }
-        self.content_bytes += self.content.len() as u64;
+        let len = self.content.len() as u64;
+        if let Some(frames) = &mut self.frames {
+            frames.push(Frame {
+                at: self.content_bytes,
+                len,
+                packed_len: file.bytes - self.packed_bytes,
+            });
+        }
+        self.content_bytes += len;
         self.packed_bytes = file.bytes;
         self.file = Some(file);
         Ok(true)

@@ -40,7 +40,11 @@ impl Place {
             bytes: facts.bytes,
             sha256: unhex(&facts.sha256).unwrap_or_default(),
             mark: mark.ok()?,
-        })?;
+        });
+        if bytes.is_none() {
+            tracing::info!("no index {name}: it would be too large");
+        }
+        let bytes = bytes?;
         match self.write(&name, &bytes) {
             Ok(()) => Some(IndexFacts {
                 name,

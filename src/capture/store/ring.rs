@@ -12,6 +12,7 @@ use nix::fcntl::OFlag;
 use nix::sys::statvfs::fstatvfs;
 
 use super::frames::WholeFrames;
+use super::index;
 use super::keys::Signer;
 use super::manifest::{self, Chain, Event, FileFacts, hex};
 use super::names::StoreName;
@@ -802,10 +803,12 @@ impl Ring {
         );
         if let Holds::Capture(format) = holds
             && self.keeping.index
-            && matches!(name.ending.as_str(), ".pcapng" | ".pcap")
         {
             let file = BufReader::with_capacity(1 << 20, out.reopen()?);
-            let index = super::index::build::scan(format, file);
+            let index = match codec {
+                None => index::build::scan(format, file),
+                Some(codec) => index::build::scan_packed(format, codec, file),
+            };
             let index = index.inspect_err(|error| tracing::warn!("{name} gets no index: {error}"));
             let place = self.place();
             facts.index = index

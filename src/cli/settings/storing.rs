@@ -90,8 +90,7 @@ pub fn plan(
         keeping: Keeping {
             limits,
             fsync: mistakes.one(typed, "--fsync", |t| &t.fsync, fsync)?,
-            // Ranges of a compressed file cannot be read alone yet.
-            index: compression.is_none() && !no_index.is_some_and(|(_, no_index)| *no_index),
+            index: !no_index.is_some_and(|(_, no_index)| *no_index),
             creation: Creation {
                 mode,
                 existing: Existing::Keep,

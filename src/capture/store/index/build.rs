@@ -2,12 +2,14 @@
 //!
 //! The file was written here, and only its whole blocks are read.
 
-use std::io::{self, ErrorKind, Read};
+use std::io::{self, BufRead, ErrorKind, Read};
 
 use super::Builder;
+use crate::capture::store::frames::{Frame, WholeFrames};
 use crate::flow::key::FlowKey;
 use crate::flow::lookup;
 use crate::mirror::session::SessionId;
+use crate::outfile::packed::Codec;
 use crate::pcap::blocks::{INTERFACE_STATISTICS, Section};
 use crate::pcap::classic::{FILE_HEADER_LEN, FileHeader};
 use crate::pcap::options::number32;
@@ -40,14 +42,86 @@ pub fn keys_of(keys: &mut lookup::Keys, inner: &Inner, is_cut: bool) -> Keys {
 ///
 /// When it cannot be read, or is not what was written here.
 pub fn scan(format: Format, file: impl Read) -> io::Result<Builder> {
+    scan_content(format, Builder::default(), Plain(file))
+}
+
+/// Reads a compressed file up to its end.
+///
+/// # Errors
+///
+/// As [`scan`].
+pub fn scan_packed(format: Format, codec: Codec, file: impl BufRead) -> io::Result<Builder> {
+    let packed = Packed {
+        frames: WholeFrames::noted(codec, file),
+        last: None,
+    };
+    scan_content(format, Builder::of_packed(), packed)
+}
+
+fn scan_content(format: Format, builder: Builder, content: impl Content) -> io::Result<Builder> {
     match format {
-        Format::PcapNg => scan_blocks(file),
-        Format::Pcap => scan_records(file),
+        Format::PcapNg => scan_blocks(builder, content),
+        Format::Pcap => scan_records(builder, content),
     }
 }
 
-fn scan_blocks(mut file: impl Read) -> io::Result<Builder> {
-    let (mut builder, mut flows) = (Builder::default(), lookup::Keys::default());
+/// The content of a file.
+trait Content: Read {
+    /// Tells of the frames that were read since, up to that of the byte read last; its records are noted afterwards.
+    fn tell(&mut self, builder: &mut Builder);
+
+    /// Tells of the last frame.
+    fn end(&mut self, builder: &mut Builder);
+}
+
+/// That of a file that is not compressed.
+struct Plain<R>(R);
+
+impl<R: Read> Read for Plain<R> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        self.0.read(buf)
+    }
+}
+
+impl<R: Read> Content for Plain<R> {
+    fn tell(&mut self, _: &mut Builder) {}
+
+    fn end(&mut self, _: &mut Builder) {}
+}
+
+/// That of a compressed file.
+struct Packed<R> {
+    frames: WholeFrames<R>,
+    /// Its records are being noted.
+    last: Option<Frame>,
+}
+
+impl<R: BufRead> Read for Packed<R> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        self.frames.read(buf)
+    }
+}
+
+impl<R: BufRead> Content for Packed<R> {
+    fn tell(&mut self, builder: &mut Builder) {
+        for frame in self.frames.take_frames() {
+            if let Some(before) = self.last.replace(frame) {
+                builder.wrote_frame(before.len, before.packed_len);
+            }
+            builder.begin_frame(frame.at);
+        }
+    }
+
+    fn end(&mut self, builder: &mut Builder) {
+        self.tell(builder);
+        if let Some(last) = self.last.take() {
+            builder.wrote_frame(last.len, last.packed_len);
+        }
+    }
+}
+
+fn scan_blocks(mut builder: Builder, mut file: impl Content) -> io::Result<Builder> {
+    let mut flows = lookup::Keys::default();
     let mut section = Section::default();
     let (mut at, mut block) = (0, Vec::new());
     while read_more(&mut file, 12, &mut block)? {
@@ -55,6 +129,7 @@ fn scan_blocks(mut file: impl Read) -> io::Result<Builder> {
         if !read_more(&mut file, len - 12, &mut block)? {
             break;
         }
+        file.tell(&mut builder);
         let kind = number32(&block, 0, false);
         match section.read(&block).map_err(io::Error::other)? {
             Some(packet) => {
@@ -76,11 +151,12 @@ fn scan_blocks(mut file: impl Read) -> io::Result<Builder> {
         at += len as u64;
         block.clear();
     }
+    file.end(&mut builder);
     Ok(builder)
 }
 
-fn scan_records(mut file: impl Read) -> io::Result<Builder> {
-    let (mut builder, mut flows) = (Builder::default(), lookup::Keys::default());
+fn scan_records(mut builder: Builder, mut file: impl Content) -> io::Result<Builder> {
+    let mut flows = lookup::Keys::default();
     let mut bytes = Vec::new();
     if !read_more(&mut file, FILE_HEADER_LEN, &mut bytes)? {
         return Err(ErrorKind::UnexpectedEof.into());
@@ -90,11 +166,11 @@ fn scan_records(mut file: impl Read) -> io::Result<Builder> {
     let mut at = FILE_HEADER_LEN as u64;
     loop {
         bytes.clear();
-        if !read_more(&mut file, header.record_header_len, &mut bytes)? {
-            return Ok(builder);
-        }
+        let is_whole = read_more(&mut file, header.record_header_len, &mut bytes)?;
+        file.tell(&mut builder);
         let record = header.record(&bytes);
-        if !read_more(&mut file, record.captured_len as usize, &mut bytes)? {
+        if !is_whole || !read_more(&mut file, record.captured_len as usize, &mut bytes)? {
+            file.end(&mut builder);
             return Ok(builder);
         }
         let frame = bytes.get(header.record_header_len..).unwrap_or_default();

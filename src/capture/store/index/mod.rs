@@ -5,11 +5,18 @@
 //! segment. A segment has a table of its blocks (place, length, times, whether a cut packet is in it) and three
 //! [`set`]s. What an index says is never too little: a block that it leaves out holds nothing that was asked for; one
 //! that it names may hold nothing either. `docs/FORMATS.md` describes the bytes.
+//!
+//! Of a compressed file all places are those in its content. Its blocks are [`pieces`], which can only be read whole, and
+//! a table tells where those lie in the file.
 
 pub mod build;
+pub mod pieces;
 pub mod query;
 pub mod set;
 
+use std::collections::VecDeque;
+
+use pieces::Pieces;
 use sha2::{Digest, Sha256};
 
 use crate::pcap::record::Keys;
@@ -18,7 +25,9 @@ use crate::pcap::record::Keys;
 pub const ENDING: &str = ".idx";
 /// What it begins with.
 pub const MAGIC: [u8; 8] = *b"VXTAPIDX";
-const VERSION: u32 = 1;
+/// Its version: that of a plain file, and that of a compressed one.
+const PLAIN_VERSION: u32 = 1;
+const PACKED_VERSION: u32 = 2;
 /// Bytes of a file's beginning, and of its end, that tell it from others.
 pub const MARK_LEN: usize = 4096;
 /// Bytes of a block: the next packet begins another.
@@ -38,7 +47,11 @@ const MOST_BYTES: usize = 64 << 20;
 /// Blocks without packets that are told of; with more there is no index.
 const MOST_OTHERS: usize = 1 << 17;
 /// Flows remembered in a block, so that each is noted once.
-const LATELY: usize = 64;
+const LATELY: usize = 256;
+/// Bytes of what stands in front of the parts of a file that are no packets, and behind the segments, at the most.
+const FRAME_BYTES: usize = 256;
+/// Bytes of a part that is no packet, at the most.
+const OTHER_BYTES: usize = 8;
 
 /// An index has at most one part in so many of the bytes of its file,
 pub const SHARE_OF_FILE: u64 = 50;
@@ -65,6 +78,9 @@ pub struct Builder {
     segments: Vec<u8>,
     count: u32,
     segment: Segment,
+    /// Of a compressed file: its pieces, and whole segments whose last piece is not written yet.
+    pieces: Option<Pieces>,
+    waiting: VecDeque<Segment>,
     /// Blocks of the file that are no packets and are needed to read those: place and length.
     others: Vec<(u64, u64)>,
     packets: u64,
@@ -108,6 +124,8 @@ impl Default for Builder {
             segments: Vec::new(),
             count: 0,
             segment: Segment::new(),
+            pieces: None,
+            waiting: VecDeque::new(),
             others: Vec::new(),
             packets: 0,
             span: (u64::MAX, 0),
@@ -139,6 +157,11 @@ impl Segment {
         self.vni_lately = (0, u32::MAX);
     }
 
+    /// Where its last block ends.
+    fn end(&self) -> u64 {
+        self.blocks.last().map_or(0, |block| block.at + block.len)
+    }
+
     fn is_full(&self) -> bool {
         let pairs = self.flows.len() + self.hosts.len() + self.vnis.len();
         pairs >= MOST_PAIRS || self.blocks.len() >= MOST_BLOCKS
@@ -146,15 +169,41 @@ impl Segment {
 }
 
 impl Builder {
-    /// Notes a record of `len` bytes at `at` in the file.
+    /// Of a compressed file.
+    pub fn of_packed() -> Self {
+        Self {
+            pieces: Some(Pieces::default()),
+            ..Self::default()
+        }
+    }
+
+    /// A frame of a compressed file begins at `at` in its content; the records in it are noted later.
+    pub fn begin_frame(&mut self, at: u64) {
+        if let Some(pieces) = &mut self.pieces {
+            pieces.begin_frame(at);
+        }
+    }
+
+    /// The next frame of a compressed file was written, so many bytes of content and of the file, and the records in it
+    /// are noted.
+    pub fn wrote_frame(&mut self, content: u64, packed: u64) {
+        if let Some(pieces) = &mut self.pieces {
+            pieces.wrote(content, packed);
+            self.given_up |= pieces.are_too_many();
+            self.put_waiting();
+        }
+    }
+
+    /// Notes a record of `len` bytes at `at` in the file, or in its content.
     #[inline]
     pub fn add(&mut self, at: u64, len: u32, ts_ns: u64, keys: &Keys, vni: Option<u32>) {
         let end = at + u64::from(len);
-        let begins = self
-            .segment
-            .blocks
-            .last()
-            .is_none_or(|block| end - block.at > BLOCK_LEN);
+        let last = self.segment.blocks.last();
+        let begins = match &mut self.pieces {
+            None => last.is_none_or(|block| end - block.at > BLOCK_LEN),
+            // Whatever else is so, the piece was reached.
+            Some(pieces) => pieces.reaches(at) || last.is_none(),
+        };
         if begins && !self.begin_block(at, ts_ns) {
             return;
         }
@@ -230,20 +279,59 @@ impl Builder {
         if self.segment.blocks.is_empty() {
             return;
         }
-        self.segment.put(&mut self.segments);
+        if self.pieces.is_some() {
+            // How many bytes it may have depends on how long its pieces become.
+            let segment = std::mem::replace(&mut self.segment, Segment::new());
+            self.waiting.push_back(segment);
+            return self.put_waiting();
+        }
+        let bytes: u64 = self.segment.blocks.iter().map(|block| block.len).sum();
+        // Small files have a little more.
+        let room = (bytes / SHARE).max(512);
+        self.segment.put(&mut self.segments, |_| room as usize);
         self.count += 1;
         self.segment.clear();
     }
 
+    /// Appends the segments of a compressed file that were written whole.
+    fn put_waiting(&mut self) {
+        let Some(pieces) = &self.pieces else {
+            return;
+        };
+        let (content, packed) = pieces.written();
+        while let Some(mut segment) = self
+            .waiting
+            .pop_front_if(|segment| segment.end() <= content)
+        {
+            let others = self.others.len() * OTHER_BYTES;
+            let beside = FRAME_BYTES + others + pieces.table_len();
+            let beside = beside + segment.blocks.len() * pieces::ENTRY_BYTES;
+            let taken = self.segments.len() + beside;
+            let room = most_bytes(packed).saturating_sub(taken as u64);
+            segment.put(&mut self.segments, |of_blocks| {
+                (room as usize).saturating_sub(of_blocks)
+            });
+            self.count += 1;
+        }
+    }
+
     /// The index of a file that is complete; `None` where there is none.
     pub fn end(mut self, of: &Facts<'_>) -> Option<Vec<u8>> {
+        self.end_segment();
+        let version = match &self.pieces {
+            Some(pieces) => {
+                let is_whole = self.waiting.is_empty() && pieces.written().1 == of.bytes;
+                self.given_up |= !is_whole;
+                PACKED_VERSION
+            }
+            None => PLAIN_VERSION,
+        };
         if self.given_up {
             return None;
         }
-        self.end_segment();
         let mut out = Vec::with_capacity(self.segments.len() + 1024);
         out.extend_from_slice(&MAGIC);
-        out.extend_from_slice(&VERSION.to_le_bytes());
+        out.extend_from_slice(&version.to_le_bytes());
         out.extend_from_slice(&self.count.to_le_bytes());
         out.extend_from_slice(&of.bytes.to_le_bytes());
         out.extend_from_slice(&of.sha256);
@@ -262,10 +350,14 @@ impl Builder {
             put_number(*len, &mut out);
             before = at + len;
         }
+        if let Some(pieces) = &mut self.pieces {
+            pieces.put(&mut out);
+        }
         out.extend_from_slice(&self.segments);
         let check = crc32fast::hash(&out);
         out.extend_from_slice(&check.to_le_bytes());
-        Some(out)
+        let is_small = version == PLAIN_VERSION || out.len() as u64 <= most_bytes(of.bytes);
+        is_small.then_some(out)
     }
 }
 
@@ -283,13 +375,17 @@ pub struct Facts<'a> {
 }
 
 impl Segment {
-    /// Appends it: its length, blocks, sets.
-    fn put(&self, out: &mut Vec<u8>) {
+    /// Appends it: its length, blocks, sets. `room` tells of the bytes before the sets how many these may have.
+    fn put(&mut self, out: &mut Vec<u8>, room: impl FnOnce(usize) -> usize) {
+        for pairs in [&mut self.flows, &mut self.hosts, &mut self.vnis] {
+            pairs.sort_unstable();
+            pairs.dedup();
+        }
         let start = out.len();
         out.extend_from_slice(&[0; 4]);
         let blocks = self.blocks.len() as u32;
         put_number(blocks.into(), out);
-        let (mut end, mut before_ns, mut bytes) = (0, 0_u64, 0);
+        let (mut end, mut before_ns) = (0, 0_u64);
         for block in &self.blocks {
             put_number(block.at - end, out);
             put_number(block.len << 1 | u64::from(block.has_cut), out);
@@ -299,9 +395,8 @@ impl Segment {
             put_number(block.last_ns - block.first_ns, out);
             end = block.at + block.len;
             before_ns = block.first_ns;
-            bytes += block.len;
         }
-        let bits = bits_within((bytes * 8 / SHARE) as usize, blocks, self);
+        let bits = bits_within(room(out.len() - start) * 8, blocks, self);
         let sets = [&self.flows, &self.hosts, &self.vnis];
         for (pairs, bits) in sets.into_iter().zip(bits) {
             set::put(pairs, blocks, bits, out);
@@ -323,26 +418,18 @@ fn bits_within(room: usize, blocks: u32, segment: &Segment) -> [Option<u32>; 3] 
         each.map(|(len, bits)| bits.map_or(0, |bits| set::most_bits(len, blocks, bits)))
             .sum()
     };
-    // Small files have a little more.
-    let room = room.max(8 * 512);
-    for flow_bits in (FEWEST_BITS..=FLOW_BITS).rev() {
+    let of_all = (FEWEST_BITS..=FLOW_BITS).rev().map(|flow_bits| {
         let other_bits = flow_bits.min(OTHER_BITS);
-        let bits = [flow_bits, other_bits, other_bits].map(Some);
-        if need(bits) <= room {
-            return bits;
-        }
-    }
-    for bits in [
-        [Some(4), None, Some(4)],
-        [Some(FEWEST_BITS), None, Some(FEWEST_BITS)],
+        [flow_bits, other_bits, other_bits].map(Some)
+    });
+    let without_hosts = (FEWEST_BITS..=OTHER_BITS).rev();
+    let without_hosts = without_hosts.map(|bits| [Some(bits), None, Some(bits)]);
+    let of_one = [
         [Some(FEWEST_BITS), None, None],
         [None, None, Some(FEWEST_BITS)],
-    ] {
-        if need(bits) <= room {
-            return bits;
-        }
-    }
-    [None; 3]
+    ];
+    let mut ways = of_all.chain(without_hosts).chain(of_one);
+    ways.find(|bits| need(*bits) <= room).unwrap_or([None; 3])
 }
 
 /// The key of a VNI in its set.

@@ -2,7 +2,7 @@
 //! make it panic.
 
 use super::set::Set;
-use super::{Block, MAGIC, VERSION, vni_key};
+use super::{Block, MAGIC, PACKED_VERSION, PLAIN_VERSION, vni_key};
 
 /// What is looked for: all of it at once.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -35,7 +35,7 @@ impl Query {
 pub enum Useless {
     #[error("is no index of vxtap")]
     Magic,
-    #[error("is of version {0}; version {VERSION} can be read")]
+    #[error("is of version {0}; versions {PLAIN_VERSION} and {PACKED_VERSION} can be read")]
     Version(u32),
     #[error("is damaged")]
     Damaged,
@@ -54,6 +54,8 @@ pub struct Index<'a> {
     pub mark: [u8; 32],
     /// SHA-256 of its file.
     pub sha256: [u8; 32],
+    /// Size of its content, where it is compressed; else that of the file.
+    pub content_bytes: u64,
     /// From here on it says nothing.
     pub full_at: Option<u64>,
     /// Packets in its file up to there.
@@ -64,7 +66,24 @@ pub struct Index<'a> {
     pub name: &'a str,
     count: u32,
     others: &'a [u8],
+    /// Of a compressed file: how many pieces it has, and the content and bytes of each.
+    pieces: Option<Reader<'a>>,
     segments: &'a [u8],
+}
+
+/// A piece of a compressed file: whole frames.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Piece {
+    /// Where its content begins in that of the file.
+    pub at: u64,
+    /// Bytes of its content.
+    pub len: u64,
+    /// Where it begins in the file.
+    pub packed_at: u64,
+    /// Its bytes there.
+    pub packed_len: u64,
+    /// It holds what is needed to read packets behind it: their interfaces, say.
+    pub is_needed: bool,
 }
 
 impl<'a> Index<'a> {
@@ -79,17 +98,19 @@ impl<'a> Index<'a> {
         }
         let mut rest = Reader(bytes.get(MAGIC.len()..).unwrap_or_default());
         let version = rest.word().ok_or(Useless::Damaged)?;
-        if version != VERSION {
-            return Err(Useless::Version(version));
-        }
+        let is_packed = match version {
+            PLAIN_VERSION => false,
+            PACKED_VERSION => true,
+            other => return Err(Useless::Version(other)),
+        };
         let (body, check) = bytes.split_last_chunk::<4>().ok_or(Useless::Damaged)?;
         if crc32fast::hash(body) != u32::from_le_bytes(*check) {
             return Err(Useless::Damaged);
         }
-        Self::parse(body).ok_or(Useless::Damaged)
+        Self::parse(body, is_packed).ok_or(Useless::Damaged)
     }
 
-    fn parse(body: &'a [u8]) -> Option<Self> {
+    fn parse(body: &'a [u8], is_packed: bool) -> Option<Self> {
         let mut rest = Reader(body.get(MAGIC.len() + 4..)?);
         let count = rest.word()?;
         let file_bytes = rest.long()?;
@@ -106,8 +127,23 @@ impl<'a> Index<'a> {
             rest.number()?;
         }
         let others_len = others.len() - rest.0.len();
+        let pieces = is_packed.then_some(rest);
+        let mut content_bytes = file_bytes;
+        if is_packed {
+            let mut sum = (0_u64, 0_u64);
+            for _ in 0..rest.number()? {
+                let (content, packed) = (rest.number()?, rest.number()?);
+                sum = (sum.0.checked_add(content)?, sum.1.checked_add(packed)?);
+            }
+            if sum.1 != file_bytes {
+                return None;
+            }
+            content_bytes = sum.0;
+        }
         Some(Self {
             file_bytes,
+            content_bytes,
+            pieces,
             mark,
             sha256,
             full_at,
@@ -136,6 +172,11 @@ impl<'a> Index<'a> {
         }
     }
 
+    /// Whether its file is compressed: ranges are those of its content then.
+    pub const fn is_packed(&self) -> bool {
+        self.pieces.is_some()
+    }
+
     /// The ranges of the file, in their order, that have to be read for `query`: those that may hold such a packet,
     /// and what is needed to read those. Empty where no packet can be there.
     ///
@@ -161,20 +202,80 @@ impl<'a> Index<'a> {
             return None;
         }
         if let Some(at) = self.full_at {
-            ranges.push((at, self.file_bytes.checked_sub(at)?));
+            ranges.push((at, self.content_bytes.checked_sub(at)?));
         }
-        if ranges.is_empty() {
+        let Some((last_at, last_len)) = ranges.last().copied() else {
             return Some(ranges);
-        }
+        };
+        // What comes behind the last packet is needed for none.
+        let end = last_at.checked_add(last_len)?;
+        let others = self.others()?.into_iter();
+        ranges.extend(others.filter(|(at, _)| *at < end));
+        joined(ranges, self.content_bytes)
+    }
+
+    /// The parts of the file that are no packets and are needed to read those.
+    fn others(&self) -> Option<Vec<(u64, u64)>> {
         let mut rest = Reader(self.others);
-        let mut end = 0_u64;
+        let (mut others, mut end) = (Vec::new(), 0_u64);
         for _ in 0..rest.number()? {
             let (gap, len) = (rest.number()?, rest.number()?);
             let at = end.checked_add(gap)?;
             end = at.checked_add(len)?;
-            ranges.push((at, len));
+            others.push((at, len));
         }
-        joined(ranges, self.file_bytes)
+        Some(others)
+    }
+
+    /// The pieces of a compressed file that hold any of `ranges`, which are in their order; none of a plain one.
+    ///
+    /// # Errors
+    ///
+    /// [`Useless::Damaged`].
+    pub fn pieces(&self, ranges: &[(u64, u64)]) -> Result<Vec<Piece>, Useless> {
+        self.find_pieces(ranges).ok_or(Useless::Damaged)
+    }
+
+    fn find_pieces(&self, ranges: &[(u64, u64)]) -> Option<Vec<Piece>> {
+        let mut found = Vec::new();
+        let Some(mut rest) = self.pieces else {
+            return Some(found);
+        };
+        let others = self.others()?;
+        let (mut ranges, mut others) = (Overlaps(ranges), Overlaps(&others));
+        let (mut at, mut packed_at) = (0, 0);
+        for _ in 0..rest.number()? {
+            let (len, packed_len) = (rest.number()?, rest.number()?);
+            // All of them end within the file: that was looked at.
+            let end = at + len;
+            if ranges.any(at, end) {
+                found.push(Piece {
+                    at,
+                    len,
+                    packed_at,
+                    packed_len,
+                    is_needed: others.any(at, end),
+                });
+            }
+            (at, packed_at) = (end, packed_at + packed_len);
+        }
+        Some(found)
+    }
+}
+
+/// Ranges in their order, asked one stretch after the other.
+struct Overlaps<'a>(&'a [(u64, u64)]);
+
+impl Overlaps<'_> {
+    /// Whether one of them has bytes from `at` to `end`.
+    fn any(&mut self, at: u64, end: u64) -> bool {
+        while let Some(((from, len), rest)) = self.0.split_first() {
+            if from.saturating_add(*len) > at {
+                return *from < end;
+            }
+            self.0 = rest;
+        }
+        false
     }
 }
 
@@ -255,7 +356,7 @@ fn find_in_segment(
 }
 
 /// Bytes taken from the front.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 struct Reader<'a>(&'a [u8]);
 
 impl<'a> Reader<'a> {
@@ -293,6 +394,8 @@ impl<'a> Reader<'a> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::VecDeque;
+
     use proptest::prelude::*;
 
     use super::super::{Builder, Facts, most_bytes};
@@ -325,6 +428,48 @@ mod tests {
             at += u64::from(*len);
         }
         (builder.end(&FACTS).unwrap(), places)
+    }
+
+    /// The same of a compressed file: frames of so many bytes, each of which has this part of its content, in hundredths.
+    /// Some are always on their way.
+    fn build_packed(records: &[Record], frame_len: u64, part: u64) -> (Vec<u8>, Vec<u64>, u64) {
+        let mut builder = Builder::of_packed();
+        builder.begin_frame(0);
+        builder.wrote_frame(100, 90);
+        builder.add_other(0, 100);
+        let (mut at, mut places, mut bytes) = (100, Vec::new(), 90);
+        let mut under_way: VecDeque<u64> = VecDeque::new();
+        let mut write = |builder: &mut Builder, content: u64| {
+            let packed = content * part / 100 + 20;
+            bytes += packed;
+            builder.wrote_frame(content, packed);
+        };
+        for (flow, hosts, vni, ts_ns, len, is_cut) in records {
+            let keys = Keys {
+                flow: *flow,
+                hosts: *hosts,
+                is_ip: true,
+                is_cut: *is_cut,
+            };
+            match under_way.back_mut() {
+                Some(content) if *content < frame_len => *content += u64::from(*len),
+                _ => {
+                    builder.begin_frame(at);
+                    under_way.push_back((*len).into());
+                }
+            }
+            builder.add(at, *len, *ts_ns, &keys, Some(*vni));
+            if under_way.len() > 3 {
+                write(&mut builder, under_way.pop_front().unwrap());
+            }
+            places.push(at);
+            at += u64::from(*len);
+        }
+        under_way
+            .into_iter()
+            .for_each(|content| write(&mut builder, content));
+        let facts = Facts { bytes, ..FACTS };
+        (builder.end(&facts).unwrap(), places, bytes)
     }
 
     fn holds(ranges: &[(u64, u64)], at: u64) -> bool {
@@ -367,6 +512,70 @@ mod tests {
         }
         let read: u64 = ranges.iter().map(|(_, len)| len).sum();
         assert!(read * 100 < file * 2, "{read} of {file}");
+    }
+
+    /// Bytes of pieces that are read.
+    fn packed_len(pieces: &[Piece]) -> u64 {
+        pieces.iter().map(|piece| piece.packed_len).sum()
+    }
+
+    /// However well a file is compressed its index has at most 2 % of it, and each packet is in a piece that is read.
+    #[test]
+    fn an_index_of_a_compressed_file_is_small_and_finds_few_bytes() {
+        let records = usual(400_000);
+        for (part, most_read) in [(80, 5), (20, 12), (12, 6), (3, 90)] {
+            let (bytes, places, file) = build_packed(&records, 128 << 10, part);
+            assert!(
+                bytes.len() as u64 <= most_bytes(file),
+                "{part}: {}",
+                bytes.len()
+            );
+            let index = Index::read(&bytes).unwrap();
+            assert_eq!((index.is_packed(), index.file_bytes), (true, file));
+            let query = Query {
+                flow: Some(records[7].0),
+                ..Query::default()
+            };
+            let ranges = index.ranges(&query).unwrap();
+            let pieces = index.pieces(&ranges).unwrap();
+            let in_a_piece = |at: u64| {
+                pieces
+                    .iter()
+                    .any(|piece| (piece.at..piece.at + piece.len).contains(&at))
+            };
+            for (record, at) in records.iter().zip(&places) {
+                assert!(record.0 != records[7].0 || (holds(&ranges, *at) && in_a_piece(*at)));
+            }
+            let read = packed_len(&pieces);
+            assert!(read * 100 < file * most_read, "{part}: {read} of {file}");
+            let all = index.ranges(&Query::default()).unwrap();
+            assert_eq!(packed_len(&index.pieces(&all).unwrap()), file);
+        }
+    }
+
+    /// Of each packet a frame, as a quiet link makes them.
+    #[test]
+    fn small_frames_do_not_make_an_index_large() {
+        let records = usual(50_000);
+        let (bytes, places, file) = build_packed(&records, 1, 60);
+        assert!(
+            bytes.len() as u64 <= most_bytes(file),
+            "{} of {file}",
+            bytes.len()
+        );
+        let index = Index::read(&bytes).unwrap();
+        let query = Query {
+            since_ns: Some(49_000_000),
+            ..Query::default()
+        };
+        let ranges = index.ranges(&query).unwrap();
+        let pieces = index.pieces(&ranges).unwrap();
+        assert!(pieces.iter().all(|piece| piece.len < (65 << 10)));
+        assert!(holds(&ranges, places[49_000]) && !holds(&ranges, places[40_000]));
+        // The header comes first, and is needed for what follows; packets are not.
+        let needed: Vec<bool> = pieces.iter().map(|piece| piece.is_needed).collect();
+        assert!(needed[0] && !needed[1..].contains(&true));
+        assert_eq!((pieces[0].at, pieces[0].packed_at), (0, 0));
     }
 
     #[test]
@@ -431,11 +640,20 @@ mod tests {
             since_ns in prop::option::of(0..1000_u64),
             until_ns in prop::option::of(0..1000_u64),
             is_cut in any::<bool>(),
+            packed in prop::option::of((1..5000_u64, 1..100_u64)),
         ) {
-            let (bytes, places) = build(&records);
+            let (bytes, places) = match packed {
+                None => build(&records),
+                Some((frame_len, part)) => {
+                    let (bytes, places, _) = build_packed(&records, frame_len, part);
+                    (bytes, places)
+                }
+            };
             let hosts: Vec<u32> = host.into_iter().collect();
             let query = Query { flow, hosts: hosts.clone(), vni, since_ns, until_ns, is_cut };
-            let ranges = Index::read(&bytes).unwrap().ranges(&query).unwrap();
+            let index = Index::read(&bytes).unwrap();
+            let ranges = index.ranges(&query).unwrap();
+            let pieces = index.pieces(&ranges).unwrap();
             for ((of_flow, of_hosts, of_vni, ts_ns, _, cut), at) in records.iter().zip(places) {
                 let fits = flow.is_none_or(|flow| flow == *of_flow)
                     && hosts.iter().all(|host| of_hosts.contains(host))
@@ -444,6 +662,8 @@ mod tests {
                     && until_ns.is_none_or(|until| *ts_ns < until)
                     && (*cut || !is_cut);
                 prop_assert!(!fits || holds(&ranges, at), "{at}");
+                let holds_it = |piece: &Piece| (piece.at..piece.at + piece.len).contains(&at);
+                prop_assert!(!fits || packed.is_none() || pieces.iter().any(holds_it), "{at}");
             }
         }
 
@@ -452,9 +672,16 @@ mod tests {
             bytes in prop::collection::vec(any::<u8>(), 0..400),
             at in 0..2000_usize,
             other in any::<u8>(),
+            is_packed in any::<bool>(),
         ) {
             let _ = Index::read(&bytes);
-            let (mut good, _) = build(&usual(200));
+            let (mut good, _) = match is_packed {
+                false => build(&usual(200)),
+                true => {
+                    let (good, places, _) = build_packed(&usual(200), 2000, 50);
+                    (good, places)
+                }
+            };
             let at = at % (good.len() - 4);
             good[at] = other;
             let _ = Index::read(&good);
@@ -464,7 +691,9 @@ mod tests {
             good[body..].copy_from_slice(&check);
             if let Ok(index) = Index::read(&good) {
                 let query = Query { flow: Some(7), hosts: vec![9], vni: Some(5), ..Query::default() };
-                let _ = index.ranges(&query);
+                if let Ok(ranges) = index.ranges(&query) {
+                    let _ = index.pieces(&ranges);
+                }
             }
         }
     }
