@@ -5,6 +5,7 @@
 pub mod allowed;
 pub mod direction;
 pub mod ether_types;
+pub mod inventory;
 pub mod others;
 pub mod series;
 pub mod session;

@@ -4,6 +4,7 @@
 //! what it produces, so the same code runs behind a socket, behind a file and in tests.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use crate::capture::store::index;
 use crate::flow::app::Opening;
@@ -16,6 +17,7 @@ use crate::flow::record::{FlowRecord, Occasion};
 use crate::flow::remaining::Remaining;
 use crate::flow::updates::Updates;
 use crate::mirror::allowed::{Allowed, Strangers};
+use crate::mirror::inventory::Inventory;
 use crate::mirror::session::{Session, SessionId, SessionKey, Sessions};
 use crate::pcap::origin::Origin;
 use crate::pcap::record::{
@@ -65,6 +67,8 @@ pub struct WorkerSettings {
     pub app: bool,
     /// Sources and VNIs that are wanted.
     pub allowed: Allowed,
+    /// What is known of mirror sessions beforehand, for the summary.
+    pub inventory: Arc<Inventory>,
 }
 
 impl Default for WorkerSettings {
@@ -83,6 +87,7 @@ impl Default for WorkerSettings {
             flows: false,
             app: true,
             allowed: Allowed::default(),
+            inventory: Arc::default(),
         }
     }
 }

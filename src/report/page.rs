@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use super::summary::{ChangeSummary, OthersSummary, SessionSummary, Summary};
+use super::summary::{ChangeSummary, InventorySummary, OthersSummary, SessionSummary, Summary};
 use crate::capture::store::hooks::Tally as HookTally;
 use crate::host::counters;
 use crate::mirror::session::MAX_SESSIONS;
@@ -22,6 +22,7 @@ impl Summary {
     pub fn page(&self, outcome: &Outcome) -> String {
         let mut page = String::new();
         self.sessions_table(&mut page);
+        self.inventory_lines(&mut page);
         let total = |counts: &BTreeMap<&str, u64>| counts.values().sum::<u64>();
         let Self {
             received,
@@ -189,6 +190,40 @@ impl Summary {
         }
     }
 
+    /// Expected sessions that did not send, and others that did.
+    fn inventory_lines(&self, page: &mut String) {
+        let Some(inventory) = &self.inventory else {
+            return;
+        };
+        let InventorySummary {
+            expected,
+            missing,
+            silent,
+            unexpected,
+        } = inventory;
+        let _ = writeln!(
+            page,
+            "  {} of {} sent packets",
+            expected - missing.len(),
+            counted(*expected as u64, "expected session"),
+        );
+        for (what, sessions) in [
+            ("nothing came", missing),
+            ("silent", silent),
+            ("not expected", unexpected),
+        ] {
+            for session in sessions.iter().take(SESSIONS_SHOWN) {
+                let _ = writeln!(page, "        {what}: {}", session.words());
+            }
+            if let Some(more @ 1..) = sessions.len().checked_sub(SESSIONS_SHOWN) {
+                let _ = writeln!(
+                    page,
+                    "        {what}: and {more} more; --summary FILE lists all"
+                );
+            }
+        }
+    }
+
     fn sessions_table(&self, page: &mut String) {
         if self.sessions.is_empty() {
             return;
@@ -294,7 +329,10 @@ impl SessionSummary {
             }
         };
         let (vni, source) = match (self.vni, self.source) {
-            (Some(vni), Some(source)) => (vni.to_string(), source.to_string()),
+            (Some(vni), Some(source)) => match &self.name {
+                Some(name) => (vni.to_string(), format!("{source} ({name})")),
+                None => (vni.to_string(), source.to_string()),
+            },
             _ if self.others.is_some() => ("other".to_owned(), "-".to_owned()),
             _ => ("-".to_owned(), "not encapsulated".to_owned()),
         };

@@ -11,6 +11,7 @@ use crate::failure::Failure;
 use crate::flow::text::rfc3339;
 use crate::host::counters::Counts;
 use crate::mirror::allowed::Stranger;
+use crate::mirror::inventory::{Difference, Expected, Label};
 use crate::mirror::series::{Change, Event, Series, Stretch};
 use crate::mirror::session::{Session, SessionKey};
 use crate::mirror::truncation::{Cause, Route};
@@ -23,6 +24,7 @@ use crate::pipeline::outcome::Outcome;
 use crate::pipeline::sink::{Account, SinkError};
 use crate::pipeline::worker::WorkerSettings;
 use crate::say::{flush, say};
+use crate::stop::wall_clock_ns;
 
 /// How the end of a run is told.
 #[derive(Clone, Copy, Default)]
@@ -129,6 +131,9 @@ pub struct Summary {
     pub histograms: BTreeMap<&'static str, Facts>,
     /// Mirror sessions.
     pub sessions: Vec<SessionSummary>,
+    /// What `--expect` lists and what was seen.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub inventory: Option<InventorySummary>,
     /// Flow records made, each offered to every sink for them.
     pub flows: u64,
     /// Packets each worker received.
@@ -175,6 +180,12 @@ pub struct SessionSummary {
     pub target: Option<IpAddr>,
     /// `vxlan`, `vxlan-gpe` or `geneve`.
     pub tunnel: Option<&'static str>,
+    /// What `--labels` calls it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// Whose it is, by `--labels`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub account: Option<String>,
     /// Frames that came, those included that then found no room in the capture queue or were not written.
     pub packets: u64,
     /// Bytes of inner frame that arrived.
@@ -219,6 +230,80 @@ pub struct SessionSummary {
     pub first_seen: String,
     /// Time of the latest frame, RFC 3339.
     pub last_seen: String,
+}
+
+/// What `--expect` lists and what was seen.
+#[derive(Debug, Serialize)]
+pub struct InventorySummary {
+    /// Sessions expected.
+    pub expected: usize,
+    /// Those of which nothing came.
+    pub missing: Vec<ExpectedSummary>,
+    /// Those that sent, and then nothing for too long.
+    pub silent: Vec<ExpectedSummary>,
+    /// Sessions seen that nobody expected.
+    pub unexpected: Vec<ExpectedSummary>,
+}
+
+/// A session in [`InventorySummary`].
+#[derive(Debug, Serialize)]
+pub struct ExpectedSummary {
+    /// Network identifier.
+    pub vni: Option<u32>,
+    /// Outer source address; null for any.
+    pub source: Option<IpAddr>,
+    /// Its name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// Time of its last packet, RFC 3339.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_seen: Option<String>,
+}
+
+impl InventorySummary {
+    fn new(difference: Difference) -> Self {
+        let expected = |session: Expected| ExpectedSummary {
+            vni: Some(session.vni),
+            source: session.source,
+            name: session.name,
+            last_seen: session.last_ns.map(|last_ns| rfc3339(last_ns).to_owned()),
+        };
+        let seen = |key: SessionKey| {
+            let (source, vni) = key.mirror().unzip();
+            ExpectedSummary {
+                vni: vni.map(|vni| vni.as_u32()),
+                source,
+                name: None,
+                last_seen: None,
+            }
+        };
+        Self {
+            expected: difference.expected,
+            missing: difference.missing.into_iter().map(expected).collect(),
+            silent: difference.silent.into_iter().map(expected).collect(),
+            unexpected: difference.unexpected.into_iter().map(seen).collect(),
+        }
+    }
+}
+
+impl ExpectedSummary {
+    /// For people.
+    pub fn words(&self) -> String {
+        let vni = self
+            .vni
+            .map_or_else(|| "?".to_owned(), |vni| vni.to_string());
+        let mut words = match self.source {
+            Some(source) => format!("VNI {vni} from {source}"),
+            None => format!("VNI {vni} from anywhere"),
+        };
+        if let Some(name) = &self.name {
+            words.push_str(&format!(" ({name})"));
+        }
+        if let Some(last_seen) = &self.last_seen {
+            words.push_str(&format!(", last packet {last_seen}"));
+        }
+        words
+    }
 }
 
 /// A session in equal stretches of time, one after the other. They are longer the longer it was heard.
@@ -353,6 +438,15 @@ impl Summary {
             ..
         } = outcome;
         let routes = Routes::new(sessions, settings);
+        // Live, a session that fell silent is so by the clock.
+        let latest_ns = match settings.live {
+            true => wall_clock_ns(),
+            false => sessions
+                .iter()
+                .map(|session| session.last_ns)
+                .max()
+                .unwrap_or_default(),
+        };
         Self {
             version: env!("CARGO_PKG_VERSION"),
             received: ledger.received,
@@ -394,8 +488,15 @@ impl Summary {
             histograms: outcome.measured.facts().collect(),
             sessions: sessions
                 .iter()
-                .map(|session| SessionSummary::new(session, &routes.of(session)))
+                .map(|session| {
+                    let label = settings.inventory.label(session.key);
+                    SessionSummary::new(session, &routes.of(session, label), label)
+                })
                 .collect(),
+            inventory: settings
+                .inventory
+                .compare(sessions, latest_ns)
+                .map(InventorySummary::new),
             flows: *flow_records,
             workers: outcome.received.clone(),
             flows_joined: outcome.flows_joined,
@@ -463,9 +564,10 @@ impl Routes {
         }
     }
 
-    fn of(&self, session: &Session) -> Route {
+    fn of(&self, session: &Session, label: Option<&Label>) -> Route {
         let largest = ends(session).and_then(|ends| self.largest_outer.get(&ends));
         Route {
+            mtu: label.and_then(|label| label.mtu).unwrap_or(self.usual.mtu),
             largest_outer: largest.copied().unwrap_or_default(),
             ..self.usual
         }
@@ -473,7 +575,7 @@ impl Routes {
 }
 
 impl SessionSummary {
-    fn new(session: &Session, route: &Route) -> Self {
+    fn new(session: &Session, route: &Route, label: Option<&Label>) -> Self {
         let truncation = &session.truncation;
         let (source, vni) = session.key.mirror().unzip();
         Self {
@@ -481,6 +583,8 @@ impl SessionSummary {
             source,
             target: session.target,
             tunnel: session.tunnel.map(|tunnel| tunnel.name()),
+            name: label.and_then(|label| label.name.clone()),
+            account: label.and_then(|label| label.account.clone()),
             packets: session.packets,
             bytes: session.bytes,
             inbound: session.inbound,

@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::layers::{Layers, Origin};
 use super::lifetimes;
 use super::meant::{Limits, Mistakes, Outputs, Parts, Settings, allowed, truncation, tunnels};
+use super::sessions;
 use super::typed;
 use crate::cli::values;
 use crate::failure::Failure;
@@ -81,6 +82,7 @@ impl Listen {
         }
         let allowed = allowed(&typed.group(|typed| &typed.filters), mistakes);
         let truncation = truncation(&typed.group(|typed| &typed.truncation), mistakes);
+        let inventory = sessions::read(&typed.group(|typed| &typed.sessions), mistakes);
         let lifetimes = lifetimes::read(&typed.group(|typed| &typed.flow_lifetimes), mistakes);
         let (mut tunnels, mut receive) = (tunnels?, receive?);
         let asked = |origin| origin != Origin::Default;
@@ -103,6 +105,7 @@ impl Listen {
         let run = Settings::of(Parts {
             tunnels,
             allowed,
+            inventory,
             truncation: truncation?,
             lifetimes: lifetimes?,
             limits: limits?,

@@ -5,10 +5,12 @@ use std::io::IsTerminal;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::layers::{Layers, Origin};
 use super::lifetimes;
+use super::sessions;
 use super::storing;
 use super::typed::{self, Text};
 use crate::bpf::steer::Steering;
@@ -25,6 +27,7 @@ use crate::export::jsonl::JsonLines;
 use crate::failure::Failure;
 use crate::flow::lifetime::Lifetimes;
 use crate::mirror::allowed::{Allowed, Network, VniList};
+use crate::mirror::inventory::Inventory;
 use crate::outfile::packed::{Codec, Compression, LEVEL, Pool};
 use crate::outfile::{Creation, Existing, OutFile, is_input, same_output};
 use crate::pcap::record::{Format, SNAPLEN};
@@ -188,6 +191,7 @@ impl Replay {
         let allowed = allowed(&typed.group(|typed| &typed.filters), mistakes);
         let limits = Limits::read(&typed.group(|typed| &typed.limits), mistakes);
         let truncation = truncation(&typed.group(|typed| &typed.truncation), mistakes);
+        let inventory = sessions::read(&typed.group(|typed| &typed.sessions), mistakes);
         let lifetimes = lifetimes::read(&typed.group(|typed| &typed.flow_lifetimes), mistakes);
         let stdin = files.iter().filter(|path| path.as_path() == Path::new("-"));
         if stdin.count() > 1 {
@@ -202,6 +206,7 @@ impl Replay {
         let run = Settings::of(Parts {
             tunnels: tunnels?,
             allowed,
+            inventory,
             truncation: truncation?,
             lifetimes: lifetimes?,
             limits: limits?,
@@ -282,6 +287,8 @@ pub struct Parts {
     pub tunnels: Tunnels,
     /// Sources and VNIs.
     pub allowed: Allowed,
+    /// What is known of mirror sessions.
+    pub inventory: Inventory,
     /// MTU and overhead, in bytes.
     pub truncation: (u32, u32),
     /// How long flows live.
@@ -339,6 +346,7 @@ impl Settings {
             flows: !outputs.flows.is_empty(),
             app: outputs.app,
             allowed: parts.allowed,
+            inventory: Arc::new(parts.inventory),
         };
         let steering = Steering {
             workers: limits.workers(),

@@ -7,5 +7,6 @@ mod lifetimes;
 #[cfg(target_os = "linux")]
 pub mod listening;
 pub mod meant;
+mod sessions;
 pub mod storing;
 pub mod typed;

@@ -64,6 +64,9 @@ pub struct Replay {
     /// What is wanted
     #[command(flatten)]
     pub filters: Filters,
+    /// What is known of mirror sessions
+    #[command(flatten)]
+    pub sessions: KnownSessions,
     /// What truncation is judged by
     #[command(flatten)]
     pub truncation: Truncation,
@@ -94,6 +97,9 @@ pub struct Listen {
     /// What is wanted
     #[command(flatten)]
     pub filters: Filters,
+    /// What is known of mirror sessions
+    #[command(flatten)]
+    pub sessions: KnownSessions,
     /// What truncation is judged by
     #[command(flatten)]
     pub truncation: Truncation,
@@ -320,6 +326,25 @@ pub struct Filters {
     pub vni: Option<Vec<Text>>,
 }
 
+/// What is known of mirror sessions.
+#[derive(Clone, Debug, Default, Args, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+#[command(next_help_heading = "Mirror sessions")]
+pub struct KnownSessions {
+    /// Names of mirror sessions, for the summary: a CSV file whose first line names its columns, `vni` and any of
+    /// `source`, `name`, `account`, `mtu`. A line without a source stands for every source of its VNI; `mtu` is that of
+    /// the session's path, in place of --mtu in its advice
+    #[arg(long, value_name = "FILE")]
+    pub labels: Option<PathBuf>,
+    /// The mirror sessions that there should be, in a file as for --labels: the summary tells which of them sent
+    /// nothing, which fell silent, and which sessions nobody expected
+    #[arg(long, value_name = "FILE")]
+    pub expect: Option<PathBuf>,
+    /// How long an expected session may send nothing: 30s, 5m
+    #[arg(long, value_name = "TIME")]
+    pub silent_after: Option<Text>,
+}
+
 /// What truncation is judged by.
 #[derive(Clone, Debug, Default, Args, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
@@ -388,6 +413,7 @@ impl Replay {
             store: Store::defaults(),
             tunnels: Tunnels::defaults(),
             filters: Filters::default(),
+            sessions: KnownSessions::defaults(),
             truncation: Truncation::defaults(),
             flow_lifetimes: FlowLifetimes::defaults(),
             limits: Limits::defaults(),
@@ -409,6 +435,7 @@ impl Listen {
             store: Store::defaults(),
             tunnels: Tunnels::defaults(),
             filters: Filters::default(),
+            sessions: KnownSessions::defaults(),
             truncation: Truncation::defaults(),
             flow_lifetimes: FlowLifetimes::defaults(),
             limits: Limits::defaults(),
@@ -450,6 +477,15 @@ impl Tunnels {
             gpe_port: list(tunnels.gpe_ports),
             geneve_port: list(tunnels.geneve_ports),
             depth: text(tunnels.depth),
+        }
+    }
+}
+
+impl KnownSessions {
+    fn defaults() -> Self {
+        Self {
+            silent_after: text("1m"),
+            ..Self::default()
         }
     }
 }
