@@ -608,9 +608,12 @@ impl Worker {
         if let Err(refusal) = self.admit(&observed) {
             return self.ledger.refuse(refusal, 1);
         }
+        // Looked up behind all the rest.
+        let ahead = self.keys.as_ref();
+        let ahead = ahead.map(|keys| index::build::Ahead::of(keys, observed.inner));
         let session = self.account(&observed);
         self.follow(session, &observed, outlet);
-        self.keep(session, &observed, outlet);
+        self.keep(session, &observed, ahead, outlet);
     }
 
     /// Whether the frame is wanted. Nothing is refused yet.
@@ -689,7 +692,13 @@ impl Worker {
 
     /// Offers the frame to the capture, as a record.
     #[inline]
-    fn keep(&mut self, session: SessionId, observed: &Observed<'_>, outlet: &mut impl Outlet) {
+    fn keep(
+        &mut self,
+        session: SessionId,
+        observed: &Observed<'_>,
+        ahead: Option<index::build::Ahead>,
+        outlet: &mut impl Outlet,
+    ) {
         let Some(format) = self.settings.capture else {
             return;
         };
@@ -724,12 +733,12 @@ impl Worker {
             cut_by: observed.cut_by,
         };
         format.encode(&record, batch);
-        if let Some(keys) = &mut self.keys {
+        if let Some((keys, ahead)) = self.keys.as_mut().zip(ahead) {
             let is_cut = match format {
                 Format::PcapNg => observed.verdict == Verdict::Truncated,
                 Format::Pcap => observed.lengths.missing() > 0,
             };
-            let keys = index::build::keys_of(keys, observed.inner, is_cut);
+            let keys = index::build::keys_of(keys, &ahead, observed.inner, is_cut);
             batch.keys.push(keys);
         }
     }

@@ -7,7 +7,7 @@ use std::io::{self, BufRead, ErrorKind, Read};
 use super::Builder;
 use crate::capture::store::frames::{Frame, WholeFrames};
 use crate::flow::key::FlowKey;
-use crate::flow::lookup;
+use crate::flow::lookup::{self, Tag};
 use crate::mirror::session::SessionId;
 use crate::outfile::packed::Codec;
 use crate::pcap::blocks::{INTERFACE_STATISTICS, Section};
@@ -16,12 +16,24 @@ use crate::pcap::options::number32;
 use crate::pcap::record::{Format, Keys};
 use crate::wire::inner::Inner;
 
+/// What an index will note of a frame, as far as it is found out ahead of [`keys_of`].
+pub struct Ahead(Option<(FlowKey, Tag)>);
+
+impl Ahead {
+    /// Has the processor fetch what is needed.
+    #[inline]
+    pub fn of(keys: &lookup::Keys, inner: &Inner) -> Self {
+        let flow = FlowKey::of(SessionId(0), None, inner);
+        Self(flow.map(|(key, _)| (key, keys.expect(&key))))
+    }
+}
+
 /// What an index notes of a frame.
-pub fn keys_of(keys: &mut lookup::Keys, inner: &Inner, is_cut: bool) -> Keys {
-    let flow = FlowKey::of(SessionId(0), None, inner);
-    match (flow, &inner.ip) {
-        (Some((key, _)), Some(ip)) => Keys {
-            flow: keys.of(&key),
+#[inline]
+pub fn keys_of(keys: &mut lookup::Keys, ahead: &Ahead, inner: &Inner, is_cut: bool) -> Keys {
+    match (&ahead.0, &inner.ip) {
+        (Some((key, tag)), Some(ip)) => Keys {
+            flow: keys.of(key, *tag),
             hosts: [
                 lookup::of_words(&ip.header.src),
                 lookup::of_words(&ip.header.dst),
@@ -34,6 +46,12 @@ pub fn keys_of(keys: &mut lookup::Keys, inner: &Inner, is_cut: bool) -> Keys {
             ..Keys::default()
         },
     }
+}
+
+fn keys_at_once(keys: &mut lookup::Keys, frame: &[u8], is_cut: bool) -> Keys {
+    let inner = Inner::read(frame);
+    let ahead = Ahead::of(keys, &inner);
+    keys_of(keys, &ahead, &inner, is_cut)
 }
 
 /// Reads a file up to its end.
@@ -137,7 +155,7 @@ fn scan_blocks(mut builder: Builder, mut file: impl Content) -> io::Result<Build
                 let frame = block.get(packet.at..end).unwrap_or_default();
                 let is_cut =
                     packet.has_comment && section.cut_comment(&block, packet.options_at).is_some();
-                let keys = keys_of(&mut flows, &Inner::read(frame), is_cut);
+                let keys = keys_at_once(&mut flows, frame, is_cut);
                 let vni = section.origin(packet.interface).map(|origin| origin.vni);
                 let (ts_ns, vni) = (
                     packet.ts_ns.unwrap_or_default(),
@@ -175,7 +193,7 @@ fn scan_records(mut builder: Builder, mut file: impl Content) -> io::Result<Buil
         }
         let frame = bytes.get(header.record_header_len..).unwrap_or_default();
         let is_cut = record.orig_len > record.captured_len;
-        let keys = keys_of(&mut flows, &Inner::read(frame), is_cut);
+        let keys = keys_at_once(&mut flows, frame, is_cut);
         builder.add(at, bytes.len() as u32, record.ts_ns, &keys, None);
         at += bytes.len() as u64;
     }
