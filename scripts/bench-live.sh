@@ -21,7 +21,10 @@
 # Rounds are interleaved; a result is the median (min to max), a ratio the median of those of the rounds. Runs shorter
 # than 3 s flatter receivers with large buffers, and a busy machine makes any single round worthless.
 #
-# BENCH_DIR is where captures are written (/dev/shm), BENCH_ONLY names receivers to run, separated by commas.
+# BENCH_DIR is where captures are written (/dev/shm), BENCH_ONLY names receivers to run, separated by commas. Without it
+# they are those that write one file. BENCH_SET=stores takes those that write files of 64 MiB one after the other, which
+# no limit deletes, and BENCH_SET=packed vxtap with --compress. `cpu` tells for vxtap what each thread takes, and for stores how
+# many files there were and how many packets were lost: `BENCH_SET=stores scripts/bench-live.sh 5 3 250 cpu`.
 # Namespaces, devices and sysctls are put back when it ends, also by Ctrl-C.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -54,15 +57,38 @@ LOSS, STEPS, SEARCH_FROM, VNI = 1e-4, 6, 350e3, 100
 SENDER_CPU, RECEIVER_CPU = 0, 1
 
 # name: (whose, on a kernel vxlan device, flag of `vxtap listen` that must exist, command); {out} is the file to write,
-# {summary} where vxtap tells its counters, {if} the receiving interface.
-LISTEN = f"{vxtap} listen --bind 10.99.0.2:4789 --workers 1 -w {{out}} --flows /dev/null --summary {{summary}}"
-HAS_BACKENDS = "--backend" in subprocess.run([vxtap, "listen", "--help"], text=True, stdout=subprocess.PIPE).stdout
-RECEIVERS = {
-    "vxtap udp": (ours, False, None, LISTEN + (" --backend udp" if HAS_BACKENDS else "")),
-    "vxtap packet": (ours, False, "--backend", LISTEN + " --backend packet --interface {if}"),
+# {dir} an empty directory for several, {summary} where vxtap tells its counters, {if} the receiving interface.
+LISTEN = f"{vxtap} listen --bind 10.99.0.2:4789 --workers 1 --flows /dev/null --summary {{summary}} -w "
+HELP = subprocess.run([vxtap, "listen", "--help"], text=True, stdout=subprocess.PIPE).stdout
+HAS_BACKENDS = "--backend" in HELP
+UDP, PACKET = " --backend udp", " --backend packet --interface {if}"
+STORE = "{dir}/ --rotate-size 64MiB --keep-bytes none"
+FILES = {
+    "vxtap udp": (ours, False, None, LISTEN + "{out}" + (UDP if HAS_BACKENDS else "")),
+    "vxtap packet": (ours, False, "--backend", LISTEN + "{out}" + PACKET),
     "dumpcap": (peer, True, None, "dumpcap -q -i vx0 -B 64 -w {out}"),
     "tcpdump": (peer, True, None, "tcpdump -i vx0 -n -Z root -B 65536 -w {out}"),
 }
+# A kB of dumpcap and an MB of tcpdump are decimal. netsniff-ng names files by the second, so that two of one second would
+# be one, unless they are numbered.
+STORES = {
+    "udp store": (ours, False, "--rotate-size", LISTEN + STORE + UDP),
+    "udp no index": (ours, False, "--no-index", LISTEN + STORE + " --no-index" + UDP),
+    "packet store": (ours, False, "--rotate-size", LISTEN + STORE + PACKET),
+    "packet no index": (ours, False, "--no-index", LISTEN + STORE + " --no-index" + PACKET),
+    "dumpcap -b": (peer, True, None, "dumpcap -q -i vx0 -B 64 -b filesize:67108 -b files:1000 -w {dir}/d.pcapng"),
+    "tcpdump -C": (peer, True, None, "tcpdump -i vx0 -n -Z root -B 65536 -C 67 -W 1000 -w {dir}/t.pcap"),
+    "netsniff-ng": (peer, True, None, "netsniff-ng --in vx0 --out {dir} --interval 64MiB -s -Q -S 64MiB -O 1000"),
+}
+PACKED = {
+    f"{name} {how}": (ours, False, "--compress", LISTEN + STORE + f" --compress {how}" + backend)
+    for name, backend in (("udp", UDP), ("packet", PACKET)) for how in ("zstd:1", "gzip:1")
+}
+RECEIVERS = FILES | STORES | PACKED
+SETS = {"files": FILES, "stores": STORES, "packed": PACKED}
+wanted = os.environ.get("BENCH_SET", "files")
+if wanted not in SETS:
+    sys.exit(f"BENCH_SET is one of {', '.join(SETS)}")
 only = [name.strip() for name in os.environ.get("BENCH_ONLY", "").split(",") if name.strip()]
 if set(only) - set(RECEIVERS):
     sys.exit(f"BENCH_ONLY: receivers are {', '.join(RECEIVERS)}")
@@ -70,9 +96,9 @@ if set(only) - set(RECEIVERS):
 
 def there(name):
     _, _, flag, command = RECEIVERS[name]
-    if only and name not in only:
+    if name not in (only or SETS[wanted]):
         return False
-    if flag and not HAS_BACKENDS:
+    if flag and flag not in HELP:
         print(f"left out: {name} (this vxtap has no {flag})")
         return False
     if not shutil.which(command.split()[0]):
@@ -191,8 +217,9 @@ class Lab:
             sh(f"ip -n {self.cap} link add vx0 type vxlan id {VNI} dstport 4789 local 10.99.0.2 dev {self.rx} nolearning")
             sh(f"ip -n {self.cap} link set vx0 mtu 1900 up")
             sh(f"ip netns exec {self.cap} ethtool -K vx0 gro off")
-        out, summary, said = (f"{self.dir}/{file}" for file in ("out", "summary", "said"))
-        argv = command.format(out=out, summary=summary, **{"if": self.rx}).split()
+        out, store, summary, said = (f"{self.dir}/{file}" for file in ("out", "store", "summary", "said"))
+        os.mkdir(store)
+        argv = command.format(out=out, dir=store, summary=summary, **{"if": self.rx}).split()
         on_cpu = ["ip", "netns", "exec", self.cap, "taskset", "-c", str(RECEIVER_CPU)]
         with open(said, "w") as messages:
             receiver = self.receiver = start(on_cpu + argv, stdout=subprocess.DEVNULL, stderr=messages)
@@ -210,22 +237,31 @@ class Lab:
         sent = json.loads(told)
         time.sleep(1.5)  # tcpdump is handed its last block after up to a second
         softirq = schedstat_ns(f"/proc/{self.napi}") - softirq
+        threads = threads_by_name(receiver.pid)
         receiver.send_signal(signal.SIGINT)
         process = self.reap(name) - process
-        delivered = packets_in(out)
-        lost_by_kernel = None
+        captures = [f"{store}/{file}" for file in os.listdir(store) if is_capture(file)]
+        delivered = packets_in(captures or [out])
         if os.path.exists(summary):
             with open(summary) as file:
                 counters = json.load(file)
             lost_by_kernel = sum(counters["kernel_dropped"].values())
+            written = counters.get("sinks", [{}])[0].get("written", delivered)
+            if any(file.endswith((".zst", ".gz")) for file in captures):
+                delivered = written  # capinfos cannot count the packets of all of them
+            elif written != delivered:
+                print(f"  {name}: {delivered} packets in the files, {written} by the summary", flush=True)
             if missing := sent["sent"] - counters["received"] - lost_by_kernel:
                 print(f"  {name}: {missing} of {sent['sent']} packets neither received nor counted as dropped", flush=True)
+        shutil.rmtree(store)
         for file in (out, summary):
             if os.path.exists(file):
                 os.unlink(file)
         return {
             "offered": sent["frames"] / sent["seconds"], "retries": sent["retries"], "share": delivered / sent["frames"],
-            "process": process / max(delivered, 1), "softirq": softirq / sent["sent"],
+            "process": process / max(delivered, 1), "softirq": softirq / sent["sent"], "sent": sent["frames"],
+            "lost": sent["frames"] - delivered, "files": len(captures),
+            "threads": {thread: ns / max(delivered, 1) for thread, ns in threads.items()},
         }
 
     def reap(self, name):
@@ -254,13 +290,28 @@ def threads_ns(pid):
     return sum(schedstat_ns(f"/proc/{pid}/task/{task}") for task in os.listdir(f"/proc/{pid}/task"))
 
 
-def packets_in(path):
-    if not os.path.exists(path):
+def threads_by_name(pid):
+    """CPU time in ns so far; threads of one name are added up."""
+    sums = {}
+    for task in os.listdir(f"/proc/{pid}/task"):
+        with open(f"/proc/{pid}/task/{task}/comm") as file:
+            name = file.read().strip()
+        sums[name] = sums.get(name, 0) + schedstat_ns(f"/proc/{pid}/task/{task}")
+    return sums
+
+
+def is_capture(name):
+    return ".pcap" in name and not name.endswith(".idx") and name[0] != "."
+
+
+def packets_in(paths):
+    paths = [path for path in paths if os.path.exists(path)]
+    if not paths:
         return 0
     # A file without its end counts as far as it goes.
-    done = subprocess.run(["capinfos", "-c", "-M", "-T", "-r", path], text=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
-    fields = done.stdout.strip().split("\t")
-    return int(fields[1]) if len(fields) > 1 and fields[1].isdigit() else 0
+    done = subprocess.run(["capinfos", "-c", "-M", "-T", "-r", *paths], text=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    counts = [line.split("\t")[1] for line in done.stdout.splitlines() if "\t" in line]
+    return sum(int(count) for count in counts if count.isdigit())
 
 
 def loss_free(lab, name):
@@ -307,13 +358,18 @@ def interleaved(names, run):
 
 
 def cpu(lab, names):
-    print(f"\ncpu: ns a packet at {rate / 1e3:.0f} kpps\n{'':14} {'process':>24} {'softirq':>24} {'together':>24}  delivered")
+    print(f"\ncpu: ns a packet at {rate / 1e3:.0f} kpps\n{'':15} {'process':>24} {'softirq':>24} {'together':>24}  delivered")
     rows = interleaved(names, lambda name: lab.run(name, rate))
     together = lambda row: row["process"] + row["softirq"]
     for name, row in rows.items():
         parts = [[r["process"] for r in row], [r["softirq"] for r in row], list(map(together, row))]
         share, offered = (statistics.median(r[key] for r in row) for key in ("share", "offered"))
-        print(f"{name:14} " + " ".join(f"{spread(part):>24}" for part in parts) + f"  {100 * share:.3f} % of {offered / 1e3:.0f} kpps")
+        print(f"{name:15} " + " ".join(f"{spread(part):>24}" for part in parts) + f"  {100 * share:.3f} % of {offered / 1e3:.0f} kpps")
+        if RECEIVERS[name][0] == ours:
+            each = {thread: spread([r["threads"].get(thread, 0) for r in row]) for thread in row[0]["threads"]}
+            print("  threads: " + ", ".join(f"{thread} {ns}" for thread, ns in each.items() if not ns.startswith("0 ")))
+        if any(r["files"] for r in row):
+            print(f"  lost: {', '.join(str(r['lost']) for r in row)} of {row[0]['sent']}; files: {', '.join(str(r['files']) for r in row)}")
     ratios(rows, together, names)
 
 
@@ -322,7 +378,7 @@ def search(lab, names):
     rows = interleaved(names, lambda name: loss_free(lab, name))
     for name, row in rows.items():
         limit = ", the sender's limit: the receiver can do more" if any(by_sender for _, by_sender in row) else ""
-        print(f"{name:14} {spread([kpps / 1e3 for kpps, _ in row]):>24}{limit}")
+        print(f"{name:15} {spread([kpps / 1e3 for kpps, _ in row]):>24}{limit}")
     ratios(rows, lambda row: row[0], names)
     return {name: statistics.median(kpps for kpps, _ in row) for name, row in rows.items()}
 
@@ -334,7 +390,7 @@ def overload(lab, names, loss_free_rates):
     delivered = lambda row: row["share"] * row["offered"] / 1e3
     for name, row in rows.items():
         share = spread([100 * r["share"] for r in row], "{:.1f}")
-        print(f"{name:14} {share} % of {statistics.median(r['offered'] for r in row) / 1e3:.0f} kpps"
+        print(f"{name:15} {share} % of {statistics.median(r['offered'] for r in row) / 1e3:.0f} kpps"
               f" (asked for: {offer(name) / 1e3:.0f}), {spread(map(delivered, row))} kpps")
     ratios(rows, delivered, names)
 
