@@ -124,11 +124,17 @@ impl CommunityId {
     pub const fn bytes(&self) -> &[u8] {
         &self.0
     }
+
+    /// Its text.
+    #[inline]
+    pub fn as_str(&self) -> &str {
+        std::str::from_utf8(&self.0).unwrap_or_default()
+    }
 }
 
 impl fmt::Display for CommunityId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&String::from_utf8_lossy(&self.0))
+        f.write_str(self.as_str())
     }
 }
 

@@ -3,6 +3,7 @@
 //! Pure: time comes with the packets.
 
 pub mod app;
+pub mod columns;
 pub mod community_id;
 pub mod counts;
 pub mod ended;

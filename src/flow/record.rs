@@ -274,3 +274,90 @@ pub fn flow_id(session: SessionKey, key: &FlowKey, first_ns: u64, namesakes: u8)
     let first = digest.first_chunk::<8>();
     FlowId(first.map_or(0, |first| u64::from_be_bytes(*first)))
 }
+
+#[cfg(test)]
+impl FlowRecord {
+    /// A record that has every field, those of [`App`] three records together; `n` tells it from others.
+    pub fn sample(n: u64) -> Self {
+        let tuple = Tuple {
+            src: IpAddr::from([10, 0, 0, 1]),
+            dst: IpAddr::from([10, 0, 0, 2]),
+            protocol: protocol::TCP,
+            ports: Some((n as u16, 443)),
+        };
+        let ts_start = 1_700_000_000_123_456_789 + n;
+        let name = |name: &str| super::app::Name::of(name.as_bytes(), 255);
+        let app = match n % 3 {
+            0 => {
+                let answer = b"\0\x01\x81\x80\0\x01\0\0\0\0\0\0\x01a\x07example\0\0\x01\0\x01";
+                App::Dns(super::app::Dns::read(answer, false).unwrap())
+            }
+            1 => App::Tls(super::app::Tls {
+                sni: name("b.example"),
+                alpn: name("h2"),
+            }),
+            _ => App::Http(super::app::Http {
+                method: Some("GET"),
+                host: name("c.example:80"),
+            }),
+        };
+        let mut frame = vec![0; 34];
+        frame[12..24].copy_from_slice(&[8, 0, 0x45, 0, 0, 20, 0, 0, 0, 0, 64, 6]);
+        let inner = crate::wire::inner::Inner::read(&frame);
+        let key = FlowKey::of(crate::mirror::session::SessionId(0), None, &inner);
+        let order = Order {
+            place: n,
+            by_packet: true,
+            begun_ns: ts_start,
+            key: key.unwrap().0,
+            flow_id: FlowId(n),
+        };
+        Self {
+            order,
+            ts_start: Time(ts_start),
+            ts_end: Time(ts_start + 5_000_000_001),
+            dur_ns: 5_000_000_001,
+            flow_id: FlowId(n.wrapping_mul(0x9e37_79b9_7f4a_7c15)),
+            community_id: Some(community_id(0, &tuple)),
+            vni: Some(0x00ff_ffff),
+            outer_src: Some([IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, 9])]),
+            outer_dst: Some([IpAddr::from([192, 0, 2, 1])]),
+            tunnel: Some("vxlan"),
+            src_ip: tuple.src,
+            src_port: Some(n as u16),
+            dst_ip: tuple.dst,
+            dst_port: Some(443),
+            proto: Some(protocol::TCP),
+            ip_v: 4,
+            icmp_type: Some(8),
+            icmp_code: Some(0),
+            vlan: Some(4094),
+            vlan_inner: Some(7),
+            src_mac: Some([2, 0, 0, 0, 0, 0xab]),
+            dst_mac: Some([2, 0, 0, 0, 0, 0xcd]),
+            pkts_o: n,
+            pkts_r: 1,
+            ip_bytes_o: 1000 * n,
+            ip_bytes_r: u64::MAX,
+            l2_bytes_o: 1014 * n,
+            l2_bytes_r: 2,
+            cap_bytes_o: 100 * n,
+            cap_bytes_r: 3,
+            trunc_pkts_o: 4,
+            trunc_pkts_r: 5,
+            trunc_missing_o: 6,
+            trunc_missing_r: 7,
+            max_ip_len_o: u32::MAX,
+            max_ip_len_r: 9,
+            frag_pkts: 10,
+            tcp_flags_o: Some(0x1ff),
+            tcp_flags_r: Some(18),
+            tos: 255,
+            ttl_min: 63,
+            ttl_max: 64,
+            end_reason: EndReason::EndOfFlow as u8,
+            cont: Some(1),
+            app: Some(Arc::new(app)),
+        }
+    }
+}
