@@ -1,0 +1,433 @@
+//! Names in flow records, held against what tshark finds: in real captures, and in a conversation of programs that is
+//! made on the spot.
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "tests end with a panic"
+)]
+
+mod common;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::process::Command;
+
+use common::{Replayed, assert_closes, corpus, reasons, replay, run, tool};
+use serde_json::Value;
+
+/// Protocol, and both ends in order: one conversation.
+type Talk = (String, BTreeSet<(String, String)>);
+/// By conversation and field: what was found.
+type Names = BTreeMap<(Talk, &'static str), BTreeSet<String>>;
+
+/// Fields of flow records, and what tshark calls them.
+const FIELDS: [(&str, &str); 5] = [
+    ("dns_query", "dns.qry.name"),
+    ("tls_sni", "tls.handshake.extensions_server_name"),
+    ("tls_alpn", "tls.handshake.extensions_alpn_str"),
+    ("http_host", "http.host"),
+    ("http_method", "http.request.method"),
+];
+
+/// A name of tshark as flow records have it.
+fn normal(field: &str, name: &str) -> String {
+    match (field, name) {
+        ("http_method", method) => method.to_owned(),
+        (_, "<Root>") => ".".to_owned(),
+        (_, name) => name
+            .bytes()
+            .map(|byte| match byte {
+                b'"' | b'\\' | b'%' | b',' => format!("%{byte:02x}"),
+                0x21..=0x7e => char::from(byte).to_ascii_lowercase().to_string(),
+                _ => format!("%{byte:02x}"),
+            })
+            .collect(),
+    }
+}
+
+/// What tshark finds, packet by packet; of QUIC and UDP's HTTP nothing, which are not read here.
+fn of_tshark(capture: &Path) -> Names {
+    let ends = [
+        "ip.src",
+        "ip.dst",
+        "ipv6.src",
+        "ipv6.dst",
+        "udp.srcport",
+        "udp.dstport",
+        "tcp.srcport",
+        "tcp.dstport",
+    ];
+    let mut command = Command::new("tshark");
+    command.arg("-nr").arg(capture);
+    for preference in [
+        "tcp.desegment_tcp_streams:FALSE",
+        "ip.defragment:FALSE",
+        "ipv6.defragment:FALSE",
+    ] {
+        command.args(["-o", preference]);
+    }
+    command.args([
+        "-T",
+        "fields",
+        "-E",
+        "separator=/t",
+        "-E",
+        "aggregator=|",
+        "-e",
+        "frame.protocols",
+    ]);
+    for field in ends.into_iter().chain(FIELDS.map(|(_, field)| field)) {
+        command.args(["-e", field]);
+    }
+    let text = String::from_utf8(run(&mut command).stdout).unwrap();
+    let mut names = Names::new();
+    for line in text.lines() {
+        let columns: Vec<&str> = line.split('\t').collect();
+        let protocols: Vec<&str> = columns[0].split(':').collect();
+        let innermost = |these: [&str; 2]| {
+            let found = protocols.iter().rev().find(|name| these.contains(name));
+            found.copied().unwrap_or_default()
+        };
+        // Of packets in packets the last.
+        let last = |at: usize| columns[at].rsplit('|').next().unwrap().to_owned();
+        let (ip, transport) = (innermost(["ip", "ipv6"]), innermost(["tcp", "udp"]));
+        let (ip_at, port_at) = (
+            if ip == "ip" { 1 } else { 3 },
+            if transport == "udp" { 5 } else { 7 },
+        );
+        let end = |side: usize| (last(ip_at + side), last(port_at + side));
+        let talk = (transport.to_owned(), BTreeSet::from([end(0), end(1)]));
+        if protocols.iter().any(|name| ["quic", "ssdp"].contains(name)) {
+            continue;
+        }
+        for ((field, _), found) in FIELDS.into_iter().zip(&columns[9..]) {
+            let mut found = found.split('|').filter(|name| !name.is_empty());
+            let name = match field {
+                "tls_alpn" => found
+                    .map(|name| normal(field, name))
+                    .collect::<Vec<_>>()
+                    .join(" "),
+                _ => found
+                    .next()
+                    .map_or_else(String::new, |name| normal(field, name)),
+            };
+            if !name.is_empty() {
+                names.entry((talk.clone(), field)).or_default().insert(name);
+            }
+        }
+    }
+    names
+}
+
+fn of_records(flows: &[Value]) -> Names {
+    let mut names = Names::new();
+    for flow in flows {
+        let transport = match flow["proto"].as_u64() {
+            Some(6) => "tcp",
+            Some(17) => "udp",
+            _ => continue,
+        };
+        let end = |side: &str| {
+            let ip = flow[format!("{side}_ip")].as_str().unwrap().to_owned();
+            (ip, flow[format!("{side}_port")].to_string())
+        };
+        let talk = (
+            transport.to_owned(),
+            BTreeSet::from([end("src"), end("dst")]),
+        );
+        for (field, _) in FIELDS {
+            if let Some(name) = flow[field].as_str() {
+                names
+                    .entry((talk.clone(), field))
+                    .or_default()
+                    .insert(name.to_owned());
+            }
+        }
+    }
+    names
+}
+
+/// Where the two differ: each name in a record is one that tshark finds in its conversation, and where tshark finds any
+/// there is one.
+fn differences(tshark: &Names, records: &Names) -> Vec<String> {
+    let mut differences = Vec::new();
+    for key in tshark.keys().chain(records.keys()).collect::<BTreeSet<_>>() {
+        let nothing = BTreeSet::new();
+        let (found, told) = (
+            tshark.get(key).unwrap_or(&nothing),
+            records.get(key).unwrap_or(&nothing),
+        );
+        if told.is_empty() || !told.is_subset(found) {
+            differences.push(format!("{key:?}: {told:?} instead of one of {found:?}"));
+        }
+    }
+    differences
+}
+
+/// Captures whose names differ, and why.
+const EXCEPTIONS: [(&str, &str); 12] = [
+    ("arkime--6-4-gre-ppp-udp-4-dns.pcap", "inside of GRE"),
+    ("pcapplusplus--GrePackets.pcap", "inside of GRE"),
+    ("mercury--ip_encapsulation.pcap", "inside of 6in4"),
+    ("ndpi--4in6tunnel.pcap", "inside of 4in6"),
+    ("zeek--vxlan-triple-v2.pcap", "in the third layer of VXLAN"),
+    ("zeek--nflog-http.pcap", "a link type that is not read"),
+    ("zeek--radiotap.pcap", "a link type that is not read"),
+    (
+        "pcapplusplus--null_loopback.pcap",
+        "an address family that is not read",
+    ),
+    ("zeek--ipv6-http-atomic-frag.pcap", "HTTP/0.9"),
+    ("zeek--mixed-vlan-mpls.pcap", "HTTP/0.9"),
+    ("zeek--wikipedia.pcap", "LLMNR, on a port of its own"),
+    ("mercury--capture2.pcap", "LLMNR, on a port of its own"),
+];
+
+#[test]
+fn names_in_the_corpus() {
+    let Some(corpus) = corpus().filter(|_| tool("tshark")) else {
+        return;
+    };
+    let (mut equal, mut wrong) = (0, Vec::new());
+    for (dir, flags) in [("plain", &["--plain"][..]), ("vxlan", &[])] {
+        for entry in std::fs::read_dir(corpus.join(dir)).unwrap() {
+            let path = entry.unwrap().path();
+            let name = path.file_name().unwrap().to_str().unwrap().to_owned();
+            let found = of_tshark(&path);
+            let mut args: Vec<_> = flags.iter().map(Into::into).collect();
+            args.push(path.into_os_string());
+            let told = of_records(&replay(&args).flows);
+            let differences = differences(&found, &told);
+            let is_exception = EXCEPTIONS.iter().any(|(exception, _)| *exception == name);
+            equal += told.len();
+            if is_exception && !found.is_empty() {
+                assert!(!differences.is_empty(), "{name} is no exception any more");
+                // What is told is true all the same.
+                let untrue = told.iter().filter(|(key, told)| {
+                    found.get(*key).is_none_or(|found| !told.is_subset(found))
+                });
+                assert_eq!(untrue.count(), 0, "{name}: {differences:?}");
+                continue;
+            }
+            wrong.extend(
+                differences
+                    .into_iter()
+                    .map(|difference| format!("{name}: {difference}")),
+            );
+        }
+    }
+    assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
+    assert!(equal > 500, "only {equal} names");
+}
+
+/// DNS by the system's resolver, TLS by openssl, HTTP by curl and Python, over a loopback with the MTU of a wire; captured
+/// by tcpdump.
+const CONVERSATION: &str = r#"
+set -eu
+cd "$1"
+ip link set lo up mtu 1500
+openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -keyout key.pem -out cert.pem \
+    -days 1 -subj /CN=shop.example 2>openssl.log
+printf 'nameserver 127.0.0.1\noptions timeout:1 attempts:5\n' >resolv.conf
+printf 'hosts: dns\n' >nsswitch.conf
+mount --bind resolv.conf /etc/resolv.conf
+mount --bind nsswitch.conf /etc/nsswitch.conf
+tcpdump -i lo -U --immediate-mode -w talk.pcap 2>tcpdump.log &
+until grep -q listening tcpdump.log; do sleep 0.02; done
+python3 -c '
+import socket
+server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+server.bind(("127.0.0.1", 53))
+while True:
+    query, asker = server.recvfrom(512)
+    server.sendto(query[:2] + b"\x81\x83" + query[4:], asker)
+' &
+openssl s_server -accept 127.0.0.1:4433 -cert cert.pem -key key.pem -alpn h2,http/1.1 -quiet >server.log 2>&1 </dev/null &
+mkdir served
+python3 -m http.server 8080 --bind 127.0.0.1 --directory served >http.log 2>&1 &
+until grep -q '\bu53 ' names 2>/dev/null; do
+    awk '$2 ~ /:0035$/ { print "u53 " }' /proc/net/udp >names; sleep 0.02
+done
+getent ahosts Nowhere.vxtap.example || true
+until openssl s_client -connect 127.0.0.1:4433 -servername Shop.Example -alpn h2,http/1.1 \
+    >client.log 2>&1 </dev/null; do sleep 0.02; done
+until curl -s --noproxy '*' --resolve files.example.com:8080:127.0.0.1 -o page -X PUT \
+    http://files.example.com:8080/; do sleep 0.02; done
+# Whoever comes last is captured last.
+curl -s --noproxy '*' -o page http://127.0.0.1:8080/the-end
+until grep -aq the-end talk.pcap; do sleep 0.02; done
+"#;
+
+fn flow<'a>(replayed: &'a Replayed, app: &str) -> &'a Value {
+    let mut found = replayed.flows.iter().filter(|flow| flow["app"] == app);
+    found
+        .next()
+        .unwrap_or_else(|| panic!("no {app} in {:?}", replayed.flows))
+}
+
+#[test]
+fn names_in_a_conversation() {
+    let tools = [
+        "unshare", "ip", "tcpdump", "openssl", "python3", "curl", "getent", "tshark", "editcap",
+    ];
+    if !tools.into_iter().all(tool) {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    // What it starts ends with it.
+    let apart = [
+        "--net",
+        "--mount",
+        "--pid",
+        "--fork",
+        "--kill-child",
+        "--mount-proc",
+    ];
+    if run(Command::new("unshare").args(apart).arg("true")).code != Some(0) {
+        eprintln!("skipped: no namespaces");
+        return;
+    }
+    let mut command = Command::new("unshare");
+    command
+        .args(apart)
+        .args(["sh", "-c", CONVERSATION, "sh"])
+        .arg(dir.path());
+    let done = run(&mut command);
+    assert_eq!(done.code, Some(0), "{}", done.stderr);
+
+    let capture = dir.path().join("talk.pcap");
+    let plain = |capture: &Path, more: &[&str]| {
+        let mut args = vec!["--plain".into(), capture.as_os_str().to_owned()];
+        args.extend(more.iter().map(Into::into));
+        replay(args)
+    };
+    let replayed = plain(&capture, &[]);
+    assert_closes(&replayed.summary);
+    let dns = flow(&replayed, "dns");
+    assert_eq!(
+        (&dns["dns_query"], &dns["dns_rcode"]),
+        (&"nowhere.vxtap.example".into(), &3.into())
+    );
+    let tls = flow(&replayed, "tls");
+    assert_eq!(
+        (&tls["tls_sni"], &tls["tls_alpn"]),
+        (&"shop.example".into(), &"h2 http/1.1".into())
+    );
+    let http = flow(&replayed, "http");
+    assert_eq!(
+        (&http["http_host"], &http["http_method"]),
+        (&"files.example.com:8080".into(), &"PUT".into())
+    );
+    let whole = of_records(&replayed.flows);
+    assert_eq!(differences(&of_tshark(&capture), &whole), [""; 0]);
+
+    // Cut as a mirror cuts: the same names or none, and more the more there is.
+    let cut = dir.path().join("cut.pcap");
+    let mut before = 0;
+    for snaplen in ["60", "90", "130", "200", "400", "1600"] {
+        let made = run(Command::new("editcap")
+            .args(["-s", snaplen])
+            .arg(&capture)
+            .arg(&cut));
+        assert_eq!(made.code, Some(0), "{}", made.stderr);
+        let names = of_records(&plain(&cut, &[]).flows);
+        for (key, names) in &names {
+            assert!(
+                whole.get(key).is_some_and(|whole| names.is_subset(whole)),
+                "{snaplen}: {names:?}"
+            );
+        }
+        assert!(names.len() >= before, "{snaplen}");
+        before = names.len();
+    }
+    assert_eq!(before, whole.len());
+
+    let left_out = plain(&capture, &["--no-app"]).flows;
+    assert_eq!(left_out.len(), replayed.flows.len());
+    assert!(left_out.iter().all(|flow| flow.get("app").is_none()));
+    assert!(of_records(&left_out).is_empty());
+}
+
+/// A classic pcap of requests, each of a flow of its own.
+fn requests(count: u32, host: impl Fn(u32) -> String) -> Vec<u8> {
+    let mut pcap = vec![
+        0xd4, 0xc3, 0xb2, 0xa1, 2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 4, 0, 1, 0, 0, 0,
+    ];
+    for number in 0..count {
+        let payload = format!("GET / HTTP/1.1\r\nHost: {}\r\n\r\n", host(number));
+        let mut frame = vec![2; 12];
+        frame.extend([8, 0, 0x45, 0]);
+        frame.extend((payload.len() as u16 + 40).to_be_bytes());
+        frame.extend([0, 0, 0x40, 0, 64, 6, 0, 0, 10, 0, 0, 1, 10, 1]);
+        frame.extend((number as u16).to_be_bytes());
+        frame.extend([
+            0x30, 0x39, 0, 80, 0, 0, 0, 1, 0, 0, 0, 1, 0x50, 0x18, 2, 0, 0, 0, 0, 0,
+        ]);
+        frame.extend(payload.bytes());
+        pcap.extend(
+            [
+                number / 100,
+                number % 100,
+                frame.len() as u32,
+                frame.len() as u32,
+            ]
+            .map(u32::to_le_bytes)
+            .concat(),
+        );
+        pcap.extend(frame);
+    }
+    pcap
+}
+
+/// Names have a bounded part of memory: the packets whose names find no room are counted, and all else is as ever.
+#[test]
+fn names_that_find_no_room_are_counted() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("requests.pcap");
+    std::fs::write(&path, requests(1000, |number| format!("{number:0200}"))).unwrap();
+    let path = path.to_str().unwrap();
+    let replayed = replay(["--plain", path, "--max-flows", "1000"]);
+    assert_closes(&replayed.summary);
+    assert_eq!(replayed.flows.len(), 1000);
+    let named = replayed
+        .flows
+        .iter()
+        .filter(|flow| flow.get("app").is_some())
+        .count() as u64;
+    let noted = reasons(&replayed.summary, "noted");
+    assert_eq!(noted["app_names_full"] + named, 1000, "{noted:?}");
+    assert!((100..600).contains(&named), "{named}");
+    for flow in &replayed.flows {
+        let host = flow
+            .get("http_host")
+            .map(|host| host.as_str().unwrap().len());
+        assert_eq!(host, flow.get("app").map(|_| 200));
+    }
+    // Flows that end leave room for the names of others.
+    let replayed = replay([
+        "--plain",
+        path,
+        "--max-flows",
+        "1000",
+        "--idle-timeout",
+        "tcp=1s",
+    ]);
+    let named = replayed
+        .flows
+        .iter()
+        .filter(|flow| flow.get("app").is_some());
+    assert_eq!((replayed.flows.len(), named.count() > 600), (1000, true));
+}
+
+/// By any number of workers the same records.
+#[test]
+fn names_do_not_depend_on_workers() {
+    let replayed = ["1", "2", "3"].map(|workers| {
+        let replayed = replay(["testdata/app-names.pcap", "--workers", workers]);
+        std::fs::read_to_string(replayed.dir.path().join("out.jsonl")).unwrap()
+    });
+    assert!(replayed[0].contains("\"tls_sni\""));
+    assert_eq!(replayed[0], replayed[1]);
+    assert_eq!(replayed[0], replayed[2]);
+}
