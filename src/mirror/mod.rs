@@ -4,10 +4,12 @@
 
 pub mod allowed;
 pub mod direction;
+pub mod duplicates;
 pub mod ether_types;
 pub mod inventory;
 pub mod others;
 pub mod series;
+pub mod pairs;
 pub mod session;
 pub mod sizes;
 pub mod truncation;

@@ -1,0 +1,934 @@
+//! Copies of one inner packet: mirrored at both ends of its way, or twice by one source.
+//!
+//! In go the packet's headers, its mirror session and its time; out comes whether it was seen before, and where.
+//! A packet is told by what no router changes: addresses, protocol, length, IPv4 identification, IPv6 flow
+//! label, fragment, and the first bytes behind the IP header without the transport checksum, which offload may
+//! fill in on the way. MAC addresses, VLAN tags, TTL and DSCP are not looked at.
+//!
+//! Memory is fixed: a table in which a packet can stand at eight places, all in one cache line. The packet seen
+//! longest ago makes room.
+
+use prefetch_index::prefetch_index;
+
+use super::session::{MAX_AGED, MAX_SESSIONS, SessionId};
+use crate::wire::be16;
+use crate::wire::inner::{InnerIp, Transport};
+use crate::wire::ip::IpHeader;
+use crate::wire::numbers::protocol;
+use crate::wire::numbers::tcp_flag::RST;
+
+/// Bytes behind the IP header by which a packet is told: a TCP header with time stamps. A session that keeps 96
+/// bytes of each frame has them all, behind IPv6 too.
+const HEAD_LEN: usize = 32;
+
+/// Bytes behind the IP header by which a packet is told that has no number and no sequence number: many a datagram
+/// begins like the one before it.
+const MORE_LEN: usize = 128;
+
+/// A packet that comes again from the session that had it, and whose sender does not number packets: up to so
+/// many nanoseconds later it was mirrored twice, later it was sent again. No TCP sends again as soon as that.
+const TWICE_NS: u64 = 1_000_000;
+
+/// Longest window, in nanoseconds: far less than the five hours after which times wrap.
+pub const MAX_WINDOW_NS: u64 = 10_000_000_000;
+
+/// Buckets, as a power of two.
+const BUCKET_BITS: u32 = 15;
+/// Packets of a bucket.
+const WAYS: usize = 8;
+/// Words of a bucket: a cache line by which packets are found, and one with what is known of them.
+const BUCKET_WORDS: usize = 2 * WAYS;
+/// Bytes that a bucket begins at a multiple of.
+const ALIGNMENT: usize = BUCKET_WORDS * size_of::<u64>();
+
+/// Bytes of memory that a table takes.
+pub const MEMORY_BYTES: usize = (BUCKET_WORDS << BUCKET_BITS) * size_of::<u64>() + ALIGNMENT;
+
+/// How copies are looked for, and what becomes of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Dedup {
+    /// A copy is known as one for so many nanoseconds, at most [`MAX_WINDOW_NS`].
+    pub window_ns: u64,
+    /// Copies get into no flow and no capture.
+    pub drop: bool,
+}
+
+impl Default for Dedup {
+    fn default() -> Self {
+        Self {
+            window_ns: 500_000_000,
+            drop: false,
+        }
+    }
+}
+
+/// What names an inner packet wherever on its way it was mirrored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fingerprint {
+    hash: u64,
+    kind: Kind,
+}
+
+/// How a packet looks whose sender sends the same again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    /// It has another number.
+    Numbered,
+    /// Like the first, but it hardly comes at once.
+    Unnumbered,
+    /// Like the first, and at once: each segment that comes to a closed port or connection has its reset.
+    Reset,
+}
+
+/// Where and when a packet was seen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sighting {
+    /// Its mirror session.
+    pub session: SessionId,
+    /// Arrival, nanoseconds since 1970.
+    pub ts_ns: u64,
+    /// Time to live.
+    pub ttl: u8,
+    /// VLAN identifier of its outermost tag.
+    pub vlan: Option<u16>,
+}
+
+/// What is known of a packet that was looked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Seen {
+    /// Names the packet: all its copies have the same, the same in every run.
+    pub id: u64,
+    /// What it is a copy of, if it is one.
+    pub copy: Option<CopyOf>,
+}
+
+/// What a copy is a copy of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CopyOf {
+    /// Where the first copy was seen.
+    pub first: Sighting,
+    /// Nanoseconds from the first copy to this one, by their times of arrival.
+    pub after_ns: i64,
+    /// No other copy came from elsewhere before it.
+    pub is_second: bool,
+}
+
+impl Fingerprint {
+    /// Of the packet `ip` in `frame`; `None` where too little is here to tell it from others: its sender does not
+    /// number packets, and it is cut inside the first bytes behind its IP header.
+    #[inline]
+    pub fn of(ip: &InnerIp, frame: &[u8]) -> Option<Self> {
+        let packet = frame.get(ip.offset as usize..)?;
+        let header = &ip.header;
+        let payload = header.payload(packet);
+        let (number, label) = if header.src.is_ipv4() {
+            (u32::from(be16(packet, 4)?), 0)
+        } else {
+            let number = header.fragment.map_or(0, |fragment| fragment.id);
+            let first = u32::from_be_bytes(*packet.first_chunk()?);
+            (number, first & 0x000f_ffff)
+        };
+        let kind = match ip.transport {
+            _ if number != 0 => Kind::Numbered,
+            Transport::Ports { tcp: Some(tcp), .. } if tcp.flags & RST != 0 => Kind::Reset,
+            _ => Kind::Unnumbered,
+        };
+        if kind != Kind::Numbered && payload.len() < HEAD_LEN && !is_whole(header, payload) {
+            return None;
+        }
+        let counts = match (kind, ip.transport) {
+            (Kind::Numbered, _) => HEAD_LEN,
+            (_, Transport::Ports { tcp: Some(tcp), .. }) => tcp.header_len.into(),
+            _ => MORE_LEN,
+        };
+        let more = payload.get(HEAD_LEN..counts.min(payload.len()));
+        let more = more.unwrap_or_default();
+        let [w0, w1, w2, w3] = head(header, payload);
+        let piece = header.fragment.map_or(0, |fragment| {
+            (u64::from(fragment.offset) << 1) | u64::from(fragment.more)
+        });
+        let names = u64::from(number) | u64::from(header.protocol) << 32 | piece << 40;
+        let present = (payload.len().min(HEAD_LEN) + more.len()) as u64;
+        let len = u64::from(header.declared_len) | u64::from(label) << 32 | present << 52;
+        let ([s0, s1], [d0, d1]) = (header.src.words, header.dst.words);
+        let addresses = if header.src.is_ipv4() {
+            fold(s0 ^ K[0], d0 ^ K[1])
+        } else {
+            fold(s0 ^ K[0], d0 ^ K[1]) ^ fold(s1 ^ K[2], d1 ^ K[3])
+        };
+        let names = fold(names ^ K[4], len ^ K[5]);
+        let bytes = fold(w0 ^ K[6], w1 ^ K[7]) ^ fold(w2 ^ K[8], w3 ^ K[9]);
+        let mut hash = fold(names ^ addresses.rotate_left(32), bytes ^ K[10]);
+        if !more.is_empty() {
+            hash = with_more(hash, more);
+        }
+        Some(Self { hash, kind })
+    }
+}
+
+/// The hash with these bytes in it.
+#[inline(never)]
+fn with_more(hash: u64, bytes: &[u8]) -> u64 {
+    let (chunks, rest) = bytes.as_chunks::<16>();
+    let mut last = [0; 16];
+    last.iter_mut().zip(rest).for_each(|(to, from)| *to = *from);
+    let chunks = chunks.iter().chain([&last]);
+    chunks.fold(hash, |hash, chunk| {
+        let words = u128::from_le_bytes(*chunk);
+        fold(hash ^ words as u64, K[11] ^ (words >> 64) as u64)
+    })
+}
+
+/// Whether all of the packet's payload is here.
+#[inline]
+fn is_whole(header: &IpHeader, payload: &[u8]) -> bool {
+    let len = header.header_len + payload.len();
+    header.declared_len != 0 && len >= header.declared_len as usize && !header.options_cut
+}
+
+/// The first bytes behind the IP header, with zeros where there are none and for the transport checksum.
+#[inline]
+fn head(header: &IpHeader, payload: &[u8]) -> [u64; 4] {
+    let mut cut = [0; HEAD_LEN];
+    let bytes = match payload.first_chunk::<HEAD_LEN>() {
+        Some(bytes) => bytes,
+        None => {
+            cut.iter_mut()
+                .zip(payload)
+                .for_each(|(to, from)| *to = *from);
+            &cut
+        }
+    };
+    let mut words = [0; 4];
+    for (word, bytes) in words.iter_mut().zip(bytes.as_chunks::<8>().0) {
+        *word = u64::from_le_bytes(*bytes);
+    }
+    let [w0, w1, w2, _] = &mut words;
+    if header.is_later_fragment() {
+        return words;
+    }
+    match header.protocol {
+        // Bytes 16 and 17, and so on: the first byte of a word is its lowest.
+        protocol::TCP => *w2 &= !0xffff,
+        protocol::UDP => *w0 &= !(0xffff << 48),
+        protocol::ICMP | protocol::ICMPV6 => *w0 &= !(0xffff << 16),
+        protocol::SCTP => *w1 &= !0xffff_ffff,
+        _ => {}
+    }
+    words
+}
+
+/// Digits of π behind the point: nobody chose them, and they are the same in every run and worker.
+const K: [u64; 12] = [
+    0x243f_6a88_85a3_08d3,
+    0x1319_8a2e_0370_7344,
+    0xa409_3822_299f_31d0,
+    0x082e_fa98_ec4e_6c89,
+    0x4528_21e6_38d0_1377,
+    0xbe54_66cf_34e9_0c6c,
+    0xc0ac_29b7_c97c_50dd,
+    0x3f84_d5b5_b547_0917,
+    0x9216_d5d9_8979_fb1b,
+    0xd131_0ba6_98df_b5ac,
+    0x2ffd_72db_d01a_dfb7,
+    0xb8e1_afed_6a26_7e96,
+];
+
+/// Both halves of a product, together: every bit depends on all of both numbers.
+#[inline]
+const fn fold(a: u64, b: u64) -> u64 {
+    let product = a as u128 * b as u128;
+    product as u64 ^ (product >> 64) as u64
+}
+
+/// Packets seen lately.
+pub struct Duplicates {
+    /// Buckets, from `begin` on. In each, eight words that find packets: the upper half of the hash, and the time
+    /// without its lowest bits; behind them eight with [`Rest`].
+    words: Vec<u64>,
+    /// Where the first cache line begins.
+    begin: usize,
+    window_ns: u64,
+    made_room: u64,
+}
+
+/// Lowest bits of a time, kept in the second word: 4096 ns.
+const FINE: u32 = 12;
+/// Bits of a time that are kept.
+const TIME_BITS: u32 = 32 + FINE;
+/// Bits of a session's number, or of none.
+const SESSION_BITS: u32 = 14;
+const _: () = assert!(MAX_SESSIONS + MAX_AGED + 1 < (1 << SESSION_BITS) - 1);
+/// Bits of a VLAN identifier, or of none.
+const VLAN_BITS: u32 = 13;
+/// No VLAN.
+const NO_VLAN: u16 = (1 << VLAN_BITS) - 1;
+
+/// What is kept of a packet beside what finds it.
+#[derive(Clone, Copy)]
+struct Rest {
+    /// Session of the first copy, and of the first one from another session: their numbers and one, or 0.
+    first: u16,
+    second: u16,
+    vlan: u16,
+    fine: u16,
+    ttl: u8,
+    /// Packets like this one before it from the first session, of which no copy has come.
+    unmatched: u8,
+}
+
+impl Rest {
+    const fn word(self) -> u64 {
+        (self.ttl as u64)
+            | (self.first as u64) << Self::FIRST_AT
+            | (self.second as u64) << Self::SECOND_AT
+            | (self.vlan as u64) << Self::VLAN_AT
+            | (self.fine as u64) << Self::FINE_AT
+            | (self.unmatched as u64) << Self::UNMATCHED_AT
+    }
+
+    const fn of(word: u64) -> Self {
+        const fn bits(word: u64, at: u32, bits: u32) -> u16 {
+            (word >> at) as u16 & ((1 << bits) - 1)
+        }
+        Self {
+            first: bits(word, Self::FIRST_AT, SESSION_BITS),
+            second: bits(word, Self::SECOND_AT, SESSION_BITS),
+            vlan: bits(word, Self::VLAN_AT, VLAN_BITS),
+            fine: bits(word, Self::FINE_AT, FINE),
+            ttl: word as u8,
+            unmatched: (word >> Self::UNMATCHED_AT) as u8,
+        }
+    }
+
+    /// Whether the packet `here`, which looks like this one and came so long after it, is a copy of it. One without
+    /// a number may have been sent again: it is a copy where it comes from another session, or at once, or further on
+    /// its way through the same mirror source.
+    #[inline]
+    const fn has_as_copy(&self, here: &Self, kind: Kind, after_ns: i64) -> bool {
+        let is_elsewhere = here.first != self.first && here.first != self.second;
+        let is_routed = here.first == self.first && here.ttl != self.ttl;
+        match kind {
+            Kind::Numbered => true,
+            Kind::Unnumbered => is_elsewhere || is_routed || after_ns.unsigned_abs() <= TWICE_NS,
+            Kind::Reset => is_elsewhere || is_routed,
+        }
+    }
+
+    const FIRST_AT: u32 = u8::BITS;
+    const SECOND_AT: u32 = Self::FIRST_AT + SESSION_BITS;
+    const VLAN_AT: u32 = Self::SECOND_AT + SESSION_BITS;
+    const FINE_AT: u32 = Self::VLAN_AT + VLAN_BITS;
+    const UNMATCHED_AT: u32 = Self::FINE_AT + FINE;
+    const MOST_UNMATCHED: u8 = (u64::MAX >> Self::UNMATCHED_AT) as u8;
+}
+
+/// Nanoseconds from `then`, of which the lowest bits are kept, to `now`, with the sign of times that may go back.
+#[inline]
+const fn between(then: u64, now: u64) -> i64 {
+    let unused = u64::BITS - TIME_BITS;
+    (now.wrapping_sub(then) << unused) as i64 >> unused
+}
+
+impl Duplicates {
+    /// A table that knows packets again for `window_ns` nanoseconds, at most [`MAX_WINDOW_NS`].
+    pub fn new(window_ns: u64) -> Self {
+        // Memory is taken when it is first used.
+        let words = vec![0; MEMORY_BYTES / size_of::<u64>()];
+        let begin = words.as_ptr().align_offset(ALIGNMENT).min(BUCKET_WORDS);
+        Self {
+            words,
+            begin,
+            window_ns: window_ns.min(MAX_WINDOW_NS),
+            made_room: 0,
+        }
+    }
+
+    /// Has the processor fetch what [`Self::see`] will look at.
+    #[inline]
+    pub fn prefetch(&self, fingerprint: Fingerprint) {
+        let at = self.begin + bucket_of(fingerprint) * BUCKET_WORDS;
+        prefetch_index(self.words.as_slice(), at);
+        prefetch_index(self.words.as_slice(), at + WAYS);
+    }
+
+    /// Packets that made room before the window was over: of these, later copies are not known again.
+    pub const fn made_room(&self) -> u64 {
+        self.made_room
+    }
+
+    /// Looks whether the packet was seen within the window, and remembers it.
+    #[inline]
+    pub fn see(&mut self, fingerprint: Fingerprint, sighting: &Sighting) -> Seen {
+        let Fingerprint { hash, kind } = fingerprint;
+        let now = sighting.ts_ns;
+        let coarse = (now >> FINE) as u32;
+        // Zero is where no packet is.
+        let tag = ((hash >> 32) as u32).max(1);
+        let head = u64::from(tag) << 32 | u64::from(coarse);
+        let own = sighting
+            .session
+            .0
+            .saturating_add(1)
+            .min((1 << SESSION_BITS) - 1) as u16;
+        let rest = Rest {
+            first: own,
+            second: 0,
+            vlan: sighting.vlan.unwrap_or(NO_VLAN),
+            ttl: sighting.ttl,
+            unmatched: 0,
+            fine: now as u16 & ((1 << FINE) - 1),
+        };
+        let id_of = |coarse: u32| u64::from(coarse) << 32 | (hash & 0xffff_ffff);
+        let new = Seen {
+            id: id_of(coarse),
+            copy: None,
+        };
+        let words = self.words.get_mut(self.begin..).unwrap_or_default();
+        let (buckets, _) = words.as_chunks_mut::<BUCKET_WORDS>();
+        let Some(bucket) = buckets.get_mut(bucket_of(fingerprint)) else {
+            return new;
+        };
+        let (heads, rests) = bucket.split_at_mut(WAYS);
+        let found = heads.iter().position(|head| (head >> 32) as u32 == tag);
+        if let Some(at) = found
+            && let (Some(known_head), Some(known_rest)) = (heads.get_mut(at), rests.get_mut(at))
+        {
+            let mut known = Rest::of(*known_rest);
+            let known_coarse = *known_head as u32;
+            let then = u64::from(known_coarse) << FINE | u64::from(known.fine);
+            let after_ns = between(then, now);
+            let is_recent = after_ns.unsigned_abs() <= self.window_ns;
+            if is_recent && known.has_as_copy(&rest, kind, after_ns) {
+                let is_second = known.second == 0;
+                let copy = CopyOf {
+                    first: Sighting {
+                        session: SessionId(u32::from(known.first).saturating_sub(1)),
+                        ts_ns: now.wrapping_sub(after_ns.cast_unsigned()),
+                        ttl: known.ttl,
+                        vlan: Some(known.vlan).filter(|vlan| *vlan != NO_VLAN),
+                    },
+                    after_ns,
+                    is_second,
+                };
+                if is_second && known.first != own {
+                    match known.unmatched.checked_sub(1) {
+                        Some(fewer) => known.unmatched = fewer,
+                        None => known.second = own,
+                    }
+                    *known_rest = known.word();
+                }
+                return Seen {
+                    id: id_of(known_coarse),
+                    copy: Some(copy),
+                };
+            }
+            // Sent again, or long after: copies that come now are copies of this one.
+            let mut rest = rest;
+            if is_recent && known.first == own && known.second == 0 {
+                rest.unmatched = (known.unmatched + 1).min(Rest::MOST_UNMATCHED);
+            }
+            (*known_head, *known_rest) = (head, rest.word());
+            return new;
+        }
+        let (mut oldest, mut oldest_age) = (0, 0);
+        for (at, head) in heads.iter().enumerate() {
+            let age = match *head {
+                0 => u32::MAX,
+                head => (coarse.wrapping_sub(head as u32) as i32).unsigned_abs(),
+            };
+            if age > oldest_age {
+                (oldest, oldest_age) = (at, age);
+            }
+        }
+        if u64::from(oldest_age) <= self.window_ns >> FINE {
+            self.made_room += 1;
+        }
+        if let (Some(old_head), Some(old_rest)) = (heads.get_mut(oldest), rests.get_mut(oldest)) {
+            (*old_head, *old_rest) = (head, rest.word());
+        }
+        new
+    }
+}
+
+#[inline]
+const fn bucket_of(fingerprint: Fingerprint) -> usize {
+    (fingerprint.hash & ((1 << BUCKET_BITS) - 1)) as usize
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::wire::inner::Inner;
+
+    const MS: u64 = 1_000_000;
+    const US: u64 = 1_000;
+    /// The default window.
+    const WINDOW: u64 = 500 * MS;
+    const TCP: u8 = protocol::TCP;
+    const UDP: u8 = protocol::UDP;
+
+    /// An IPv4 packet in a frame, from 10.0.0.1 to 10.0.0.2.
+    fn v4(id: u16, ttl: u8, protocol: u8, payload: &[u8]) -> Vec<u8> {
+        let mut frame = vec![2, 0, 0, 0, 0, 2, 2, 0, 0, 0, 0, 1, 0x08, 0, 0x45, 0];
+        frame.extend((20 + payload.len() as u16).to_be_bytes());
+        frame.extend(id.to_be_bytes());
+        frame.extend([0x40, 0, ttl, protocol, 0xaa, 0xbb, 10, 0, 0, 1, 10, 0, 0, 2]);
+        frame.extend(payload);
+        frame
+    }
+
+    /// An IPv6 packet in a frame, from 2001:db8::1 to 2001:db8::2.
+    fn v6(hops: u8, next_header: u8, payload: &[u8]) -> Vec<u8> {
+        let mut frame = vec![2, 0, 0, 0, 0, 2, 2, 0, 0, 0, 0, 1, 0x86, 0xdd];
+        frame.extend([0x60, 0, 0x12, 0x34]);
+        frame.extend((payload.len() as u16).to_be_bytes());
+        frame.extend([next_header, hops]);
+        for last in [1, 2] {
+            frame.extend([0x20, 1, 0x0d, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, last]);
+        }
+        frame.extend(payload);
+        frame
+    }
+
+    /// A TCP segment with ACK set, these options and 40 bytes of payload.
+    fn tcp(seq: u32, options: &[u8]) -> Vec<u8> {
+        let mut segment = vec![0x9c, 0x40, 0, 80];
+        segment.extend(seq.to_be_bytes());
+        segment.extend([0, 0, 0, 9, ((20 + options.len() as u8) / 4) << 4, 0x10]);
+        segment.extend([1, 0, 0xcc, 0xdd, 0, 0]);
+        segment.extend(options);
+        segment.extend([0x55; 40]);
+        segment
+    }
+
+    fn named(frame: &[u8]) -> Option<Fingerprint> {
+        Fingerprint::of(Inner::read(frame).ip.as_ref()?, frame)
+    }
+
+    fn see(table: &mut Duplicates, frame: &[u8], session: u32, ts_ns: u64) -> Seen {
+        let inner = Inner::read(frame);
+        let sighting = Sighting {
+            session: SessionId(session),
+            ts_ns: 1_700_000_000_000_000_000 + ts_ns,
+            ttl: inner.ip.unwrap().header.ttl,
+            vlan: inner.vlan,
+        };
+        table.prefetch(named(frame).unwrap());
+        table.see(named(frame).unwrap(), &sighting)
+    }
+
+    /// Sessions and how much later they saw a copy than the first session.
+    fn copy(seen: &Seen) -> Option<(u32, i64)> {
+        seen.copy.map(|copy| (copy.first.session.0, copy.after_ns))
+    }
+
+    #[test]
+    fn what_routers_and_network_cards_change_does_not_count() {
+        let there = v4(7, 64, TCP, &tcp(1, &[]));
+        let mut here = v4(7, 61, TCP, &tcp(1, &[]));
+        // MAC addresses, DSCP and ECN, don't fragment, header checksum, TCP checksum.
+        here[..12].fill(0x77);
+        (here[15], here[20]) = (0xb8 | 3, 0);
+        here[24..26].fill(0x99);
+        here[50..52].fill(0);
+        assert_eq!(named(&here), named(&there));
+        here.splice(12..12, [0x81, 0, 0x20, 5]);
+        assert_eq!(named(&here), named(&there), "a VLAN tag");
+
+        for (protocol, checksum) in [(UDP, 6..8), (protocol::ICMP, 2..4), (protocol::SCTP, 8..12)] {
+            let payload: Vec<u8> = (1..60).collect();
+            let mut offloaded = payload.clone();
+            offloaded[checksum].fill(0);
+            let [one, other] = [payload, offloaded].map(|payload| v4(7, 64, protocol, &payload));
+            assert_eq!(named(&one), named(&other), "{protocol}");
+            // Another protocol has something else there.
+            let of_other = |frame: &[u8]| {
+                let mut frame = frame.to_vec();
+                frame[23] = 89;
+                named(&frame)
+            };
+            assert_ne!(of_other(&one), of_other(&other), "{protocol}");
+        }
+        let mut other = v6(64, protocol::ICMPV6, &[128, 0, 1, 2, 3, 4, 5, 6]);
+        let one = named(&other);
+        // The lower half of the first byte belongs to the flow label.
+        (other[15], other[21], other[56]) = (0xf0, 60, 9);
+        assert_eq!(named(&other), one, "traffic class and hop limit");
+    }
+
+    /// Every other bit up to the 32nd byte behind the IP header counts.
+    #[test]
+    fn every_bit_that_stays_counts() {
+        for (frame, ip_len, checksum, ignored) in [
+            (
+                v4(7, 64, TCP, &tcp(1, &[])),
+                20,
+                16,
+                // Header length, service, don't fragment, TTL, checksum.
+                &[0, 1, 8, 10, 11][..],
+            ),
+            (v6(64, UDP, &[3; 50]), 40, 6, &[0, 7][..]),
+        ] {
+            let whole = named(&frame);
+            for bit in 8 * 14..8 * (14 + ip_len + HEAD_LEN) {
+                let at = bit / 8 - 14;
+                let mut changed = frame.clone();
+                changed[bit / 8] ^= 0x80 >> (bit % 8);
+                let in_checksum = (ip_len + checksum..ip_len + checksum + 2).contains(&at);
+                let in_flags = ip_len == 20 && at == 6;
+                let in_class = ip_len == 40 && at == 1;
+                let expected = match () {
+                    () if ignored.contains(&at) || in_checksum => continue,
+                    () if in_flags && bit % 8 < 2 => true,
+                    () if in_class && bit % 8 < 4 => true,
+                    () => false,
+                };
+                assert_eq!(
+                    named(&changed) == whole,
+                    expected,
+                    "byte {at} bit {}",
+                    bit % 8
+                );
+            }
+            let mut longer = frame.clone();
+            longer.push(0);
+            assert_eq!(named(&longer), whole, "padding of the frame");
+        }
+        let [one, other] = [0, 1].map(|byte| {
+            let mut segment = tcp(1, &[]);
+            segment[32] = byte;
+            named(&v4(7, 64, TCP, &segment))
+        });
+        assert_eq!(
+            one, other,
+            "what stands behind does not: sessions may cut it off"
+        );
+    }
+
+    #[test]
+    fn both_ends_and_the_window() {
+        for frame in [v4(7, 64, TCP, &tcp(1, &[])), v6(64, UDP, &[3; 50])] {
+            let mut table = Duplicates::new(WINDOW);
+            let first = see(&mut table, &frame, 3, 0);
+            assert_eq!(first.copy, None);
+            let second = see(&mut table, &frame, 5, 240 * US);
+            assert_eq!((second.id, copy(&second)), (first.id, Some((3, 240_000))));
+            assert!(second.copy.unwrap().is_second);
+            let third = see(&mut table, &frame, 6, 300 * US);
+            assert_eq!((third.id, copy(&third)), (first.id, Some((3, 300_000))));
+            assert!(!third.copy.unwrap().is_second);
+            // A clock that went back, or two cores that deliver to one socket.
+            let mut table = Duplicates::new(WINDOW);
+            see(&mut table, &frame, 3, 50 * US);
+            assert_eq!(
+                copy(&see(&mut table, &frame, 5, 10 * US)),
+                Some((3, -40_000))
+            );
+            for (later, is_copy) in [(WINDOW, true), (WINDOW + 1, false), (20 * WINDOW, false)] {
+                for [early, late] in [[0, later], [later, 0]] {
+                    let mut table = Duplicates::new(WINDOW);
+                    let first = see(&mut table, &frame, 3, early);
+                    let second = see(&mut table, &frame, 5, late);
+                    assert_eq!(second.copy.is_some(), is_copy, "{early} {late}");
+                    assert_eq!(second.id == first.id, is_copy);
+                }
+            }
+        }
+    }
+
+    /// Without a number a segment that is sent again is the same packet, but for its time.
+    #[test]
+    fn what_is_sent_again_is_no_copy() {
+        for frame in [v4(0, 64, TCP, &tcp(1, &[])), v6(64, TCP, &tcp(1, &[]))] {
+            let mut table = Duplicates::new(WINDOW);
+            let mut ids = Vec::new();
+            for sent in [0, 200 * MS, 401 * MS] {
+                let first = see(&mut table, &frame, 3, sent);
+                let second = see(&mut table, &frame, 5, sent + 240 * US);
+                assert_eq!((first.copy, copy(&second)), (None, Some((3, 240_000))));
+                assert_eq!(first.id, second.id);
+                ids.push(first.id);
+            }
+            ids.dedup();
+            assert_eq!(ids.len(), 3, "packets of their own");
+            // Seen at the other end alone.
+            assert_eq!(see(&mut table, &frame, 5, 450 * MS).copy, None);
+            assert_eq!(
+                copy(&see(&mut table, &frame, 3, 451 * MS)),
+                Some((5, 1_000_000))
+            );
+        }
+        // With a number it would be another one.
+        let mut table = Duplicates::new(WINDOW);
+        see(&mut table, &v4(7, 64, TCP, &tcp(1, &[])), 3, 0);
+        let again = v4(8, 64, TCP, &tcp(1, &[]));
+        assert_eq!(see(&mut table, &again, 3, 200 * MS).copy, None);
+    }
+
+    #[test]
+    fn twice_by_one_source() {
+        let mut table = Duplicates::new(WINDOW);
+        let numbered = v4(7, 64, UDP, &[3; 50]);
+        see(&mut table, &numbered, 3, 0);
+        assert_eq!(
+            copy(&see(&mut table, &numbered, 3, 40 * MS)),
+            Some((3, 40_000_000))
+        );
+        let plain = v6(64, UDP, &[3; 50]);
+        see(&mut table, &plain, 3, 0);
+        let at_once = see(&mut table, &plain, 3, MS);
+        assert_eq!(copy(&at_once), Some((3, 1_000_000)));
+        assert!(at_once.copy.unwrap().is_second);
+        // Into a router and out of it, mirrored on both sides by one source.
+        let routed = v6(63, UDP, &[3; 50]);
+        assert_eq!(
+            copy(&see(&mut table, &routed, 3, 5 * MS)),
+            Some((3, 5_000_000))
+        );
+        assert_eq!(see(&mut table, &plain, 3, 6 * MS).copy, None, "sent again");
+    }
+
+    /// A host answers each segment to a closed port with the same reset, as fast as they come.
+    #[test]
+    fn resets_are_packets_of_their_own() {
+        let mut segment = tcp(1, &[]);
+        segment[13] = 4;
+        segment.truncate(20);
+        for frame in [v4(0, 64, TCP, &segment), v6(64, TCP, &segment)] {
+            let mut table = Duplicates::new(WINDOW);
+            for at in [0, 20, 40] {
+                assert_eq!(see(&mut table, &frame, 3, at * US).copy, None);
+            }
+            for at in [240, 260, 280] {
+                let seen = see(&mut table, &frame, 5, at * US);
+                assert_eq!(seen.copy.map(|copy| copy.first.session.0), Some(3), "{at}");
+            }
+            assert_eq!(see(&mut table, &frame, 5, 300 * US).copy, None, "one more");
+        }
+    }
+
+    /// The first comes from the other end when the sender has sent the second.
+    #[test]
+    fn sent_again_before_its_copy_came() {
+        let frame = v6(64, TCP, &tcp(1, &[]));
+        let mut table = Duplicates::new(WINDOW);
+        let sightings = [(3, 0), (3, 5), (5, 20), (5, 25), (3, 40), (5, 60)];
+        let copies = sightings.map(|(session, at)| {
+            let seen = see(&mut table, &frame, session, at * MS);
+            seen.copy.is_some()
+        });
+        assert_eq!(copies, [false, false, true, true, false, true]);
+    }
+
+    /// Lines of a log, announcements: the first bytes are those of the one before.
+    #[test]
+    fn datagrams_without_a_number_are_told_by_more_bytes() {
+        let line = |at: usize, byte: u8| {
+            let mut payload = vec![0x20; 200];
+            payload[at] = byte;
+            payload
+        };
+        for at in [33, 60, MORE_LEN - 1] {
+            let [one, other] = [1, 2].map(|byte| v6(64, UDP, &line(at, byte)));
+            assert_ne!(named(&one), named(&other), "{at}");
+            let [one, other] = [1, 2].map(|byte| v4(7, 64, UDP, &line(at, byte)));
+            assert_eq!(named(&one), named(&other), "numbered, {at}");
+        }
+        let whole = v6(64, UDP, &line(0, 1));
+        assert_eq!(named(&whole[..54 + MORE_LEN]), named(&whole));
+        assert_ne!(named(&whole[..96]), named(&whole));
+        let other = v6(60, UDP, &line(0, 1));
+        assert_eq!(named(&whole[..96]), named(&other[..96]), "cut alike");
+    }
+
+    /// Acknowledgements that follow each other at once differ in what they acknowledge selectively.
+    #[test]
+    fn options_of_unnumbered_segments_count() {
+        let mut options = [1; 24];
+        options[14..16].copy_from_slice(&[5, 10]);
+        let one = named(&v6(64, TCP, &tcp(1, &options))).unwrap();
+        for at in 12..24 {
+            let mut others = options;
+            others[at] ^= 1;
+            assert_ne!(named(&v6(64, TCP, &tcp(1, &others))), Some(one), "{at}");
+            let [one, other] = [options, others].map(|options| {
+                let frame = v4(7, 64, TCP, &tcp(1, &options));
+                named(&frame)
+            });
+            assert_eq!(one, other, "numbered");
+        }
+    }
+
+    #[test]
+    fn of_cut_packets() {
+        let numbered = v4(7, 64, TCP, &tcp(1, &[]));
+        let plain = v6(64, TCP, &tcp(1, &[]));
+        for cut in 34 + HEAD_LEN..numbered.len() {
+            assert_eq!(named(&numbered[..cut]), named(&numbered));
+        }
+        for cut in 54 + HEAD_LEN..plain.len() {
+            assert_eq!(named(&plain[..cut]), named(&plain));
+        }
+        // Cut sooner, all packets of a connection look alike; but for their number.
+        for cut in 54..54 + HEAD_LEN {
+            assert_eq!(named(&plain[..cut]), None);
+        }
+        for cut in 34..34 + HEAD_LEN {
+            let named = named(&numbered[..cut]);
+            assert!(named.is_some_and(|named| named.kind == Kind::Numbered));
+        }
+        let short = v6(64, UDP, &[1, 2, 3, 4, 0, 9, 0, 0, 77]);
+        assert!(named(&short).is_some(), "short, and all of it is here");
+        assert_eq!(named(&short[..short.len() - 1]), None);
+        let mut no_length = short;
+        no_length[18..20].fill(0);
+        assert_eq!(named(&no_length), None, "nobody knows whether it is");
+    }
+
+    #[test]
+    fn fragments_are_packets_of_their_own() {
+        let fragment = |offset: u16, more: u16| {
+            let mut frame = v4(7, 64, UDP, &[3; 48]);
+            frame[20..22].copy_from_slice(&(more << 13 | offset).to_be_bytes());
+            named(&frame).unwrap()
+        };
+        let all = [
+            fragment(0, 1),
+            fragment(6, 1),
+            fragment(12, 1),
+            fragment(12, 0),
+        ];
+        for (at, one) in all.iter().enumerate() {
+            assert!(!all[..at].contains(one), "{at}");
+        }
+        // Behind an IPv6 header the number is in the fragment header.
+        let fragment = |id: u8| {
+            let payload = [&[17, 0, 0, 1, 0, 0, 0, id][..], &[3; 48]].concat();
+            named(&v6(64, 44, &payload)).unwrap()
+        };
+        assert_ne!(fragment(1), fragment(2));
+        assert_eq!(fragment(1).kind, Kind::Numbered);
+    }
+
+    /// The ninth packet of a bucket takes the place of the first.
+    #[test]
+    fn the_oldest_makes_room() {
+        let mut table = Duplicates::new(WINDOW);
+        let of = |number: u64| Fingerprint {
+            hash: (number + 1) << 32 | 77,
+            kind: Kind::Numbered,
+        };
+        let sighting = |session, ts_ns| Sighting {
+            session: SessionId(session),
+            ts_ns,
+            ttl: 64,
+            vlan: None,
+        };
+        for number in 0..9 {
+            table.see(of(number), &sighting(0, number * MS));
+        }
+        assert_eq!(table.made_room(), 1);
+        assert_eq!(
+            table
+                .see(of(1), &sighting(1, 9 * MS))
+                .copy
+                .unwrap()
+                .after_ns,
+            8_000_000
+        );
+        assert_eq!(table.see(of(0), &sighting(1, 9 * MS)).copy, None);
+        assert_eq!(table.made_room(), 2);
+        // Once the window is over it costs nothing.
+        table.see(of(20), &sighting(0, 9 * MS + WINDOW + MS));
+        assert_eq!(table.made_room(), 2);
+    }
+
+    #[test]
+    fn a_bucket_is_two_cache_lines() {
+        let table = Duplicates::new(WINDOW);
+        let at = table.words.as_ptr().addr() + table.begin * size_of::<u64>();
+        assert_eq!((at % ALIGNMENT, ALIGNMENT), (0, 128));
+        assert!(table.words.len() >= table.begin + (BUCKET_WORDS << BUCKET_BITS));
+        assert_eq!(table.words.len() * size_of::<u64>(), MEMORY_BYTES);
+    }
+
+    /// Time, session and the rest of a copy come back as they were put in.
+    #[test]
+    fn what_is_kept_comes_back() {
+        for (session, vlan, ttl, ts_ns) in [
+            (0, None, 0, 0),
+            (12_288, Some(4095), 255, u64::MAX - WINDOW),
+            (7, Some(0), 64, 1_700_000_000_123_456_789),
+        ] {
+            let mut table = Duplicates::new(WINDOW);
+            let first = Sighting {
+                session: SessionId(session),
+                ts_ns,
+                ttl,
+                vlan,
+            };
+            let fingerprint = Fingerprint {
+                hash: u64::MAX,
+                kind: Kind::Numbered,
+            };
+            table.see(fingerprint, &first);
+            let here = Sighting {
+                session: SessionId(1),
+                ts_ns: first.ts_ns + WINDOW,
+                ..first
+            };
+            assert_eq!(table.see(fingerprint, &here).copy.unwrap().first, first);
+        }
+    }
+
+    proptest! {
+        /// Random packets are no copies of each other, and of copies to another session each is found, as often
+        /// as there is one.
+        #[test]
+        fn as_many_copies_as_were_made(
+            packets in proptest::collection::vec(
+                (
+                    any::<bool>(), 0u16..3, prop_oneof![Just(TCP), Just(UDP), Just(1u8)],
+                    proptest::collection::vec(any::<u8>(), 12..40), 0u64..5 * MS, 0u64..3, 1u64..100 * MS,
+                ),
+                1..300,
+            ),
+        ) {
+            let mut arrivals = Vec::new();
+            let mut now = 0;
+            for (number, packet) in packets.iter().enumerate() {
+                let (is_v6, id, protocol, payload, pause, copies, delay) = packet;
+                let mut payload = payload.clone();
+                // No two alike.
+                payload[8..12].copy_from_slice(&(number as u32).to_be_bytes());
+                payload[4] = 0;
+                let frame = |ttl| if *is_v6 {
+                    v6(ttl, *protocol, &payload)
+                } else {
+                    v4(*id, ttl, *protocol, &payload)
+                };
+                now += pause;
+                arrivals.push((now, number, 0, frame(64)));
+                for copy in 1..=*copies {
+                    let session = copy as u32;
+                    arrivals.push((now + copy * delay, number, session, frame(64 - copy as u8)));
+                }
+            }
+            arrivals.sort_by_key(|(ts_ns, number, session, _)| (*ts_ns, *number, *session));
+            let mut table = Duplicates::new(WINDOW);
+            let mut ids = std::collections::HashMap::new();
+            for (ts_ns, number, session, frame) in arrivals {
+                let seen = see(&mut table, &frame, session, ts_ns);
+                prop_assert_eq!(seen.copy.is_some(), session > 0, "packet {}", number);
+                prop_assert_eq!(*ids.entry(number).or_insert(seen.id), seen.id);
+            }
+            let mut different: Vec<_> = ids.values().collect();
+            different.sort_unstable();
+            different.dedup();
+            prop_assert_eq!(different.len(), packets.len());
+        }
+    }
+}
