@@ -174,9 +174,9 @@ fn demo() {
     assert_eq!(demo.packets_in_flows(), 198 - 4);
     assert_eq!(demo.frames().len(), 198);
     assert!(
-        demo.run
-            .stderr
-            .contains("200 received = 198 delivered + 0 malformed + 2 filtered + 0 dropped"),
+        demo.run.stderr.contains(
+            "200 received = 198 delivered + 0 malformed + 2 filtered + 0 duplicate + 0 dropped"
+        ),
         "{}",
         demo.run.stderr
     );

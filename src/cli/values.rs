@@ -144,6 +144,16 @@ pub fn time(text: &str) -> Result<Duration, String> {
     }
 }
 
+/// A time as [`time`] reads it, no longer than this.
+pub fn time_up_to(longest: Duration, text: &str) -> Result<Duration, String> {
+    let time = time(text)?;
+    if time > longest {
+        let longest = longest.as_secs();
+        return Err(format!("the time is too long: at most {longest}s"));
+    }
+    Ok(time)
+}
+
 /// A moment, nanoseconds since 1970: RFC 3339, or without an offset in UTC, or a time before now as `-10m`.
 pub fn moment(text: &str) -> Result<u64, String> {
     const NEEDED: &str = "a time is needed, as 2026-01-31T23:59:59Z, '2026-01-31 23:59:59' or 2026-01-31 (UTC), or -10m";
@@ -629,6 +639,16 @@ mod tests {
             let said = time(bad).unwrap_err();
             assert!(said.contains(word), "{bad}: {said}");
         }
+    }
+
+    #[test]
+    fn times_with_an_end() {
+        let most = Duration::from_secs(10);
+        assert_eq!(time_up_to(most, "10"), Ok(most));
+        assert_eq!(time_up_to(most, "20ms"), Ok(Duration::from_millis(20)));
+        let said = time_up_to(most, "10.001").unwrap_err();
+        assert_eq!(said, "the time is too long: at most 10s");
+        assert!(time_up_to(most, "0").is_err_and(|said| said.contains("above zero")));
     }
 
     #[test]

@@ -122,6 +122,8 @@ pub struct Session {
     pub inbound: u64,
     /// Frames sent by the mirror source.
     pub outbound: u64,
+    /// Frames whose packet had come before, from this session or another one.
+    pub duplicates: u64,
     /// Time of the earliest frame, nanoseconds since 1970.
     pub first_ns: u64,
     /// Time of the latest frame, nanoseconds since 1970.
@@ -144,6 +146,7 @@ impl Session {
             bytes: 0,
             inbound: 0,
             outbound: 0,
+            duplicates: 0,
             first_ns: u64::MAX,
             last_ns: 0,
             truncation: Truncation::default(),
@@ -187,6 +190,7 @@ impl Session {
         self.bytes += other.bytes;
         self.inbound += other.inbound;
         self.outbound += other.outbound;
+        self.duplicates += other.duplicates;
         self.first_ns = self.first_ns.min(other.first_ns);
         self.last_ns = self.last_ns.max(other.last_ns);
         self.truncation.merge(&other.truncation);

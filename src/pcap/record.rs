@@ -67,6 +67,8 @@ pub struct CaptureRecord<'a> {
     pub direction: Direction,
     /// What cut it, if something did.
     pub cut_by: CutBy,
+    /// Names its packet: copies have the same.
+    pub packet_id: Option<u64>,
 }
 
 /// A session the writer has not heard of yet.
@@ -208,13 +210,14 @@ const EPB_CAPTURED_LEN_AT: usize = 20;
 const EPB_FIXED_LEN: usize = 28;
 const OPTION_COMMENT: u16 = 1;
 const OPTION_FLAGS: u16 = 2;
+const OPTION_PACKET_ID: u16 = 5;
 /// Longest comment, with its option header and padding.
 const COMMENT_ROOM: usize = 100;
 
 /// Most bytes that encoding a frame of `captured_len` bytes can take.
 pub const fn room_for(captured_len: usize) -> usize {
-    // Fixed part, padding, flags, comment, end of options, trailing length.
-    EPB_FIXED_LEN + captured_len + 3 + 8 + COMMENT_ROOM + 4 + 4
+    // Fixed part, padding, flags, packet id, comment, end of options, trailing length.
+    EPB_FIXED_LEN + captured_len + 3 + 8 + 12 + COMMENT_ROOM + 4 + 4
 }
 
 impl Format {
@@ -249,29 +252,46 @@ fn encode_epb(record: &CaptureRecord<'_>, out: &mut Vec<u8>) {
         Direction::Unknown => 0,
     };
     let cut = record.verdict == Verdict::Truncated;
-    let flags_len = if flags == 0 { 0 } else { 12 };
-    // What most blocks have: at most flags, and no comment. Its length is known beforehand.
-    let total_len = (EPB_FIXED_LEN + frame.len() + pad_len + flags_len + 4) as u32;
+    let flags_len = if flags == 0 { 0 } else { 8 };
+    let id_len = if record.packet_id.is_none() { 0 } else { 12 };
+    let options_len = match flags_len + id_len {
+        0 => 0,
+        len => len + 4,
+    };
+    // What most blocks have: flags, a packet id, and no comment. Its length is known beforehand.
+    let total_len = (EPB_FIXED_LEN + frame.len() + pad_len + options_len + 4) as u32;
     let words = [EPB, total_len, 0, ts_high, ts_low, captured_len, orig_len];
     out.extend_from_slice(words.map(u32::to_le_bytes).as_flattened());
     out.extend_from_slice(frame);
-    // Padding, flags, the end of options and the length once more: written in one piece of fixed size,
-    // of which only as much is kept as this block has.
-    let mut end = [0u8; 3 + 12 + 4];
-    let option = u32::from(OPTION_FLAGS) | 4 << 16;
-    let words = if flags == 0 {
-        [total_len, 0, 0, 0]
-    } else {
-        [option, flags, 0, total_len]
+    // Padding, options, their end and the length once more: written in one piece of fixed size, of which only as
+    // much is kept as this block has.
+    let mut end = [0u8; 3 + 24 + 4];
+    let flags_option = u32::from(OPTION_FLAGS) | 4 << 16;
+    let id_option = u32::from(OPTION_PACKET_ID) | 8 << 16;
+    let id = record.packet_id.unwrap_or_default();
+    let (id_low, id_high) = (id as u32, (id >> 32) as u32);
+    let words = match (flags, record.packet_id) {
+        (0, None) => [total_len, 0, 0, 0, 0, 0, 0],
+        (_, None) => [flags_option, flags, 0, total_len, 0, 0, 0],
+        (0, Some(_)) => [id_option, id_low, id_high, 0, total_len, 0, 0],
+        (_, Some(_)) => [
+            flags_option,
+            flags,
+            id_option,
+            id_low,
+            id_high,
+            0,
+            total_len,
+        ],
     };
-    if let Some(words_at) = end.get_mut(pad_len..pad_len + 16) {
+    if let Some(words_at) = end.get_mut(pad_len..pad_len + 28) {
         words_at.copy_from_slice(words.map(u32::to_le_bytes).as_flattened());
     }
     let end_at = out.len();
     out.extend_from_slice(&end);
-    out.truncate(end_at + pad_len + flags_len + 4);
+    out.truncate(end_at + pad_len + options_len + 4);
     if cut {
-        insert_comment(record, start, flags != 0, out);
+        insert_comment(record, start, options_len > 0, out);
     }
 }
 
@@ -399,6 +419,7 @@ mod tests {
             verdict,
             direction,
             cut_by: CutBy::Mtu,
+            packet_id: None,
         }
     }
 
@@ -422,9 +443,10 @@ mod tests {
             orig in 0u32..4000,
             ts_ns in any::<u64>(),
             way in 0..3usize,
+            packet_id in any::<Option<u64>>(),
         ) {
             let direction = [Direction::Unknown, Direction::Inbound, Direction::Outbound][way];
-            let record = record(&frame, orig, ts_ns, direction);
+            let record = CaptureRecord { packet_id, ..record(&frame, orig, ts_ns, direction) };
             let mut batch = Batch { bytes: file_with_one_interface(), ..Batch::default() };
             let before = batch.bytes.len();
             Format::PcapNg.encode(&record, &mut batch);
@@ -449,6 +471,13 @@ mod tests {
             prop_assert_eq!(comment, (missing > 0).then_some(expected));
             let flags = packet.options.iter().any(|option| matches!(option, EnhancedPacketOption::Flags(_)));
             prop_assert_eq!(flags, way != 0);
+            let id = packet.options.iter().find_map(|option| match option {
+                EnhancedPacketOption::Common(CommonOption::Unknown(option)) if option.code == OPTION_PACKET_ID => {
+                    Some(u64::from_le_bytes(option.value.as_ref().try_into().unwrap()))
+                }
+                _ => None,
+            });
+            prop_assert_eq!(id, packet_id);
         }
 
         #[test]

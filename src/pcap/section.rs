@@ -412,6 +412,7 @@ mod tests {
             verdict: Verdict::Whole,
             direction: Direction::Inbound,
             cut_by: CutBy::Unclear,
+            packet_id: None,
         }
     }
 

@@ -60,6 +60,7 @@ impl Interim {
                 sessions: sum.sessions,
                 other_ports: sum.other_ports,
                 not_allowed: sum.strangers.most(),
+                pairs: sum.pairs,
                 received: sum.received,
                 measured: sum.measured,
                 flow_records: offers.flow_records,

@@ -38,6 +38,11 @@ reasons! {
         /// Cut: it came in outer fragments, of which the later ones never came. It stands behind later
         /// packets, since they were waited for.
         FragmentsMissing => "fragments_missing",
+        /// A copy of a packet that came before, from another mirror session or twice from one.
+        Duplicate => "duplicate",
+        /// Forgotten before --dedup-window was over, because so many others came: later copies of it are not
+        /// known as such.
+        DuplicateWindow => "duplicate_window",
         /// The inner frame has a VLAN tag.
         InnerVlan => "inner_vlan",
         /// The inner frame holds no IP header: it is in the capture, in no flow.
@@ -69,7 +74,7 @@ pub struct Ledger {
     pub received: u64,
     /// Mirrored frames that were decapsulated, judged and handed to the sinks.
     pub delivered: u64,
-    /// Copies of packets delivered before.
+    /// Copies of packets that came before, where these are dropped.
     pub duplicate: u64,
     malformed: [u64; Malformed::ALL.len()],
     filtered: [u64; Filtered::ALL.len()],

@@ -9,7 +9,7 @@ use super::worker::WorkerSettings;
 use crate::export::jsonl;
 use crate::flow::record::FlowRecord;
 use crate::flow::{lookup, names, table, updates};
-use crate::mirror::session;
+use crate::mirror::{duplicates, pairs, session};
 use crate::outfile::packed::Compression;
 use crate::pcap::record::{BATCH_BYTES, BATCH_KEYS_BYTES, BATCH_LEN};
 use crate::wire::reassembly;
@@ -19,6 +19,8 @@ const PROGRAM: u64 = 12 << 20;
 /// Copies of the list of sessions: the worker's own, one for who asks a run that goes on, and their texts in the
 /// summary.
 const SESSION_COPIES: u64 = 3;
+/// Copies of the pairs of sessions: the worker's own, and one for who asks a run that goes on.
+const PAIR_COPIES: usize = 2;
 /// Batches beside those in the queue to the capture's writer: what it gathers before it writes.
 const GATHERED: u64 = 2 * BATCH_LEN as u64;
 
@@ -32,6 +34,9 @@ pub fn most_bytes(
     let workers = u64::from(sharing.steering.workers.max(1));
     let mut bytes = PROGRAM + measure::memory_bytes(workers as usize) as u64;
     bytes += workers * SESSION_COPIES * session::MEMORY_BYTES as u64;
+    if worker.dedup.is_some() {
+        bytes += workers * (duplicates::MEMORY_BYTES + PAIR_COPIES * pairs::MEMORY_BYTES) as u64;
+    }
     if !worker.plain {
         bytes += workers * reassembly::MAX_BYTES as u64;
     }
@@ -86,6 +91,10 @@ mod tests {
             flows: max_flows > 0,
             ..WorkerSettings::default()
         };
+        most_of(&settings, workers)
+    }
+
+    fn most_of(settings: &WorkerSettings, workers: u32) -> u64 {
         let steering = Steering {
             workers,
             multiplier: 1,
@@ -95,13 +104,20 @@ mod tests {
             max_reorder: Duration::ZERO,
             when_full: WhenFull::Drop,
         };
-        most_bytes(&settings, &sharing, 1, None)
+        most_bytes(settings, &sharing, 1, None)
     }
 
     #[test]
     fn every_part_is_in_the_sum() {
         let nothing = most(1, 0, None);
-        assert!((12..104).contains(&(nothing >> 20)), "{nothing}");
+        assert!((12..116).contains(&(nothing >> 20)), "{nothing}");
+        let dedup = None;
+        let without_dedup = WorkerSettings {
+            dedup,
+            ..WorkerSettings::default()
+        };
+        let dedup = nothing - most_of(&without_dedup, 1);
+        assert!((4..16).contains(&(dedup >> 20)), "{dedup}");
         let capture = most(1, 0, Some(Format::PcapNg)) - nothing;
         assert!((64..96).contains(&(capture >> 20)), "{capture}");
         let flows = most(1, 1 << 20, None) - nothing;

@@ -9,7 +9,8 @@ use super::worker::OtherPort;
 use crate::capture::store::hooks::Tally as HookTally;
 use crate::host::counters::Counts;
 use crate::mirror::allowed::Stranger;
-use crate::mirror::session::Session;
+use crate::mirror::pairs::Pairs;
+use crate::mirror::session::{Session, SessionKey};
 use crate::pcap::annotation::Tally;
 
 /// What a run came to.
@@ -23,6 +24,8 @@ pub struct Outcome {
     pub other_ports: Vec<OtherPort>,
     /// Sources that were not allowed, those with the most packets first.
     pub not_allowed: Vec<Stranger>,
+    /// Sessions that saw the same packets.
+    pub pairs: Pairs<SessionKey>,
     /// The account of each sink, the capture first.
     pub sinks: Vec<Account>,
     /// Flow records made.
@@ -70,6 +73,7 @@ impl Outcome {
             sessions: total.sessions,
             other_ports: total.other_ports,
             not_allowed: total.strangers.most(),
+            pairs: total.pairs,
             sinks: closed.accounts,
             flow_records: closed.flow_records,
             received: total.received,

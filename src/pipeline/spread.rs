@@ -211,10 +211,11 @@ impl Guide {
         }
     }
 
-    /// The session is left out: copies of a packet from two mirror sources meet.
+    /// Session and VLANs are left out: copies of a packet from two mirror sources meet.
     fn by_flow(&self, frame: &[u8]) -> u32 {
         let mut inner = Inner::default();
         inner.fill_in(frame);
+        (inner.vlan, inner.vlan_inner) = (None, None);
         match FlowKey::of(SessionId(0), None, &inner) {
             Some((key, _)) => {
                 let hash = self.hasher.hash_one(key);

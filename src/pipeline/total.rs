@@ -13,6 +13,7 @@ use crate::flow::ended::EndReason;
 use crate::flow::record::{FlowRecord, Occasion};
 use crate::flow::remaining::Remaining;
 use crate::mirror::allowed::Strangers;
+use crate::mirror::pairs::Pairs;
 use crate::mirror::session::{Session, SessionId, SessionKey};
 
 /// What workers counted, added up.
@@ -26,6 +27,8 @@ pub struct Sum {
     pub other_ports: Vec<OtherPort>,
     /// Who sent without being allowed to.
     pub strangers: Strangers,
+    /// Sessions that saw the same packets.
+    pub pairs: Pairs<SessionKey>,
     /// Packets each worker received.
     pub received: Vec<u64>,
     /// What was measured.
@@ -60,6 +63,7 @@ impl Sum {
             }
         }
         self.strangers.merge(&worker.strangers);
+        self.pairs.merge(worker.pairs);
         let frame = Some(worker.frames);
         self.measured.merge(&Measured {
             frame,
@@ -83,6 +87,8 @@ pub struct Total {
     pub other_ports: Vec<OtherPort>,
     /// Who sent without being allowed to.
     pub strangers: Strangers,
+    /// Sessions that saw the same packets.
+    pub pairs: Pairs<SessionKey>,
     /// Packets each worker received.
     pub received: Vec<u64>,
     /// What the workers measured.
@@ -116,6 +122,7 @@ impl Total {
                 sessions: list,
                 other_ports: part.other_ports,
                 strangers: part.strangers,
+                pairs: part.pairs,
                 frames: part.frames,
             });
             parts.push((keys, part.flows));
@@ -126,6 +133,7 @@ impl Total {
             sessions,
             other_ports,
             strangers,
+            pairs,
             received,
             measured,
             ..
@@ -156,6 +164,7 @@ impl Total {
             sessions,
             other_ports,
             strangers,
+            pairs,
             received,
             measured,
             flows_joined,

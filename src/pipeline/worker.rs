@@ -17,7 +17,9 @@ use crate::flow::record::{FlowRecord, Occasion};
 use crate::flow::remaining::Remaining;
 use crate::flow::updates::Updates;
 use crate::mirror::allowed::{Allowed, Strangers};
+use crate::mirror::duplicates::{Dedup, Duplicates, Fingerprint, Seen, Sighting};
 use crate::mirror::inventory::Inventory;
+use crate::mirror::pairs::{self, Pairs};
 use crate::mirror::session::{Session, SessionId, SessionKey, Sessions};
 use crate::pcap::origin::Origin;
 use crate::pcap::record::{
@@ -69,6 +71,8 @@ pub struct WorkerSettings {
     pub allowed: Allowed,
     /// What is known of mirror sessions beforehand, for the summary.
     pub inventory: Arc<Inventory>,
+    /// How copies of packets are looked for; `None` for not at all.
+    pub dedup: Option<Dedup>,
 }
 
 impl Default for WorkerSettings {
@@ -88,6 +92,7 @@ impl Default for WorkerSettings {
             app: true,
             allowed: Allowed::default(),
             inventory: Arc::default(),
+            dedup: Some(Dedup::default()),
         }
     }
 }
@@ -134,6 +139,8 @@ pub struct Part {
     pub other_ports: Vec<OtherPort>,
     /// Who sent without being allowed to.
     pub strangers: Strangers,
+    /// Sessions that saw the same packets.
+    pub pairs: Pairs<SessionKey>,
     /// Bytes of the frames delivered.
     pub frames: Distribution,
 }
@@ -148,6 +155,8 @@ pub struct Snapshot {
     pub other_ports: Vec<OtherPort>,
     /// Who sent without being allowed to.
     pub strangers: Strangers,
+    /// Sessions that saw the same packets.
+    pub pairs: Pairs<SessionKey>,
     /// Bytes of the frames delivered.
     pub frames: Distribution,
 }
@@ -163,6 +172,9 @@ pub struct Worker {
     /// By what flows are found in an index, where there is one.
     keys: Option<lookup::Keys>,
     reassembly: Reassembly,
+    /// Packets seen lately, where copies are looked for.
+    duplicates: Option<Duplicates>,
+    pairs: Pairs<SessionId>,
     other_ports: Vec<OtherPort>,
     strangers: Strangers,
     /// Bytes of the frames delivered.
@@ -181,6 +193,8 @@ impl Worker {
         Self {
             flows: Updates::new(settings.max_flows, settings.lifetimes),
             keys: settings.index.then(lookup::Keys::default),
+            duplicates: settings.dedup.map(|dedup| Duplicates::new(dedup.window_ns)),
+            pairs: Pairs::default(),
             settings,
             ledger: Ledger::default(),
             sessions: Sessions::default(),
@@ -289,11 +303,15 @@ impl Worker {
         }
         let mut evicted = Evicted(Vec::new());
         self.settle(&mut evicted);
+        let ledger = self.ledger_of_now();
+        let pairs = std::mem::take(&mut self.pairs);
+        let pairs = pairs.named(|id| key_of(&self.sessions, id));
         let flows = self.flows.end();
         Part {
-            ledger: self.ledger,
+            ledger,
             flows,
             evicted: evicted.0,
+            pairs,
             sessions: self.sessions,
             other_ports: self.other_ports,
             strangers: self.strangers,
@@ -304,12 +322,20 @@ impl Worker {
     /// What was counted so far. The worker goes on.
     pub fn snapshot(&self) -> Snapshot {
         Snapshot {
-            ledger: self.ledger.clone(),
+            ledger: self.ledger_of_now(),
+            pairs: self.pairs.clone().named(|id| key_of(&self.sessions, id)),
             sessions: self.sessions.list().to_vec(),
             other_ports: self.other_ports.clone(),
             strangers: self.strangers.clone(),
             frames: self.frames.clone(),
         }
+    }
+
+    fn ledger_of_now(&self) -> Ledger {
+        let mut ledger = self.ledger.clone();
+        let made_room = self.duplicates.as_ref().map_or(0, Duplicates::made_room);
+        ledger.note_many(Noted::DuplicateWindow, made_room);
+        ledger
     }
 
     /// The accounting so far.
@@ -611,9 +637,19 @@ impl Worker {
         // Looked up behind all the rest.
         let ahead = self.keys.as_ref();
         let ahead = ahead.map(|keys| index::build::Ahead::of(keys, observed.inner));
-        let session = self.account(&observed);
+        let fingerprint = self.look_ahead(&observed);
+        let session = self.meet(&observed);
+        let seen = self.look_back(session, fingerprint, &observed);
+        if seen.is_some_and(|seen| seen.copy.is_some()) {
+            if self.settings.dedup.is_some_and(|dedup| dedup.drop) {
+                self.ledger.duplicate += 1;
+                return;
+            }
+            self.ledger.note(Noted::Duplicate);
+        }
+        self.account(&observed);
         self.follow(session, &observed, outlet);
-        self.keep(session, &observed, ahead, outlet);
+        self.keep(session, seen, &observed, ahead, outlet);
     }
 
     /// Whether the frame is wanted. Nothing is refused yet.
@@ -627,9 +663,46 @@ impl Worker {
         Ok(())
     }
 
-    /// Counts the frame as delivered and to its mirror session.
+    /// What tells the packet from others, where copies are looked for. The place where it may have been seen
+    /// is on its way to the cache then.
     #[inline]
-    fn account(&mut self, observed: &Observed<'_>) -> SessionId {
+    fn look_ahead(&self, observed: &Observed<'_>) -> Option<Fingerprint> {
+        let duplicates = self.duplicates.as_ref()?;
+        let ip = observed.inner.ip.as_ref()?;
+        let fingerprint = Fingerprint::of(ip, observed.frame.bytes)?;
+        duplicates.prefetch(fingerprint);
+        Some(fingerprint)
+    }
+
+    /// Whether the packet came before, and from where; counted to its session and to the pair of sessions.
+    #[inline]
+    fn look_back(
+        &mut self,
+        session: SessionId,
+        fingerprint: Option<Fingerprint>,
+        observed: &Observed<'_>,
+    ) -> Option<Seen> {
+        let ip = observed.inner.ip.as_ref()?;
+        let here = Sighting {
+            session,
+            ts_ns: observed.frame.ts_ns,
+            ttl: ip.header.ttl,
+            vlan: observed.inner.vlan,
+        };
+        let seen = self.duplicates.as_mut()?.see(fingerprint?, &here);
+        if let Some(copy) = &seen.copy {
+            let (sessions, after_ns) = pairs::in_order(copy, &here, observed.direction);
+            self.pairs.count(sessions, after_ns);
+            if let Some(session) = self.sessions.session_mut(session) {
+                session.duplicates += 1;
+            }
+        }
+        Some(seen)
+    }
+
+    /// Counts the frame as delivered.
+    #[inline]
+    fn account(&mut self, observed: &Observed<'_>) {
         self.ledger.delivered += 1;
         self.frames.record(observed.wire_lengths.captured.into());
         if observed.inner.vlan.is_some() {
@@ -638,6 +711,11 @@ impl Worker {
         if observed.inner.ip.is_none() {
             self.ledger.note_not_ip(observed.inner.ether_type);
         }
+    }
+
+    /// Counts the frame to its mirror session.
+    #[inline]
+    fn meet(&mut self, observed: &Observed<'_>) -> SessionId {
         let id = match observed.frame.mirrored {
             Some(mirrored) => self.sessions.find_mirror(
                 mirrored.source,
@@ -695,6 +773,7 @@ impl Worker {
     fn keep(
         &mut self,
         session: SessionId,
+        seen: Option<Seen>,
         observed: &Observed<'_>,
         ahead: Option<index::build::Ahead>,
         outlet: &mut impl Outlet,
@@ -731,6 +810,7 @@ impl Worker {
             verdict: observed.verdict,
             direction: observed.direction,
             cut_by: observed.cut_by,
+            packet_id: seen.map(|seen| seen.id),
         };
         format.encode(&record, batch);
         if let Some((keys, ahead)) = self.keys.as_mut().zip(ahead) {
@@ -790,6 +870,10 @@ impl Outlet for Evicted {
     fn flow(&mut self, record: FlowRecord) {
         self.0.push(record);
     }
+}
+
+fn key_of(sessions: &Sessions, id: SessionId) -> Option<SessionKey> {
+    sessions.session(id).map(|session| session.key)
 }
 
 /// Hands out a flow that has ended.

@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use super::summary::{ChangeSummary, InventorySummary, OthersSummary, SessionSummary, Summary};
+use super::summary::{
+    ChangeSummary, InventorySummary, OthersSummary, PairSummary, SessionSummary, Summary,
+};
 use crate::capture::store::hooks::Tally as HookTally;
 use crate::host::counters;
 use crate::mirror::session::MAX_SESSIONS;
@@ -16,6 +18,8 @@ use crate::pipeline::sink::{Account, Kind};
 const SESSIONS_SHOWN: usize = 24;
 /// Changes of truncation told of a session.
 const CHANGES_SHOWN: usize = 4;
+/// Pairs of sessions shown, likewise.
+const PAIRS_SHOWN: usize = 8;
 
 impl Summary {
     /// The page for people.
@@ -28,14 +32,15 @@ impl Summary {
             received,
             delivered,
             duplicate,
+            duplicates,
             ..
         } = self;
         let (malformed, filtered) = (total(&self.malformed), total(&self.filtered));
         let dropped = total(&self.dropped);
-        // Nothing looks for duplicates yet: a zero would say that there were none.
-        let duplicate = match duplicate {
-            0 => String::new(),
-            copies => format!(" + {copies} duplicate"),
+        // Where nothing looked for them a zero would say that there were none.
+        let duplicate = match duplicates {
+            None => String::new(),
+            Some(_) => format!(" + {duplicate} duplicate"),
         };
         let _ = writeln!(
             page,
@@ -59,6 +64,7 @@ impl Summary {
                 );
             }
         }
+        self.duplicates_lines(&mut page);
         self.not_ip_lines(&mut page);
         self.not_allowed_lines(&mut page);
         for (reason, packets) in &self.kernel_dropped {
@@ -143,6 +149,37 @@ impl Summary {
                 let _ = writeln!(page, "            {line}");
             }
         }
+    }
+
+    /// Which sessions saw the same packets.
+    fn duplicates_lines(&self, page: &mut String) {
+        let pairs = self.duplicates.as_deref().unwrap_or_default();
+        if pairs.is_empty() {
+            return;
+        }
+        let shown = pairs.iter().filter(|pair| pair.first.is_some());
+        for line in shown
+            .take(PAIRS_SHOWN)
+            .flat_map(|pair| wrap(&pair.sentence(), 96))
+        {
+            let _ = writeln!(page, "            {line}");
+        }
+        let hidden = pairs
+            .iter()
+            .filter(|pair| pair.first.is_some())
+            .skip(PAIRS_SHOWN);
+        let others = pairs.iter().filter(|pair| pair.first.is_none());
+        let hidden: u64 = hidden.chain(others).map(|pair| pair.packets).sum();
+        if hidden > 0 {
+            let _ = writeln!(
+                page,
+                "            {} in other pairs of sessions",
+                counted(hidden, "more packet")
+            );
+        }
+        page.push_str(
+            "            These times are relative: the clocks and the ways of mirrored packets to this target differ.\n",
+        );
     }
 
     /// What the frames noted as `inner_not_ip` hold, four to a line.
@@ -315,6 +352,26 @@ impl OthersSummary {
     }
 }
 
+impl PairSummary {
+    fn sentence(&self) -> String {
+        let [first, second] = [&self.first, &self.second]
+            .map(|name| name.as_ref().map_or("", |name| name.interface.as_str()));
+        let packets = counted(self.packets, "packet");
+        let (what, of_which) = if self.first == self.second {
+            (format!("{packets} came twice from {first}"), "")
+        } else {
+            let what = format!("{packets} passed {first}, then {second}");
+            (what, " of the second")
+        };
+        let Some(apart) = self.after_ns else {
+            return what;
+        };
+        let when = if apart.p50 < 0 { "earlier" } else { "later" };
+        let (p50, p99) = (time(apart.p50.unsigned_abs()), signed_time(apart.p99));
+        format!("{what}: the copy{of_which} arrived {p50} {when} (median; 99 %: {p99})")
+    }
+}
+
 impl SessionSummary {
     fn row(&self) -> [String; 7] {
         let cut = match self.truncated {
@@ -356,6 +413,12 @@ fn time(ns: u64) -> String {
         1_000_000..1_000_000_000 => format!("{:.1} ms", ns as f64 / 1e6),
         _ => format!("{:.1} s", ns as f64 / 1e9),
     }
+}
+
+/// The same with a sign where it is below zero.
+fn signed_time(ns: i64) -> String {
+    let sign = if ns < 0 { "-" } else { "" };
+    format!("{sign}{}", time(ns.unsigned_abs()))
 }
 
 /// Bytes for people.

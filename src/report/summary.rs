@@ -12,6 +12,7 @@ use crate::flow::text::rfc3339;
 use crate::host::counters::Counts;
 use crate::mirror::allowed::Stranger;
 use crate::mirror::inventory::{Difference, Expected, Label};
+use crate::mirror::pairs::{Pairs, TimesApart};
 use crate::mirror::series::{Change, Event, Series, Stretch};
 use crate::mirror::session::{Session, SessionKey};
 use crate::mirror::truncation::{Cause, Route};
@@ -105,8 +106,11 @@ pub struct Summary {
     /// Sources of the packets filtered as `not_allowed`, those with the most packets first.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub not_allowed_sources: Vec<NotAllowedSource>,
-    /// Copies of packets delivered before.
+    /// Copies of packets that came before, with --dedup drop.
     pub duplicate: u64,
+    /// Mirror sessions that saw the same packets, the pair with the most copies first. Absent with --dedup off.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub duplicates: Option<Vec<PairSummary>>,
     /// Packets lost, by reason.
     pub dropped: BTreeMap<&'static str, u64>,
     /// Datagrams the kernel lost before they could be received, by reason.
@@ -158,6 +162,64 @@ pub struct NotAllowedSource {
     pub packets: u64,
 }
 
+/// Two mirror sessions that saw the same packets, or one that saw them twice.
+#[derive(Debug, Serialize)]
+pub struct PairSummary {
+    /// The one that packets passed first; null with `second` where more pairs than are kept apart are counted
+    /// together.
+    pub first: Option<SessionName>,
+    /// The one that they passed then.
+    pub second: Option<SessionName>,
+    /// Copies.
+    pub packets: u64,
+    /// Nanoseconds by which the second copy arrived later than the first. Relative: clocks and the ways of
+    /// mirrored packets differ.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub after_ns: Option<TimesApart>,
+}
+
+/// What names a mirror session in the JSON summary.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct SessionName {
+    /// Network identifier; null for input that was not encapsulated.
+    pub vni: Option<u32>,
+    /// Outer source address; null for input that was not encapsulated.
+    pub source: Option<IpAddr>,
+    /// For people: that of its interface in captures.
+    #[serde(skip)]
+    pub interface: String,
+}
+
+impl From<SessionKey> for SessionName {
+    fn from(key: SessionKey) -> Self {
+        let (source, vni) = key.mirror().unzip();
+        Self {
+            vni: vni.map(|vni| vni.as_u32()),
+            source,
+            interface: key.interface_name(),
+        }
+    }
+}
+
+impl PairSummary {
+    fn all(pairs: &Pairs<SessionKey>) -> Vec<Self> {
+        let kept = pairs.most().into_iter();
+        let kept = kept.map(|((first, second), pair)| Self {
+            first: Some(first.into()),
+            second: Some(second.into()),
+            packets: pair.packets(),
+            after_ns: Some(pair.times_apart()),
+        });
+        let others = Self {
+            first: None,
+            second: None,
+            packets: pairs.others(),
+            after_ns: None,
+        };
+        kept.chain((others.packets > 0).then_some(others)).collect()
+    }
+}
+
 /// An EtherType of frames without IP in the JSON summary.
 #[derive(Debug, Serialize)]
 pub struct EtherTypeSummary {
@@ -194,6 +256,8 @@ pub struct SessionSummary {
     pub inbound: u64,
     /// Frames the mirror source sent.
     pub outbound: u64,
+    /// Frames that are copies of packets which came before, from this session or another one.
+    pub duplicates: u64,
     /// Packets cut before they reached us.
     pub truncated: u64,
     /// Packets without a declared length that are as long as the cut.
@@ -462,6 +526,7 @@ impl Summary {
                 })
                 .collect(),
             duplicate: ledger.duplicate,
+            duplicates: settings.dedup.map(|_| PairSummary::all(&outcome.pairs)),
             dropped: ledger.dropped(),
             kernel_dropped,
             input_dropped: outcome.input_dropped,
@@ -589,6 +654,7 @@ impl SessionSummary {
             bytes: session.bytes,
             inbound: session.inbound,
             outbound: session.outbound,
+            duplicates: session.duplicates,
             truncated: truncation.truncated,
             suspect: truncation.suspect(route),
             unknown_length: truncation.unknown(),

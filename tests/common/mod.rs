@@ -316,6 +316,8 @@ pub struct Frame {
     pub comment: Option<String>,
     /// `epb_flags`, 0 without.
     pub flags: u32,
+    /// `epb_packetid`.
+    pub packet_id: Option<u64>,
 }
 
 /// The packets of a capture are in strict time order, unless its summary counts those that are not. Tells which.
@@ -344,12 +346,17 @@ pub fn frames(pcapng: &[u8]) -> Vec<Frame> {
         });
         let mut comment = None;
         let mut flags = 0;
+        let mut packet_id = None;
         for option in &packet.options {
             match option {
                 EnhancedPacketOption::Common(CommonOption::Comment(text)) => {
                     comment = Some(text.to_string());
                 }
                 EnhancedPacketOption::Flags(value) => flags = *value,
+                EnhancedPacketOption::Common(CommonOption::Unknown(option)) if option.code == 5 => {
+                    let id = option.value.as_ref().try_into().unwrap();
+                    packet_id = Some(u64::from_le_bytes(id));
+                }
                 _ => {}
             }
         }
@@ -360,6 +367,7 @@ pub fn frames(pcapng: &[u8]) -> Vec<Frame> {
             bytes: packet.data.to_vec(),
             comment,
             flags,
+            packet_id,
         });
     }
     frames

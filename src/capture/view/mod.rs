@@ -252,6 +252,7 @@ mod tests {
                 verdict: Verdict::Whole,
                 direction: Direction::Unknown,
                 cut_by: CutBy::Unclear,
+                packet_id: None,
             };
             Format::PcapNg.encode(&record, &mut batch);
         }

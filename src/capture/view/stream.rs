@@ -306,6 +306,7 @@ mod tests {
                 },
                 direction,
                 cut_by: CutBy::Unclear,
+                packet_id: None,
             };
             Format::PcapNg.encode(&record, &mut batch);
         }

@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use super::layers::{Layers, Origin};
 use super::lifetimes;
-use super::meant::{Limits, Mistakes, Outputs, Parts, Settings, allowed, truncation, tunnels};
+use super::meant::{
+    Limits, Mistakes, Outputs, Parts, Settings, allowed, dedup, truncation, tunnels,
+};
 use super::sessions;
 use super::typed;
 use crate::cli::values;
@@ -84,6 +86,7 @@ impl Listen {
         let truncation = truncation(&typed.group(|typed| &typed.truncation), mistakes);
         let inventory = sessions::read(&typed.group(|typed| &typed.sessions), mistakes);
         let lifetimes = lifetimes::read(&typed.group(|typed| &typed.flow_lifetimes), mistakes);
+        let dedup = dedup(&typed.group(|typed| &typed.duplicates), mistakes);
         let (mut tunnels, mut receive) = (tunnels?, receive?);
         let asked = |origin| origin != Origin::Default;
         let gpe = typed_tunnels.find(|tunnels| tunnels.gpe_port.as_ref());
@@ -108,6 +111,7 @@ impl Listen {
             inventory,
             truncation: truncation?,
             lifetimes: lifetimes?,
+            dedup: dedup?,
             limits: limits?,
             outputs: outputs?,
             plain: false,

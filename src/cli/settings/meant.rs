@@ -27,6 +27,7 @@ use crate::export::jsonl::JsonLines;
 use crate::failure::Failure;
 use crate::flow::lifetime::Lifetimes;
 use crate::mirror::allowed::{Allowed, Network, VniList};
+use crate::mirror::duplicates::{Dedup, MAX_WINDOW_NS};
 use crate::mirror::inventory::Inventory;
 use crate::outfile::packed::{Codec, Compression, LEVEL, Pool};
 use crate::outfile::{Creation, Existing, OutFile, is_input, same_output};
@@ -193,6 +194,7 @@ impl Replay {
         let truncation = truncation(&typed.group(|typed| &typed.truncation), mistakes);
         let inventory = sessions::read(&typed.group(|typed| &typed.sessions), mistakes);
         let lifetimes = lifetimes::read(&typed.group(|typed| &typed.flow_lifetimes), mistakes);
+        let dedup = dedup(&typed.group(|typed| &typed.duplicates), mistakes);
         let stdin = files.iter().filter(|path| path.as_path() == Path::new("-"));
         if stdin.count() > 1 {
             mistakes.note("standard input can be read only once: give '-' one time");
@@ -209,6 +211,7 @@ impl Replay {
             inventory,
             truncation: truncation?,
             lifetimes: lifetimes?,
+            dedup: dedup?,
             limits: limits?,
             outputs: outputs?,
             plain,
@@ -272,6 +275,18 @@ pub fn truncation(
     Some((mtu, overhead))
 }
 
+/// How copies of packets are looked for; `Some(None)` for not at all.
+pub fn dedup(typed: &Layers<&typed::Duplicates>, mistakes: &mut Mistakes) -> Option<Option<Dedup>> {
+    let words = [("mark", Some(false)), ("drop", Some(true)), ("off", None)];
+    let drop = |text: &str| values::one_of(text, &words);
+    let drop = mistakes.one(typed, "--dedup", |t| &t.dedup, drop);
+    let window = |text: &str| values::time_up_to(Duration::from_nanos(MAX_WINDOW_NS), text);
+    let window = mistakes.one(typed, "--dedup-window", |t| &t.dedup_window, window);
+    let (drop, window) = (drop?, window?);
+    let window_ns = u64::try_from(window.as_nanos()).unwrap_or(MAX_WINDOW_NS);
+    Some(drop.map(|drop| Dedup { window_ns, drop }))
+}
+
 /// Sources and VNIs that are wanted.
 pub fn allowed(typed: &Layers<&typed::Filters>, mistakes: &mut Mistakes) -> Allowed {
     let network = |text: &str| Network::from_str(text).map_err(|error| error.to_string());
@@ -293,6 +308,8 @@ pub struct Parts {
     pub truncation: (u32, u32),
     /// How long flows live.
     pub lifetimes: Lifetimes,
+    /// How copies of packets are looked for; `None` for not at all.
+    pub dedup: Option<Dedup>,
     /// Threads and memory.
     pub limits: Limits,
     /// Where results go.
@@ -347,6 +364,7 @@ impl Settings {
             app: outputs.app,
             allowed: parts.allowed,
             inventory: Arc::new(parts.inventory),
+            dedup: parts.dedup,
         };
         let steering = Steering {
             workers: limits.workers(),

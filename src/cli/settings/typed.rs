@@ -73,6 +73,9 @@ pub struct Replay {
     /// How long flows live
     #[command(flatten)]
     pub flow_lifetimes: FlowLifetimes,
+    /// What becomes of copies of a packet
+    #[command(flatten)]
+    pub duplicates: Duplicates,
     /// Threads and memory
     #[command(flatten)]
     pub limits: Limits,
@@ -106,6 +109,9 @@ pub struct Listen {
     /// How long flows live
     #[command(flatten)]
     pub flow_lifetimes: FlowLifetimes,
+    /// What becomes of copies of a packet
+    #[command(flatten)]
+    pub duplicates: Duplicates,
     /// Threads and memory
     #[command(flatten)]
     pub limits: Limits,
@@ -375,6 +381,21 @@ pub struct FlowLifetimes {
     pub active_timeout: Option<Text>,
 }
 
+/// What becomes of copies of a packet.
+#[derive(Clone, Debug, Default, Args, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+#[command(next_help_heading = "Duplicates")]
+pub struct Duplicates {
+    /// What to do with copies of an inner IP packet: mirrored at both ends, or twice by one source. `mark`: count them,
+    /// and give all copies of a packet one packet id in a pcapng capture (12 bytes a packet). `drop`: keep the copy that
+    /// arrives first. `off`: do not look for them. TCP retransmissions are no copies
+    #[arg(long, value_name = "mark|drop|off")]
+    pub dedup: Option<Text>,
+    /// Longest time from a packet to its copy, by their times of arrival: 20ms, 500ms; 10s at the most
+    #[arg(long, value_name = "TIME")]
+    pub dedup_window: Option<Text>,
+}
+
 /// Threads and memory.
 #[derive(Clone, Debug, Default, Args, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
@@ -416,6 +437,7 @@ impl Replay {
             sessions: KnownSessions::defaults(),
             truncation: Truncation::defaults(),
             flow_lifetimes: FlowLifetimes::defaults(),
+            duplicates: Duplicates::defaults(),
             limits: Limits::defaults(),
         }
     }
@@ -438,6 +460,7 @@ impl Listen {
             sessions: KnownSessions::defaults(),
             truncation: Truncation::defaults(),
             flow_lifetimes: FlowLifetimes::defaults(),
+            duplicates: Duplicates::defaults(),
             limits: Limits::defaults(),
         }
     }
@@ -505,6 +528,15 @@ impl FlowLifetimes {
         Self {
             active_timeout: text("5m"),
             ..Self::default()
+        }
+    }
+}
+
+impl Duplicates {
+    fn defaults() -> Self {
+        Self {
+            dedup: text("mark"),
+            dedup_window: text("500ms"),
         }
     }
 }
