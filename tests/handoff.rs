@@ -21,7 +21,8 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use vxtap::bpf::steer::Steering;
 use vxtap::capture::writer::CaptureWriter;
-use vxtap::export::jsonl::JsonLines;
+use vxtap::export::FlowFormat;
+use vxtap::export::lines::Lines;
 use vxtap::outfile::Creation;
 use vxtap::pcap::record::Format;
 use vxtap::pcap::section::About;
@@ -183,9 +184,14 @@ fn pipeline_of(sharing: Sharing, flows: &Path) -> (Pipeline, PipeReader) {
             .into(),
         ),
         flows: vec![
-            JsonLines::create(flows, Creation::default(), &Stop::new())
-                .unwrap()
-                .into(),
+            Lines::create(
+                FlowFormat::JsonLines,
+                flows,
+                Creation::default(),
+                &Stop::new(),
+            )
+            .unwrap()
+            .into(),
         ],
         ..Sinks::default()
     };
@@ -415,9 +421,14 @@ fn without_a_sink_that_works_the_run_ends() {
     let sinks = Sinks {
         capture: None,
         flows: vec![
-            JsonLines::create(&path, Creation::default(), &Stop::new())
-                .unwrap()
-                .into(),
+            Lines::create(
+                FlowFormat::JsonLines,
+                &path,
+                Creation::default(),
+                &Stop::new(),
+            )
+            .unwrap()
+            .into(),
         ],
         ..Sinks::default()
     };

@@ -1,7 +1,7 @@
 //! Which packets a flow id stands for: its flow record tells, or all packets are looked at.
 
 use std::fs::File;
-use std::io::{self, BufRead, BufReader};
+use std::io::{self, BufRead, BufReader, ErrorKind};
 use std::net::IpAddr;
 use std::path::Path;
 
@@ -72,7 +72,12 @@ impl Record {
 pub fn find_record(path: &Path, id: FlowId) -> io::Result<Option<Record>> {
     let wanted = text(id);
     let mut found = None;
-    for line in BufReader::with_capacity(1 << 20, File::open(path)?).split(b'\n') {
+    let mut lines = BufReader::with_capacity(1 << 20, File::open(path)?);
+    if lines.fill_buf()?.first().is_some_and(|byte| *byte != b'{') {
+        let other = "it holds no JSON lines; other flow records are not read";
+        return Err(io::Error::new(ErrorKind::InvalidData, other));
+    }
+    for line in lines.split(b'\n') {
         let line = line?;
         if memchr::memmem::find(&line, wanted.as_bytes()).is_none() {
             continue;

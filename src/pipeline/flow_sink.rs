@@ -9,7 +9,7 @@ use super::orders::{Inbox, Order};
 use super::outlet::WhenFull;
 use super::sink::Sink;
 use crate::capture::store::flows::FlowStore;
-use crate::export::jsonl::JsonLines;
+use crate::export::lines::Lines;
 use crate::flow::record::{FlowRecord, Order as RecordOrder};
 use crate::outfile::{OutError, Standing};
 use crate::stop::wall_clock_ns;
@@ -51,13 +51,13 @@ pub const fn flow_lanes(workers: usize, when_full: WhenFull) -> usize {
 /// Where flow records go.
 pub enum FlowOutput {
     /// One file, pipe or device.
-    File(Box<JsonLines>),
+    File(Box<Lines>),
     /// Files that follow each other in a directory.
     Store(Box<FlowStore>),
 }
 
-impl From<JsonLines> for FlowOutput {
-    fn from(file: JsonLines) -> Self {
+impl From<Lines> for FlowOutput {
+    fn from(file: Lines) -> Self {
         Self::File(Box::new(file))
     }
 }

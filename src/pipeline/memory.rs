@@ -6,7 +6,7 @@ use super::measure;
 use super::outlet::FLOW_CHUNK;
 use super::run::{FLOW_QUEUE, Sharing, capture_queue_batches, max_flows_of};
 use super::worker::WorkerSettings;
-use crate::export::jsonl;
+use crate::export::lines;
 use crate::flow::record::FlowRecord;
 use crate::flow::{lookup, names, table, updates};
 use crate::mirror::{duplicates, pairs, session};
@@ -65,7 +65,7 @@ pub fn most_bytes(
         }
         bytes += table::memory_bytes(shares)
             + workers * updates::MEMORY_BYTES as u64
-            + flow_files as u64 * (records + jsonl::MEMORY_BYTES as u64);
+            + flow_files as u64 * (records + lines::MEMORY_BYTES as u64);
     }
     bytes
 }

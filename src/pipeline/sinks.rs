@@ -275,7 +275,8 @@ mod tests {
     use super::*;
     use crate::bpf::steer::Steering;
     use crate::capture::writer::CaptureWriter;
-    use crate::export::jsonl::JsonLines;
+    use crate::export::FlowFormat;
+    use crate::export::lines::Lines;
     use crate::outfile::Creation;
     use crate::pcap::record::Format;
     use crate::pcap::section::About;
@@ -304,7 +305,7 @@ mod tests {
         let sinks = Sinks {
             capture: Some(capture.unwrap().into()),
             flows: vec![
-                JsonLines::create(&names[1], creation, &Stop::new())
+                Lines::create(FlowFormat::JsonLines, &names[1], creation, &Stop::new())
                     .unwrap()
                     .into(),
             ],

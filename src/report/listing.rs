@@ -10,6 +10,7 @@ use crate::capture::store::contents::Contents;
 use crate::capture::store::manifest::{FileFacts, Lost};
 use crate::capture::store::names::StoreName;
 use crate::capture::store::recover::parse_rfc3339;
+use crate::export::FlowFormat;
 use crate::mirror::words::{counted, ending};
 
 /// Shortest time without a packet, between two files, that is told.
@@ -48,7 +49,7 @@ pub struct File {
     /// What the manifest says of it.
     #[serde(flatten)]
     pub facts: FileFacts,
-    /// `pcapng`, `pcap` or `jsonl`.
+    /// `pcapng`, `pcap`, `jsonl` or `csv`.
     pub format: String,
     /// `zst`, or `none`.
     pub compression: String,
@@ -453,7 +454,7 @@ impl Listing {
 
 impl File {
     fn holds_records(&self) -> bool {
-        self.format == "jsonl"
+        FlowFormat::by_name(&self.format).is_some()
     }
 
     fn row(&self) -> [String; 7] {

@@ -7,18 +7,18 @@ use std::time::Duration;
 
 use super::rolling::{Class, Content, Ended, Plan, Rolling, StoreError};
 use super::rotation::Reason;
-use crate::export::jsonl::JsonLines;
+use crate::export::FlowFormat;
+use crate::export::lines::{LINE_ROOM, Lines};
 use crate::flow::record::FlowRecord;
 use crate::outfile::{ItemFile, OutError, Standing};
 
 /// Behind the prefix in the names of flow files.
 const SUFFIX: &str = "-flows";
-/// Most bytes of a record, as a line.
-const LINE_ROOM: u64 = 2048;
 
 /// The flow files of one store being written.
 pub struct FlowStore {
-    files: Rolling<JsonLines>,
+    format: FlowFormat,
+    files: Rolling<Lines>,
 }
 
 impl FlowStore {
@@ -28,25 +28,29 @@ impl FlowStore {
     /// # Errors
     ///
     /// When the directory cannot be written to, or the system has no thread.
-    pub fn open(dir: &Path, plan: &Plan, now_ns: u64) -> Result<Self, StoreError> {
+    pub fn open(
+        dir: &Path,
+        format: FlowFormat,
+        plan: &Plan,
+        now_ns: u64,
+    ) -> Result<Self, StoreError> {
         let plan = Plan {
             prefix: format!("{}{SUFFIX}", plan.prefix),
-            ending: ".jsonl",
+            ending: format.ending(),
             compression: None,
             ..plan.clone()
         };
         let files = Rolling::open(dir, plan, now_ns)?;
-        Ok(Self { files })
+        Ok(Self { format, files })
     }
 
     /// Adds a record. Its end decides which file it goes to.
     pub fn write(&mut self, record: &FlowRecord) {
         let ts_ns = record.ts_end.0;
+        let Self { format, files } = self;
         loop {
-            let files = &mut self.files;
-            if !files.is_ready(Class::All, ts_ns, LINE_ROOM, |file, _| {
-                Ok(JsonLines::of(file))
-            }) {
+            let begin = |file, _: &_| Lines::begin(*format, file);
+            if !files.is_ready(Class::All, ts_ns, LINE_ROOM, begin) {
                 return files.lose(1);
             }
             let mut one = Some((ts_ns, LINE_ROOM));
@@ -107,7 +111,7 @@ impl FlowStore {
     }
 }
 
-impl Content for JsonLines {
+impl Content for Lines {
     fn file(&self) -> &ItemFile {
         self.file()
     }

@@ -71,7 +71,7 @@ impl StoreName {
 }
 
 /// The endings that a store gives.
-pub const ENDINGS: [&str; 9] = [
+pub const ENDINGS: [&str; 10] = [
     ".pcapng.gz",
     ".pcapng.zst",
     ".pcapng",
@@ -81,6 +81,7 @@ pub const ENDINGS: [&str; 9] = [
     ".jsonl.gz",
     ".jsonl.zst",
     ".jsonl",
+    ".csv",
 ];
 
 #[cfg(test)]

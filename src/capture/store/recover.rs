@@ -4,6 +4,7 @@
 
 use std::io::{self, BufRead, ErrorKind, Read};
 
+use crate::export::{FlowFormat, csv};
 use crate::pcap::blocks::{ENHANCED_PACKET, INTERFACE_DESCRIPTION, SECTION_HEADER};
 use crate::pcap::record::Format;
 
@@ -66,8 +67,8 @@ impl Whole {
 pub enum Holds {
     /// A capture.
     Capture(Format),
-    /// Flow records, one a line.
-    Flows,
+    /// Flow records as text.
+    Flows(FlowFormat),
 }
 
 impl Holds {
@@ -76,8 +77,11 @@ impl Holds {
         match ending {
             ".pcapng" => Some(Self::Capture(Format::PcapNg)),
             ".pcap" => Some(Self::Capture(Format::Pcap)),
-            ".jsonl" => Some(Self::Flows),
-            _ => None,
+            _ => {
+                let mut formats = FlowFormat::ALL.into_iter();
+                let format = formats.find(|format| format.ending() == ending);
+                format.map(Self::Flows)
+            }
         }
     }
 }
@@ -92,7 +96,64 @@ pub fn scan(holds: Holds, file: impl BufRead) -> io::Result<Option<Whole>> {
     match holds {
         Holds::Capture(Format::PcapNg) => scan_blocks(file),
         Holds::Capture(Format::Pcap) => scan_records(file),
-        Holds::Flows => scan_lines(file),
+        Holds::Flows(FlowFormat::JsonLines) => scan_lines(file),
+        Holds::Flows(FlowFormat::Csv) => scan_rows(file),
+    }
+}
+
+/// Reads rows behind a header line, perhaps of another version.
+fn scan_rows(mut file: impl BufRead) -> io::Result<Option<Whole>> {
+    let mut row = Vec::new();
+    if !read_row(&mut file, &mut row)? {
+        return Ok(Some(Whole::default()));
+    }
+    let names = csv::fields(&row);
+    let place = |wanted: &str| names.iter().position(|name| name == wanted.as_bytes());
+    let times = ["ts_start", "ts_end"].map(place);
+    if times.contains(&None) {
+        return Ok(None);
+    }
+    let mut whole = Whole {
+        bytes: row.len() as u64,
+        ..Whole::default()
+    };
+    let mut seen = Seen::NONE;
+    while read_row(&mut file, &mut row)? {
+        let fields = csv::fields(&row);
+        if fields.len() != names.len() {
+            break;
+        }
+        for at in times.into_iter().flatten() {
+            let text = fields
+                .get(at)
+                .and_then(|field| std::str::from_utf8(field).ok());
+            if let Some(ns) = text.and_then(parse_rfc3339) {
+                seen.first_ns = seen.first_ns.min(ns);
+                seen.last_ns = seen.last_ns.max(ns);
+            }
+        }
+        seen.packets += 1;
+        whole.packets += 1;
+        whole.bytes += row.len() as u64;
+    }
+    whole.interfaces.push(seen);
+    Ok(Some(whole))
+}
+
+/// Reads the next row; `false` where it is not whole.
+fn read_row(mut file: impl BufRead, row: &mut Vec<u8>) -> io::Result<bool> {
+    row.clear();
+    loop {
+        let room = MOST_LEN.saturating_sub(row.len()) as u64;
+        if file.by_ref().take(room).read_until(b'\n', row)? == 0 {
+            return Ok(false);
+        }
+        match csv::whole_rows(row, row.len()) {
+            (len, _) if len == row.len() => return Ok(true),
+            // The end of a line in the middle of a text.
+            _ if row.ends_with(b"\n") => {}
+            _ => return Ok(false),
+        }
     }
 }
 

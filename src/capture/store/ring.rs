@@ -741,7 +741,7 @@ impl Ring {
                 self.finish_left(name, out, (holds, codec, len), &whole, now_ns)
             }
             None if out.bytes() > 0 => {
-                let reason = "it does not begin with the header of a capture";
+                let reason = "it does not begin with the header of such a file";
                 self.quarantine(name, out, reason, now_ns)
             }
             _ => {
@@ -790,7 +790,7 @@ impl Ring {
             packets: whole.packets,
             sessions: match holds {
                 Holds::Capture(_) => whole.interfaces.len() as u64,
-                Holds::Flows => 0,
+                Holds::Flows(_) => 0,
             },
             wire_bytes: whole.wire_bytes,
             reason: Reason::Recovered.name().to_owned(),

@@ -8,6 +8,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::flows::{FlowsTo, PACKED};
 use super::layers::{Layers, Origin};
 use super::lifetimes;
 use super::sessions;
@@ -23,7 +24,7 @@ use crate::capture::view::tee::Tees;
 use crate::capture::view::{self, Views, WhenSlow};
 use crate::capture::writer::CaptureWriter;
 use crate::cli::values;
-use crate::export::jsonl::JsonLines;
+use crate::export::lines::Lines;
 use crate::failure::Failure;
 use crate::flow::lifetime::Lifetimes;
 use crate::mirror::allowed::{Allowed, Network, VniList};
@@ -74,7 +75,7 @@ pub struct Outputs {
     compression: Option<Compression>,
     /// How much of each frame is stored, where that is not all.
     slice: Option<Slice>,
-    flows: Vec<PathBuf>,
+    flows: Vec<FlowsTo>,
     /// Flow records have the names in the first packets.
     app: bool,
     /// Where viewers connect to.
@@ -410,7 +411,7 @@ impl Settings {
             },
             for_outputs: write
                 .iter()
-                .chain(flows)
+                .chain(flows.iter().map(|flows| &flows.path))
                 .map(|path| 1 + usize::from(storing::is_store(path)))
                 .chain(hooks)
                 .sum::<usize>()
@@ -462,8 +463,13 @@ impl Outputs {
         let gone = |text: &str| values::one_of(text, &words);
         let gone = mistakes.one(typed, "--on-reader-gone", |t| &t.on_reader_gone, gone);
         let format_meant = format.unwrap_or(Format::PcapNg);
-        let flows = flows.map(|(_, paths)| paths.clone()).unwrap_or_default();
-        let mut places = write.iter().chain(&flows);
+        let flows = flows.into_iter().flat_map(|(_, typed)| typed);
+        let read = |typed: &PathBuf| {
+            let meant = FlowsTo::read(typed);
+            meant.map_err(|mistake| mistakes.note(mistake)).ok()
+        };
+        let flows: Vec<FlowsTo> = flows.filter_map(read).collect();
+        let mut places = write.iter().chain(flows.iter().map(|flows| &flows.path));
         let is_asked = places.any(|path| storing::is_store(path));
         let compression = compression(typed, write.as_deref(), mistakes);
         let slice = slice(typed, mistakes);
@@ -513,7 +519,8 @@ impl Outputs {
 
     fn named(&self) -> impl Iterator<Item = (&'static str, &Path)> {
         let write = self.write.iter().map(|path| ("-w", path.as_path()));
-        let flows = self.flows.iter().map(|path| ("--flows", path.as_path()));
+        let flows = self.flows.iter();
+        let flows = flows.map(|flows| ("--flows", flows.path.as_path()));
         let summary = self
             .summary
             .iter()
@@ -538,7 +545,6 @@ impl Outputs {
             on_reader_gone: self.on_reader_gone,
             ..Sinks::default()
         };
-        let text = |path: &PathBuf| misleading_name(path, "JSON lines", None);
         let capture = self.write.as_ref();
         let capture = capture.and_then(|path| match self.compression {
             Some(how) if !storing::is_store(path) => misleading_packed_name(path, how.codec),
@@ -546,7 +552,7 @@ impl Outputs {
         });
         for told in capture
             .into_iter()
-            .chain(self.flows.iter().filter_map(text))
+            .chain(self.flows.iter().filter_map(FlowsTo::misleading_name))
         {
             tracing::info!("{told}");
         }
@@ -561,12 +567,12 @@ impl Outputs {
             true => None,
             false => Some(self.open_tees()?),
         };
-        for path in &self.flows {
+        for FlowsTo { format, path } in &self.flows {
             sinks.flows.push(match &store {
                 Some(plan) if storing::is_store(path) => {
-                    FlowStore::open(path, plan, wall_clock_ns())?.into()
+                    FlowStore::open(path, *format, plan, wall_clock_ns())?.into()
                 }
-                _ => JsonLines::create(path, self.creation, stop)?.into(),
+                _ => Lines::create(*format, path, self.creation, stop)?.into(),
             });
         }
         let about = About { comments, mtu };
@@ -744,12 +750,6 @@ pub fn misleading_capture_name(path: &Path, format: Format, has_format: bool) ->
         Format::PcapNg => ("pcapng", "pcap", "; --format pcap writes classic pcap"),
         Format::Pcap => ("pcap", "pcapng", "; --format pcapng writes pcapng"),
     };
-    misleading_name(path, is, Some((other, if has_format { flag } else { "" })))
-}
-
-/// The same of any file: what it `is`, and an extension that would be another kind, with what to do.
-fn misleading_name(path: &Path, is: &str, other: Option<(&str, &str)>) -> Option<String> {
-    const PACKED: [&str; 5] = ["gz", "zst", "lz4", "bz2", "xz"];
     let extension = path.extension()?.to_str()?.to_ascii_lowercase();
     let path = path.display();
     if PACKED.contains(&extension.as_str()) {
@@ -757,8 +757,8 @@ fn misleading_name(path: &Path, is: &str, other: Option<(&str, &str)>) -> Option
             "{path} is plain {is}: --compress gzip or zstd compresses captures"
         ));
     }
-    let (extension_of, flag) = other?;
-    (extension == extension_of).then(|| format!("{path} is written as {is}{flag}"))
+    let flag = if has_format { flag } else { "" };
+    (extension == other).then(|| format!("{path} is written as {is}{flag}"))
 }
 
 /// Refuses to wait for a capture that somebody would have to type.

@@ -2,6 +2,7 @@
 //! and keeps where each value came from, [`meant`] reads and checks everything and tells all mistakes at
 //! once.
 
+pub mod flows;
 pub mod layers;
 mod lifetimes;
 #[cfg(target_os = "linux")]

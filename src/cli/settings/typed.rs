@@ -189,9 +189,10 @@ pub struct Output {
     /// pcap with nanosecond times
     #[arg(long, value_name = "pcapng|pcap")]
     pub format: Option<Text>,
-    /// Write flow records as JSON lines to this file, or into this directory as a store, as -w does; `-` is standard
-    /// output. Repeatable
-    #[arg(long, value_name = "FILE|DIR")]
+    /// Write flow records to this file, or into this directory as a store, as -w does; `-` is standard output. A FILE that
+    /// ends in .csv is CSV, any other JSON lines; a format in front says it too: csv:DIR/, csv:-, jsonl:FILE. Repeatable,
+    /// and each goes its own way
+    #[arg(long, value_name = "[FORMAT:]FILE|DIR")]
     pub flows: Option<Vec<PathBuf>>,
     /// Show the mirrored frames live to whoever connects to this TCP port: pcapng, from the moment of connecting on, as
     /// 'wireshark -k -i TCP@127.0.0.1:57012' or Arkime read it. Without ADDR it is 127.0.0.1. There is no
