@@ -157,6 +157,15 @@ impl Segment {
         self.vni_lately = (0, u32::MAX);
     }
 
+    /// Takes out pairs that are there twice. In a piece, which is longer than a block of a plain file, many flows have a
+    /// host in common; room is short, and what sorting costs is little beside compression.
+    fn tell_once(&mut self) {
+        for pairs in [&mut self.flows, &mut self.hosts, &mut self.vnis] {
+            pairs.sort_unstable();
+            pairs.dedup();
+        }
+    }
+
     /// Where its last block ends.
     fn end(&self) -> u64 {
         self.blocks.last().map_or(0, |block| block.at + block.len)
@@ -308,6 +317,7 @@ impl Builder {
             let beside = beside + segment.blocks.len() * pieces::ENTRY_BYTES;
             let taken = self.segments.len() + beside;
             let room = most_bytes(packed).saturating_sub(taken as u64);
+            segment.tell_once();
             segment.put(&mut self.segments, |of_blocks| {
                 (room as usize).saturating_sub(of_blocks)
             });
@@ -376,11 +386,7 @@ pub struct Facts<'a> {
 
 impl Segment {
     /// Appends it: its length, blocks, sets. `room` tells of the bytes before the sets how many these may have.
-    fn put(&mut self, out: &mut Vec<u8>, room: impl FnOnce(usize) -> usize) {
-        for pairs in [&mut self.flows, &mut self.hosts, &mut self.vnis] {
-            pairs.sort_unstable();
-            pairs.dedup();
-        }
+    fn put(&self, out: &mut Vec<u8>, room: impl FnOnce(usize) -> usize) {
         let start = out.len();
         out.extend_from_slice(&[0; 4]);
         let blocks = self.blocks.len() as u32;
