@@ -9,7 +9,7 @@
 
 mod common;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -349,4 +349,85 @@ fn it_runs_for_what_a_killed_run_left() {
     let listed = place.listed();
     let names = listed.iter().map(|line| line["name"].as_str().unwrap());
     assert!(sorted(&place.out("names")).iter().eq(names), "{listed:?}");
+}
+
+/// The names of the files that `names` says, one a line, and those that are listed, both sorted.
+fn sorted<'a>(names: impl Iterator<Item = &'a str>) -> Vec<&'a str> {
+    let mut names: Vec<&str> = names.collect();
+    names.sort_unstable();
+    names
+}
+
+/// A kill before its end leaves a file without its hook, or without the end of it: the next run with a hook sees to
+/// that, and another run that goes on meanwhile does not.
+#[test]
+fn what_a_killed_run_did_not_get_to_is_done_at_the_next_start() {
+    let place = Place::new(
+        "basename \"$1\" >> \"$out/begun\"\n\
+         test $VXTAP_REASON = end && exit\n\
+         while ! test -e \"$out/go\"; do sleep 0.02; done",
+    );
+    let name = |line: &Value| line["name"].as_str().unwrap().to_owned();
+    let marks = || {
+        let entries = fs::read_dir(place.path("st")).unwrap();
+        let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        let marks = names.filter_map(|name| Some(name.strip_suffix(".hook")?[1..].to_owned()));
+        marks.collect::<BTreeSet<String>>()
+    };
+    let (mut child, address) = place.listen(&["--rotate-packets", "10"]);
+    feed(&address, "60");
+    // Two run, and others wait for them.
+    wait_until(|| place.out("begun").lines().count() == 2 && place.listed().len() >= 4);
+    let began = place.out("begun");
+    fs::remove_file(place.path("out/begun")).unwrap();
+    // Another run leaves to this one what is this one's.
+    let before = place.listed().len();
+    assert_eq!(place.replay(&[]).code, Some(0));
+    let of_other = place.out("begun");
+    let lines: Vec<&str> = of_other.lines().collect();
+    assert_eq!(lines.len(), 1, "{of_other}");
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let listed = place.listed();
+    assert!(listed.len() > before);
+    let due: BTreeSet<String> = listed
+        .iter()
+        .map(name)
+        .filter(|name| *name != lines[0])
+        .collect();
+    assert!(began.lines().all(|name| due.contains(name)));
+    assert!(marks().is_superset(&due), "{:?} {due:?}", marks());
+    // One without a hook changes nothing but that what it deletes is due no more.
+    let mut command = vxtap_command(["replay"]);
+    command
+        .arg(testdata("demo.pcap"))
+        .arg("-w")
+        .arg(place.path("st"));
+    let keep = (listed.len() - 1).to_string();
+    assert_eq!(
+        common::run(command.args(["--keep-files", &keep])).code,
+        Some(0)
+    );
+    let manifest = fs::read_to_string(place.path("st/MANIFEST.jsonl")).unwrap();
+    let lines = json_lines(&manifest).into_iter();
+    let deleted: Vec<String> = lines
+        .filter(|line| line["kind"] == "deleted")
+        .map(|line| name(&line))
+        .collect();
+    assert!(!deleted.is_empty());
+    let still_due: BTreeSet<String> = due
+        .into_iter()
+        .filter(|due| !deleted.contains(due))
+        .collect();
+    assert_eq!(marks(), still_due);
+    // What it finished, which the killed run had begun, is none of its business.
+    fs::write(place.path("out/go"), "").unwrap();
+    fs::remove_file(place.path("out/begun")).unwrap();
+    assert_eq!(place.replay(&[]).code, Some(0));
+    let begun = place.out("begun");
+    let listed = place.listed();
+    let last = name(&listed[listed.len() - 1]);
+    let expected = still_due.iter().map(String::as_str).chain([last.as_str()]);
+    assert_eq!(sorted(begun.lines()), sorted(expected));
+    assert!(marks().is_empty(), "{:?}", marks());
 }

@@ -84,13 +84,9 @@ impl Finisher {
         })
     }
 
-    /// Runs the hook for files that were finished otherwise.
+    /// Runs the hook for files that were finished otherwise; they are held.
     pub fn announce(&self, files: Vec<FileFacts>) {
-        if self.told.hooks.is_none() {
-            return;
-        }
         for facts in files {
-            hold(&self.told.ring).hold(&facts.name);
             self.told.tell(facts, None);
         }
     }
@@ -192,7 +188,8 @@ fn name_and_tell(told: &Told, out: OutFile, facts: FileFacts) -> Result<(), OutE
     let finished = hold(ring).finish(out, facts.clone(), wall_clock_ns());
     match &finished {
         Ok(()) => told.tell(facts, lock),
-        Err(_) => hold(ring).release(&facts.name, wall_clock_ns()),
+        // The next start finishes it, and runs the hook then.
+        Err(_) => hold(ring).release(&facts.name, true, wall_clock_ns()),
     }
     finished
 }
@@ -207,7 +204,7 @@ impl Told {
         let (ring, name) = (Arc::clone(&self.ring), facts.name.clone());
         let file = hold(&ring).dir().join(&name);
         let file = std::path::absolute(&file).unwrap_or(file);
-        let release = move || hold(&ring).release(&name, wall_clock_ns());
+        let release = move |is_done| hold(&ring).release(&name, is_done, wall_clock_ns());
         hooks.submit(Hook::new(file, facts, lock, release));
     }
 }

@@ -74,18 +74,21 @@ pub struct Job {
     pub file: PathBuf,
     /// What is known of it.
     pub facts: FileFacts,
-    done: Option<Box<dyn FnOnce() + Send>>,
+    /// Told whether the program has ended.
+    done: Option<Box<dyn FnOnce(bool) + Send>>,
+    has_ended: bool,
     /// Held as long as this lives, so that other processes leave the file alone.
     lock: Option<File>,
 }
 
 impl Job {
-    /// For `file`; `done` is called when nobody needs it any more. `lock` locks the file already, where there is one.
+    /// For `file`; `done` is called when nobody needs it any more, and told whether the program was run for it. `lock`
+    /// locks the file already, where there is one.
     pub fn new(
         file: PathBuf,
         facts: FileFacts,
         lock: Option<File>,
-        done: impl FnOnce() + Send + 'static,
+        done: impl FnOnce(bool) + Send + 'static,
     ) -> Self {
         let lock = lock.or_else(|| File::open(&file).ok());
         // Others may read it.
@@ -94,6 +97,7 @@ impl Job {
             file,
             facts,
             done: Some(Box::new(done)),
+            has_ended: false,
             lock,
         }
     }
@@ -104,7 +108,7 @@ impl Drop for Job {
         // Whoever is told may delete it.
         drop(self.lock.take());
         if let Some(done) = self.done.take() {
-            done();
+            done(self.has_ended);
         }
     }
 }
@@ -258,11 +262,11 @@ impl State {
         if let Err(error) = crate::sys::be_nice(19) {
             tracing::debug!(%error, "no lower priority");
         }
-        while let Ok(job) = jobs.recv() {
+        while let Ok(mut job) = jobs.recv() {
             if self.is_over() {
                 self.skip(&job, "the time for it is over");
             } else {
-                self.run(&job);
+                self.run(&mut job);
             }
             self.waiting.fetch_sub(1, Ordering::Relaxed);
         }
@@ -276,7 +280,7 @@ impl State {
         self.end_by.get().is_some_and(|at| Instant::now() >= *at)
     }
 
-    fn run(&self, job: &Job) {
+    fn run(&self, job: &mut Job) {
         self.run.fetch_add(1, Ordering::Relaxed);
         let (program, file) = (self.program.display(), job.file.display());
         let failed = |how: String| {
@@ -287,7 +291,9 @@ impl State {
             Ok(child) => child,
             Err(error) => return failed(format!("it cannot be started: {error}")),
         };
-        match self.wait(child) {
+        let ended = self.wait(child);
+        job.has_ended = true;
+        match ended {
             Ended::Itself(status) if status.success() => {
                 tracing::debug!("{program} is done with {file}");
             }
@@ -401,7 +407,7 @@ mod tests {
         path
     }
 
-    fn job(dir: &Path, number: u64, done: impl FnOnce() + Send + 'static) -> Job {
+    fn job(dir: &Path, number: u64, done: impl FnOnce(bool) + Send + 'static) -> Job {
         let file = dir.join(format!("{number}.pcapng"));
         fs::write(&file, "packets").unwrap();
         let facts = FileFacts {
@@ -424,7 +430,8 @@ mod tests {
         let done = Arc::new(AtomicU64::new(0));
         for number in 0..5 {
             let done = Arc::clone(&done);
-            let count = move || _ = done.fetch_add(1, Ordering::SeqCst);
+            let count =
+                move |has_run: bool| _ = done.fetch_add(u64::from(has_run), Ordering::SeqCst);
             hooks.submit(job(dir.path(), number, count));
         }
         let tally = hooks.finish();
@@ -435,7 +442,11 @@ mod tests {
         };
         assert_eq!(tally, expected);
         assert_eq!(done.load(Ordering::SeqCst), 5);
-        hooks.submit(job(dir.path(), 9, || {}));
+        let skipped = Arc::new(AtomicU64::new(0));
+        let count = Arc::clone(&skipped);
+        let count = move |has_run: bool| _ = count.fetch_add(u64::from(!has_run), Ordering::SeqCst);
+        hooks.submit(job(dir.path(), 9, count));
+        assert_eq!(skipped.load(Ordering::SeqCst), 1);
         assert_eq!(hooks.finish().skipped, 1);
     }
 
@@ -445,7 +456,7 @@ mod tests {
         let program = script(dir.path(), "echo $$ > \"$1.pid\"; sleep 1000 & wait");
         let limit = Duration::from_millis(300);
         let hooks = Hooks::start_with(program, true, limit).unwrap();
-        hooks.submit(job(dir.path(), 1, || {}));
+        hooks.submit(job(dir.path(), 1, |_| {}));
         let tally = hooks.finish();
         assert_eq!((tally.run, tally.failed, tally.timed_out), (1, 0, 1));
         // It may have been killed before it wrote anything.
@@ -464,7 +475,7 @@ mod tests {
         let hooks = Hooks::start_with(program, false, limit).unwrap();
         let files = (AT_ONCE + WAITING + 10) as u64;
         for number in 0..files {
-            hooks.submit(job(dir.path(), number, || {}));
+            hooks.submit(job(dir.path(), number, |_| {}));
         }
         let tally = hooks.finish();
         assert_eq!(tally.run + tally.skipped, files, "{tally:?}");

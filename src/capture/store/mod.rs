@@ -12,6 +12,7 @@ pub mod index;
 pub mod inspect;
 pub mod keys;
 pub mod manifest;
+pub mod marks;
 pub mod names;
 pub mod place;
 pub mod recover;

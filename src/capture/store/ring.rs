@@ -15,6 +15,7 @@ use super::frames::WholeFrames;
 use super::index;
 use super::keys::Signer;
 use super::manifest::{self, Chain, Event, FileFacts, hex};
+use super::marks;
 use super::names::StoreName;
 use super::place::Place;
 use super::recover::{self, Holds, Whole, parse_rfc3339};
@@ -89,10 +90,13 @@ pub struct Ring {
     deleted: Vec<(String, u64)>,
     /// Files of this process that have no name yet, and the bytes of those that have ended.
     open: BTreeMap<String, u64>,
-    /// Files that a hook works on.
-    held: BTreeSet<String>,
-    /// What killed runs left and was finished here.
-    recovered: Vec<FileFacts>,
+    /// A program is run for each file.
+    has_hooks: bool,
+    /// Files that a hook works on, with their marks.
+    held: BTreeMap<String, Option<File>>,
+    /// Files whose hook is due: what killed runs left and was finished here, and what they had finished before its
+    /// hook ended.
+    due: Vec<FileFacts>,
 }
 
 struct ManifestFile {
@@ -116,7 +120,8 @@ pub struct Begun {
 
 impl Ring {
     /// Opens a directory, which is made where it is not there, finishes what killed runs left in it, and counts what
-    /// it holds. `sign` signs what is written to the manifest.
+    /// it holds. `sign` signs what is written to the manifest; with `has_hooks` files are marked as long as their hook
+    /// has not ended.
     ///
     /// # Errors
     ///
@@ -125,6 +130,7 @@ impl Ring {
         dir: &Path,
         keeping: Keeping,
         sign: Option<Signer>,
+        has_hooks: bool,
         now_ns: u64,
     ) -> Result<Self, OutError> {
         let error = |source| OutError::of_write(dir, source);
@@ -142,13 +148,15 @@ impl Ring {
             kept: Vec::new(),
             deleted: Vec::new(),
             open: BTreeMap::new(),
-            held: BTreeSet::new(),
-            recovered: Vec::new(),
+            has_hooks,
+            held: BTreeMap::new(),
+            due: Vec::new(),
         };
         ring.locked(|ring| {
             ring.read_closed()?;
             ring.catch_up()?;
-            ring.recover(now_ns)
+            ring.recover(now_ns)?;
+            ring.take_marks()
         })
         .map_err(error)?;
         Ok(ring)
@@ -231,6 +239,7 @@ impl Ring {
             if !out.is_in_place() {
                 return Ok(());
             }
+            ring.mark(&facts.name);
             // Before the name: a finished file is in the manifest, whatever happens.
             ring.append(now_ns, Event::File(facts))
         });
@@ -344,24 +353,29 @@ impl Ring {
         .map_err(|source| OutError::of_write(&dir, source))
     }
 
-    /// Files that killed runs left and that were finished when this was opened.
-    pub fn take_recovered(&mut self) -> Vec<FileFacts> {
-        std::mem::take(&mut self.recovered)
+    /// Files whose hook is due since this was opened. They are held.
+    pub fn take_due(&mut self) -> Vec<FileFacts> {
+        std::mem::take(&mut self.due)
     }
 
     /// A hook works on this file: it stays.
     pub fn hold(&mut self, name: &str) {
-        self.held.insert(name.to_owned());
+        self.held.entry(name.to_owned()).or_default();
     }
 
-    /// The hook is done with it: it goes, if the limits ask for that.
-    pub fn release(&mut self, name: &str, now_ns: u64) {
-        if !self.held.remove(name) {
+    /// Nobody holds this file any more: it goes, if the limits ask for that. Its mark goes where `is_done`; else its
+    /// hook is due at the next start.
+    pub fn release(&mut self, name: &str, is_done: bool, now_ns: u64) {
+        let Some(mark) = self.held.remove(name) else {
             return;
-        }
+        };
         // Bytes of open files are not known here, and looked at before the next are written.
         let limits = self.keeping.limits;
         let kept = self.locked(|ring| {
+            if is_done && mark.is_some() {
+                marks::remove(&ring.dir, name);
+            }
+            drop(mark);
             ring.catch_up()?;
             ring.keep_within(limits, 0, 0, now_ns)
         });
@@ -370,11 +384,56 @@ impl Ring {
         }
     }
 
+    /// Marks a file whose hook is to be run; the lock of the directory is held.
+    fn mark(&mut self, name: &str) {
+        if !self.has_hooks {
+            return;
+        }
+        let mode = self.keeping.creation.mode.unwrap_or(MODE);
+        let mark = marks::make(&self.dir, name, mode);
+        let mark = mark.inspect_err(|error| {
+            tracing::warn!(
+                "{}: {name} gets no mark: a kill before its hook has ended leaves it without one: {error}",
+                self.dir.display()
+            );
+        });
+        self.held.insert(name.to_owned(), mark.ok());
+    }
+
+    /// Takes over what runs that ended before its hook had finished.
+    fn take_marks(&mut self) -> io::Result<()> {
+        if !self.has_hooks {
+            return Ok(());
+        }
+        for mark in self.names()? {
+            let Some(name) = marks::file_of(&mark) else {
+                continue;
+            };
+            if self.held.contains_key(name) {
+                continue;
+            }
+            let Some(mark) = marks::take(&self.dir, name) else {
+                // Another run sees to it.
+                continue;
+            };
+            match self.kept.iter().find(|kept| kept.name == name) {
+                Some(kept) => {
+                    self.due.push(kept.facts.clone());
+                    self.held.insert(name.to_owned(), Some(mark));
+                }
+                // It was deleted, or never finished.
+                None => marks::remove(&self.dir, name),
+            }
+        }
+        self.due.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(())
+    }
+
     fn members(&self, in_use: &BTreeSet<String>) -> Vec<Member> {
         let members = self.kept.iter().map(|kept| Member {
             bytes: kept.bytes,
             last_ns: kept.last_ns,
-            is_held: self.held.contains(&kept.name) || in_use.contains(&kept.name),
+            is_held: self.held.contains_key(&kept.name) || in_use.contains(&kept.name),
         });
         members.collect()
     }
@@ -429,6 +488,7 @@ impl Ring {
             // It is worth nothing without its file.
             let _ = fs::remove_file(self.dir.join(&index.name));
         }
+        marks::remove(&self.dir, &kept.name);
         fs::remove_file(self.dir.join(&kept.name))
     }
 
@@ -708,7 +768,9 @@ impl Ring {
             // It was complete, and about to get its name.
             let digest = out.digest().map_err(io::Error::other)?;
             if out.bytes() == listed.facts.bytes && hex(&digest) == listed.facts.sha256 {
-                self.recovered.push(listed.facts.clone());
+                let facts = listed.facts.clone();
+                self.mark(&facts.name);
+                self.due.push(facts);
                 return out.settle().map(drop).map_err(io::Error::other);
             }
             let reason = "it is not what the manifest says: what was not synced was lost";
@@ -815,9 +877,10 @@ impl Ring {
                 .ok()
                 .and_then(|index| place.write_index(index, &out, &facts));
         }
+        self.mark(&facts.name);
         self.append(now_ns, Event::File(facts.clone()))?;
         out.settle().map(drop).map_err(io::Error::other)?;
-        self.recovered.push(facts);
+        self.due.push(facts);
         Ok(())
     }
 

@@ -226,13 +226,13 @@ impl<C: Content> Rolling<C> {
     /// When the directory cannot be written to, or the system has no thread.
     pub fn open(dir: &Path, plan: Plan, now_ns: u64) -> Result<Self, StoreError> {
         let Custody { sign, hooks, .. } = plan.custody.clone();
-        let mut ring = Ring::open(dir, plan.keeping, sign, now_ns)?;
-        let recovered = ring.take_recovered();
+        let mut ring = Ring::open(dir, plan.keeping, sign, hooks.is_some(), now_ns)?;
+        let due = ring.take_due();
         let last = ring.last_finished();
         let previous = last.map(|(name, sha256)| (name.to_owned(), sha256.to_owned()));
         let ring = Arc::new(Mutex::new(ring));
         let finisher = Finisher::start(Arc::clone(&ring), plan.keeping.fsync, hooks)?;
-        finisher.announce(recovered);
+        finisher.announce(due);
         let pool = plan.compression.map(Pool::start).transpose()?;
         let mut store = Self {
             plan,
