@@ -199,15 +199,17 @@ impl Output {
         }
     }
 
-    /// No more will come: a store ends its files. `kernel_dropped` datagrams were lost before they could be
-    /// received.
+    /// No more will come: what is on its way to a file is written, and a store ends its files. `kernel_dropped`
+    /// datagrams were lost before they could be received.
     pub fn close(&mut self, kernel_dropped: u64) {
         self.flush();
         if let Some(views) = &mut self.views {
             views.close();
         }
-        if let Kept::Store(store) = &mut self.kept {
-            store.close(kernel_dropped);
+        match &mut self.kept {
+            Kept::Nowhere => {}
+            Kept::File(file) => _ = file.settle(0),
+            Kept::Store(store) => store.close(kernel_dropped),
         }
     }
 

@@ -434,11 +434,13 @@ impl CaptureWriter {
     ///
     /// # Errors
     ///
-    /// When it cannot be given its name; the message says where it is.
+    /// When it cannot be given its name; the message says where it is. When the last packets could not be written: the
+    /// file has its name then.
     pub fn finish(self, kernel_dropped: u64) -> Result<(String, u64), OutError> {
-        let Ended { out, .. } = self.end(kernel_dropped)?;
+        let Ended { out, error, .. } = self.end(kernel_dropped)?;
         let bytes = out.bytes();
-        Ok((out.finish()?, bytes))
+        let path = out.finish()?;
+        error.map_or(Ok((path, bytes)), Err)
     }
 
     /// Bytes that its index will have, at the most.
@@ -487,6 +489,7 @@ impl CaptureWriter {
         }
         let standing = self.file.standing();
         Ok(Ended {
+            error: self.file.take_error(),
             index: self.index.filter(|_| !has_failed),
             out: self.file.into_out(),
             standing,

@@ -143,6 +143,7 @@ impl Content for Lines {
         let span = self.span();
         let standing = self.file().standing();
         Ok(Ended {
+            error: self.take_error(),
             out: self.into_out(),
             standing,
             span,

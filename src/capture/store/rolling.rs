@@ -144,6 +144,8 @@ pub struct Ended {
     pub sessions: u64,
     /// What lies where in it, where that was noted.
     pub index: Option<Builder>,
+    /// What went wrong with the last items.
+    pub error: Option<OutError>,
 }
 
 /// The files of one store being written.
@@ -431,11 +433,11 @@ impl<C: Content> Rolling<C> {
         let OpenFile {
             writer,
             name,
+            items,
             mut lost,
             ..
         } = file;
         let kernel = self.kernel_dropped - self.kernel_told;
-        let before = writer.file().standing();
         let beside = writer.bytes_beside();
         let ended = writer.end(lost.kernel + kernel);
         let outcome = ended.and_then(|ended| {
@@ -446,8 +448,8 @@ impl<C: Content> Rolling<C> {
             Ok(outcome) => outcome,
             Err(error) => {
                 hold(&self.ring).give_up(&name);
-                self.lose(before.written);
-                self.ended.disk += before.lost;
+                // Those too that were gathered and not written yet.
+                self.lose(items);
                 return self.take_fault(error);
             }
         };
@@ -457,7 +459,12 @@ impl<C: Content> Rolling<C> {
             span,
             sessions,
             index,
+            error,
         } = ended;
+        let reason = error.as_ref().map_or(reason, |_| Reason::Fault);
+        if let Some(error) = error {
+            self.take_fault(error);
+        }
         self.kernel_told = self.kernel_dropped;
         self.ended.bytes += standing.bytes;
         self.ended.written += standing.written;
