@@ -18,9 +18,11 @@ use std::sync::atomic::AtomicU64;
 use std::thread;
 use std::time::Duration;
 
+use common::shim::{Point, Shim};
 use common::{Run, Running, json_lines, testdata, tool, vxtap, vxtap_command};
 use serde_json::Value;
 use vxtap::capture::store::inspect::audit;
+use vxtap::capture::store::manifest::{Chain, Event, FileFacts, MOST_BYTES};
 
 const MANIFEST: &str = "MANIFEST.jsonl";
 
@@ -678,4 +680,188 @@ fn an_open_file_is_told_as_one() {
     place
         .verify()
         .assert_notes(&[(&part, "left_by_killed_run")]);
+}
+
+/// A store whose manifest is almost, or just, as long as one may be: lines of files that were deleted since.
+fn store_with_long_manifest(room: u64) -> Place {
+    let place = Place::with_store(&["--rotate-packets", "50"]);
+    let path = place.in_store(MANIFEST);
+    let mut bytes = fs::read(&path).unwrap();
+    let mut chain = Chain::default();
+    for line in bytes
+        .split(|byte| *byte == b'\n')
+        .filter(|line| !line.is_empty())
+    {
+        assert_eq!(chain.check(line, None).1, Ok(()));
+    }
+    let length = |number: u64| {
+        let facts = FileFacts {
+            name: format!("before_{number:05}_20260101000000.pcapng"),
+            bytes: 7,
+            sha256: "0".repeat(64),
+            // Few lines are enough, since each has to be read again and again.
+            reason: "long ".repeat(10_000),
+            ..FileFacts::default()
+        };
+        let deleted = Event::Deleted {
+            name: facts.name.clone(),
+            bytes: facts.bytes,
+            because: "keep_bytes".to_owned(),
+        };
+        (facts, deleted)
+    };
+    let until = MOST_BYTES - room;
+    for number in 1.. {
+        let left = until.saturating_sub(bytes.len() as u64) as usize;
+        let (mut facts, deleted) = length(number);
+        // The last one ends it within a few bytes.
+        facts.reason.truncate(left.saturating_sub(700));
+        bytes.extend(chain.append(number, Event::File(facts), None));
+        bytes.extend(chain.append(number, deleted, None));
+        if bytes.len() as u64 >= until {
+            break;
+        }
+    }
+    assert!(
+        (until..until + 1000).contains(&(bytes.len() as u64)),
+        "{}",
+        bytes.len()
+    );
+    fs::write(&path, bytes).unwrap();
+    place
+}
+
+fn copy_of(place: &Place) -> Place {
+    let copy = Place::new();
+    let mut cp = Command::new("cp");
+    cp.arg("-a").arg(place.store()).arg(copy.store());
+    assert!(cp.status().unwrap().success());
+    copy
+}
+
+#[track_caller]
+fn assert_closed_once(place: &Place) {
+    let verdict = place.verify();
+    verdict.assert_notes(&[]);
+    let closed = "MANIFEST_00001.jsonl";
+    assert_eq!(
+        verdict.json["manifests"],
+        serde_json::json!([closed, MANIFEST])
+    );
+    assert!(fs::metadata(place.in_store(closed)).unwrap().len() >= MOST_BYTES);
+    let listed = ls(&place.store());
+    assert_eq!(
+        (&listed["unlisted"], &listed["open"]),
+        (&serde_json::json!([]), &serde_json::json!([]))
+    );
+    assert_eq!(listed["total"]["files"], place.files().len());
+    let numbers: BTreeSet<&str> = listed["files"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|file| {
+            assert_eq!(file["state"], "there");
+            &file["name"].as_str().unwrap()[..11]
+        })
+        .collect();
+    assert_eq!(numbers.len(), place.files().len(), "a number twice");
+}
+
+/// Two runs write to it, and it is proven before, meanwhile and afterwards.
+#[test]
+fn a_manifest_that_is_long_enough_is_closed_and_another_follows() {
+    let place = store_with_long_manifest(3000);
+    place.verify().assert_notes(&[]);
+    let start = || {
+        let mut command = vxtap_command(["replay"]);
+        command
+            .arg(testdata("demo.pcap"))
+            .arg("-w")
+            .arg(place.store());
+        command.args(["--rotate-packets", "5", "--keep-files", "30"]);
+        Running::start(command.stdout(Stdio::null()).stderr(Stdio::null()))
+    };
+    let mut runs = [start(), start()];
+    loop {
+        let is_over = runs.iter_mut().all(|run| run.try_wait().unwrap().is_some());
+        place.verify().assert_proven();
+        if is_over {
+            break;
+        }
+    }
+    for run in &mut runs {
+        assert_eq!(run.wait().unwrap().code(), Some(0));
+    }
+    assert_closed_once(&place);
+    assert_eq!(place.files().len(), 30);
+    let first = &place.lines()[0];
+    assert_eq!(
+        (&first["kind"], &first["after"]),
+        (&"continued".into(), &"MANIFEST_00001.jsonl".into())
+    );
+    // The next run goes on with the numbers and with what is to be deleted.
+    assert_eq!(
+        place
+            .replay(&["--rotate-packets", "50", "--keep-files", "30"])
+            .code,
+        Some(0)
+    );
+    assert_closed_once(&place);
+    assert_eq!(place.files().len(), 30);
+    let last = place.files().pop().unwrap();
+    assert!(last.starts_with("vxtap_00088_"), "{last}");
+    // What its lines say is believed: files of other times are not read.
+    let (out, told) = (place.path("out.pcapng"), place.path("told.json"));
+    let mut command = vxtap_command(["extract"]);
+    command
+        .arg(place.store())
+        .args(["--since", "2027-01-01", "-w"])
+        .arg(out);
+    assert_eq!(
+        common::run(command.arg("--summary").arg(&told)).code,
+        Some(0)
+    );
+    let told: Value = serde_json::from_slice(&fs::read(told).unwrap()).unwrap();
+    assert_eq!(told["files_of_other_times"], 30);
+}
+
+/// At each step of closing it: another process looks, the run goes on or is killed, and the next one goes on.
+#[test]
+fn a_manifest_is_closed_whole_or_by_the_next_run() {
+    let Some(shim) = Shim::new() else {
+        return;
+    };
+    let long = store_with_long_manifest(0);
+    // Before the new one is there, and before its first line is.
+    for call in ["open", "write"] {
+        let point = Point {
+            call,
+            file: "manifest",
+            at: 1,
+        };
+        let place = copy_of(&long);
+        let replaying = |place: &Place, does: &str| {
+            let mut command = vxtap_command(["replay"]);
+            command
+                .arg(testdata("demo.pcap"))
+                .arg("-w")
+                .arg(place.store());
+            shim.load(&mut command, &place.store(), point, does);
+            Running::start(command.stdout(Stdio::null()).stderr(Stdio::null()))
+        };
+        let mut killed = replaying(&place, "killed");
+        assert_eq!(killed.wait().unwrap().code(), None, "{point:?}");
+        assert_eq!(place.replay(&[]).code, Some(0), "{point:?}");
+        assert_closed_once(&place);
+        // One that looks while it is closed waits for the end of that.
+        let place = copy_of(&long);
+        let mut run = replaying(&place, "waits");
+        common::store::wait_until(|| shim.mark().exists());
+        thread::scope(|scope| {
+            let looking = scope.spawn(|| place.verify());
+            shim.go_on();
+            looking.join().unwrap().assert_proven();
+        });
+        assert_eq!(run.wait().unwrap().code(), Some(0), "{point:?}");
+    }
 }

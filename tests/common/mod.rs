@@ -14,6 +14,8 @@ pub mod files;
 #[cfg(target_os = "linux")]
 pub mod lab;
 #[cfg(target_os = "linux")]
+pub mod shim;
+#[cfg(target_os = "linux")]
 pub mod store;
 
 use std::collections::BTreeMap;

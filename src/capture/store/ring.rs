@@ -86,8 +86,11 @@ pub struct Ring {
     manifest: ManifestFile,
     /// Oldest first.
     kept: Vec<Kept>,
-    /// Deleted by the manifest; the file itself may still be there when a run was killed.
-    deleted: Vec<(String, u64)>,
+    /// The highest number of a file that the manifest tells of, by its prefix: it is not given again when that file is
+    /// gone.
+    numbers: BTreeMap<String, u64>,
+    /// Deleted by the manifest; the file itself may still be there when a run was killed. Noted until that is looked at.
+    deleted: Option<Vec<(String, u64)>>,
     /// Files of this process that have no name yet, and the bytes of those that have ended.
     open: BTreeMap<String, u64>,
     /// A program is run for each file.
@@ -146,19 +149,16 @@ impl Ring {
             lock,
             manifest,
             kept: Vec::new(),
-            deleted: Vec::new(),
+            numbers: BTreeMap::new(),
+            deleted: Some(Vec::new()),
             open: BTreeMap::new(),
             has_hooks,
             held: BTreeMap::new(),
             due: Vec::new(),
         };
-        ring.locked(|ring| {
-            ring.read_closed()?;
-            ring.catch_up()?;
-            ring.recover(now_ns)?;
-            ring.take_marks()
-        })
-        .map_err(error)?;
+        // Manifests may be long, and what was left too: other processes are not to wait for that.
+        ring.read_ahead().map_err(error)?;
+        ring.recover(now_ns).map_err(error)?;
         Ok(ring)
     }
 
@@ -190,7 +190,8 @@ impl Ring {
         let dir = self.dir.clone();
         let error = |source| OutError::of_write(&dir, source);
         self.lock().map_err(error)?;
-        let begun = self.begin_locked(prefix, start_ns, ending);
+        let begun = self.catch_up().map_err(error);
+        let begun = begun.and_then(|()| self.begin_locked(prefix, start_ns, ending));
         self.unlock();
         begun
     }
@@ -203,16 +204,13 @@ impl Ring {
     ) -> Result<Begun, OutError> {
         let dir = self.dir.clone();
         let error = |source| OutError::of_write(&dir, source);
-        self.catch_up().map_err(error)?;
         let names = self.names().map_err(error)?;
         let parsed = names.iter().filter_map(|name| {
             let finished = hidden_name(name).unwrap_or(name);
             StoreName::parse(finished).filter(|parsed| parsed.prefix == prefix)
         });
-        let kept = self.kept.iter();
-        let kept = kept.filter_map(|kept| StoreName::parse(&kept.name));
-        let kept = kept.filter(|parsed| parsed.prefix == prefix);
-        let last = parsed.chain(kept).map(|parsed| parsed.sequence).max();
+        let known = self.numbers.get(prefix).copied();
+        let last = parsed.map(|parsed| parsed.sequence).chain(known).max();
         let name = StoreName {
             prefix: prefix.to_owned(),
             sequence: last.unwrap_or_default() + 1,
@@ -235,7 +233,6 @@ impl Ring {
         let dir = self.dir.clone();
         let error = |source| OutError::of_write(&dir, source);
         let outcome = self.locked(|ring| {
-            ring.catch_up()?;
             if !out.is_in_place() {
                 return Ok(());
             }
@@ -247,13 +244,12 @@ impl Ring {
         outcome.map_err(error)?;
         if let Err(error) = out.settle() {
             let reason = error.to_string();
-            let noted = self.locked(|ring| {
-                ring.catch_up()?;
-                match ring.kept.iter().any(|kept| kept.name == name) {
+            let noted = self.locked(
+                |ring| match ring.kept.iter().any(|kept| kept.name == name) {
                     true => ring.append(now_ns, Event::Unfinished { name, reason }),
                     false => Ok(()),
-                }
-            });
+                },
+            );
             if let Err(error) = noted {
                 tracing::warn!("{}: {error}", self.dir.display());
             }
@@ -290,11 +286,8 @@ impl Ring {
         now_ns: u64,
     ) -> Result<Option<u64>, OutError> {
         let dir = self.dir.clone();
-        self.locked(|ring| {
-            ring.catch_up()?;
-            ring.keep_within(ring.keeping.limits, open_bytes, coming, now_ns)
-        })
-        .map_err(|source| OutError::of_write(&dir, source))
+        self.locked(|ring| ring.keep_within(ring.keeping.limits, open_bytes, coming, now_ns))
+            .map_err(|source| OutError::of_write(&dir, source))
     }
 
     /// Deletes what `limits` have no room for, and tells what they allow then.
@@ -339,7 +332,6 @@ impl Ring {
     pub fn delete_oldest(&mut self, now_ns: u64) -> Result<bool, OutError> {
         let dir = self.dir.clone();
         self.locked(|ring| {
-            ring.catch_up()?;
             let mut in_use = BTreeSet::new();
             while let Some(at) = super::retention::oldest(&ring.members(&in_use)) {
                 let name = ring.kept.get(at).map(|kept| kept.name.clone());
@@ -376,7 +368,6 @@ impl Ring {
                 marks::remove(&ring.dir, name);
             }
             drop(mark);
-            ring.catch_up()?;
             ring.keep_within(limits, 0, 0, now_ns)
         });
         if let Err(error) = kept {
@@ -455,6 +446,12 @@ impl Ring {
                 self.kept.remove(at);
                 return Ok(true);
             }
+            // Another process is about to give it its name.
+            Err(error)
+                if error.kind() == ErrorKind::NotFound && is_there(&self.dir, &kept.name) =>
+            {
+                return Ok(false);
+            }
             Err(error) if error.kind() == ErrorKind::NotFound => {
                 tracing::warn!("{} is gone, and was not deleted by vxtap", path.display());
                 self.kept.remove(at);
@@ -525,9 +522,11 @@ impl Ring {
         Ok(names?.into_iter().flatten().collect())
     }
 
+    /// Does something with the directory while no other process does. What others have written to the manifest is known
+    /// first: lines go behind theirs.
     fn locked<R>(&mut self, work: impl FnOnce(&mut Self) -> io::Result<R>) -> io::Result<R> {
         self.lock()?;
-        let outcome = work(self);
+        let outcome = self.catch_up().and_then(|()| work(self));
         self.unlock();
         outcome
     }
@@ -562,8 +561,8 @@ impl Ring {
         self.lock = open_ours(&self.dir.join(LOCK), mode)?;
         self.manifest = ManifestFile::open(&self.dir, mode)?;
         self.kept.clear();
-        self.deleted.clear();
-        self.read_closed()?;
+        self.numbers.clear();
+        self.read_ahead()?;
         tracing::warn!(
             "{} was deleted or replaced: it is begun anew",
             self.dir.display()
@@ -575,35 +574,54 @@ impl Ring {
         let _ = self.lock.unlock();
     }
 
-    /// Reads the manifests that were closed.
-    fn read_closed(&mut self) -> io::Result<()> {
-        let names = self.names()?;
-        let mut numbers: Vec<u32> = names
-            .iter()
-            .filter_map(|name| manifest::closed_number(name))
-            .collect();
-        numbers.sort_unstable();
-        for number in numbers {
+    /// Reads what the manifests hold already, the closed ones first. Needs no lock: the rest follows in
+    /// [`Self::catch_up`].
+    fn read_ahead(&mut self) -> io::Result<()> {
+        let mode = self.keeping.creation.mode.unwrap_or(MODE);
+        let closed = loop {
+            let closed = self.closed_numbers()?;
+            self.manifest.file = open_ours(&self.dir.join(manifest::NAME), mode)?;
+            // Otherwise one was closed in between.
+            if self.closed_numbers()? == closed {
+                break closed;
+            }
+        };
+        for number in closed {
             let mut bytes = Vec::new();
             File::open(self.dir.join(manifest::closed_name(number)))?.read_to_end(&mut bytes)?;
             self.take_lines(&bytes);
             self.manifest.closed = number;
         }
-        Ok(())
+        self.read_lines().map(drop)
     }
 
-    /// Takes note of what other processes have written to the manifest.
+    fn closed_numbers(&self) -> io::Result<Vec<u32>> {
+        let names = self.names()?;
+        let numbers = names
+            .iter()
+            .filter_map(|name| manifest::closed_number(name));
+        let mut numbers: Vec<u32> = numbers.collect();
+        numbers.sort_unstable();
+        Ok(numbers)
+    }
+
+    /// Takes the lines of the manifest that are not known; `true` where something without a line end follows.
+    fn read_lines(&mut self) -> io::Result<bool> {
+        let mut bytes = Vec::new();
+        let mut file = &self.manifest.file;
+        file.seek(SeekFrom::Start(self.manifest.known))?;
+        file.read_to_end(&mut bytes)?;
+        let whole = bytes.iter().rposition(|byte| *byte == b'\n');
+        let whole = whole.map_or(0, |at| at + 1);
+        self.take_lines(bytes.get(..whole).unwrap_or_default());
+        self.manifest.known += whole as u64;
+        Ok(whole < bytes.len())
+    }
+
+    /// Takes note of what other processes have written to the manifest; the lock is held.
     fn catch_up(&mut self) -> io::Result<()> {
         loop {
-            let mut bytes = Vec::new();
-            let mut file = &self.manifest.file;
-            file.seek(SeekFrom::Start(self.manifest.known))?;
-            file.read_to_end(&mut bytes)?;
-            let whole = bytes.iter().rposition(|byte| *byte == b'\n');
-            let whole = whole.map_or(0, |at| at + 1);
-            self.take_lines(bytes.get(..whole).unwrap_or_default());
-            self.manifest.known += whole as u64;
-            if whole < bytes.len() {
+            if self.read_lines()? {
                 // Whoever wrote it was killed before the end of the line.
                 self.manifest.file.set_len(self.manifest.known)?;
             }
@@ -646,6 +664,7 @@ impl Ring {
     fn note(&mut self, event: Event, at_ns: u64) {
         match event {
             Event::File(facts) => {
+                self.note_number(&facts.name);
                 let index = facts.index.as_ref().map_or(0, |index| index.bytes);
                 let last = facts.last.as_deref().and_then(parse_rfc3339);
                 self.kept.push(Kept {
@@ -658,12 +677,25 @@ impl Ring {
             }
             Event::Deleted { name, bytes, .. } => {
                 self.kept.retain(|kept| kept.name != name);
-                self.deleted.push((name, bytes));
+                if let Some(deleted) = &mut self.deleted {
+                    deleted.push((name, bytes));
+                }
             }
             Event::Quarantined { name, .. } | Event::Unfinished { name, .. } => {
-                self.kept.retain(|kept| kept.name != name)
+                self.note_number(&name);
+                self.kept.retain(|kept| kept.name != name);
             }
             Event::Continued { .. } => {}
+        }
+    }
+
+    fn note_number(&mut self, name: &str) {
+        if let Some(StoreName {
+            prefix, sequence, ..
+        }) = StoreName::parse(name)
+        {
+            let last = self.numbers.entry(prefix).or_default();
+            *last = sequence.max(*last);
         }
     }
 
@@ -706,9 +738,44 @@ impl Ring {
         self.append(now_ns, Event::Continued { after })
     }
 
-    /// Finishes or moves aside what killed runs left.
+    /// Finishes or moves aside what killed runs left. The lock is held for moments only.
     fn recover(&mut self, now_ns: u64) -> io::Result<()> {
-        for (name, bytes) in std::mem::take(&mut self.deleted) {
+        let left = self.locked(|ring| {
+            ring.clear_up()?;
+            ring.names()
+        })?;
+        let mut left: Vec<&String> = left.iter().collect();
+        left.sort();
+        for hidden in left {
+            let Some(name) = hidden_name(hidden).and_then(StoreName::parse) else {
+                continue;
+            };
+            // From then on it is ours, and whether a line lists it is known.
+            if let Some(out) = self.locked(|ring| ring.adopt(&name, hidden))? {
+                self.recover_file(&name, out, now_ns)?;
+            }
+        }
+        self.locked(|ring| {
+            let dir = &ring.dir;
+            ring.kept.retain(|kept| {
+                let is_there = is_there(dir, &kept.name);
+                if !is_there {
+                    let path = dir.join(&kept.name);
+                    tracing::warn!("{} is gone, and was not deleted by vxtap", path.display());
+                }
+                is_there
+            });
+            ring.take_marks()
+        })
+    }
+
+    /// Does what runs were about to do when they were killed, or could not do.
+    fn clear_up(&mut self) -> io::Result<()> {
+        let there = self.names()?;
+        let is_there: BTreeSet<&String> = there.iter().collect();
+        let mut deleted = self.deleted.take().unwrap_or_default();
+        deleted.retain(|(name, _)| is_there.contains(name));
+        for (name, bytes) in deleted {
             let path = self.dir.join(&name);
             let is_kept = self.kept.iter().any(|kept| kept.name == name);
             if !is_kept && matches!(is_ours(&path, bytes), Ok(Ours::Yes)) {
@@ -719,37 +786,21 @@ impl Ring {
         // An index that was not complete is made anew with its file.
         let kept = &self.kept;
         let is_listed = |name: &str| kept.iter().any(|kept| kept.name == name);
-        self.place().remove_left_indexes(&self.names()?, is_listed);
-        let mut left = self.names()?;
-        left.sort();
-        for hidden in left {
-            let Some(name) = hidden_name(&hidden).and_then(StoreName::parse) else {
-                continue;
-            };
-            let path = self.dir.join(name.to_string());
-            if self.is_named(&path, &hidden) {
-                // The run was killed between its new name and the end of the old one.
-                fs::remove_file(self.dir.join(&hidden))?;
-                continue;
-            }
-            match OutFile::adopt(&path, self.keeping.creation) {
-                Ok(Some(out)) => self.recover_file(&name, out, now_ns)?,
-                // Another process writes it.
-                Ok(None) => {}
-                Err(error) => tracing::warn!("{error}"),
-            }
-        }
-        let dir = &self.dir;
-        let is_there = |kept: &Kept| {
-            let there = dir.join(&kept.name).symlink_metadata().is_ok();
-            if !there {
-                let path = dir.join(&kept.name);
-                tracing::warn!("{} is gone, and was not deleted by vxtap", path.display());
-            }
-            there
-        };
-        self.kept.retain(is_there);
+        self.place().remove_left_indexes(&there, is_listed);
         Ok(())
+    }
+
+    /// Takes over a hidden file that a killed run left; `None` where another process has it, or it is finished already.
+    fn adopt(&mut self, name: &StoreName, hidden: &str) -> io::Result<Option<OutFile>> {
+        let path = self.dir.join(name.to_string());
+        if self.is_named(&path, hidden) {
+            // The run was killed between its new name and the end of the old one.
+            fs::remove_file(self.dir.join(hidden))?;
+            return Ok(None);
+        }
+        Ok(OutFile::adopt(&path, self.keeping.creation)
+            .inspect_err(|error| tracing::warn!("{error}"))
+            .unwrap_or_default())
     }
 
     /// Whether a hidden file is listed and has its name already.
@@ -769,7 +820,10 @@ impl Ring {
             let digest = out.digest().map_err(io::Error::other)?;
             if out.bytes() == listed.facts.bytes && hex(&digest) == listed.facts.sha256 {
                 let facts = listed.facts.clone();
-                self.mark(&facts.name);
+                self.locked(|ring| {
+                    ring.mark(&facts.name);
+                    Ok(())
+                })?;
                 self.due.push(facts);
                 return out.settle().map(drop).map_err(io::Error::other);
             }
@@ -877,8 +931,10 @@ impl Ring {
                 .ok()
                 .and_then(|index| place.write_index(index, &out, &facts));
         }
-        self.mark(&facts.name);
-        self.append(now_ns, Event::File(facts.clone()))?;
+        self.locked(|ring| {
+            ring.mark(&facts.name);
+            ring.append(now_ns, Event::File(facts.clone()))
+        })?;
         out.settle().map(drop).map_err(io::Error::other)?;
         self.due.push(facts);
         Ok(())
@@ -909,7 +965,7 @@ impl Ring {
             moved_to,
             reason: reason.to_owned(),
         };
-        self.append(now_ns, event)
+        self.locked(|ring| ring.append(now_ns, event))
     }
 }
 
@@ -945,6 +1001,14 @@ fn allowance(limits: &Limits, members: &[Member], around: &Around) -> Option<u64
     let used: u64 = members.iter().map(|member| member.bytes).sum();
     let left = most.checked_sub(used + around.other_bytes)?;
     (left >= around.coming).then(|| left.min(around.coming.max(ALLOWANCE)))
+}
+
+/// Whether a file stands under its name, or under the hidden one that it has before.
+fn is_there(dir: &Path, name: &str) -> bool {
+    // It goes from the one to the other without the lock of the directory.
+    let names = [format!(".{name}.part"), name.to_owned()];
+    let mut names = names.iter();
+    names.any(|name| dir.join(name).symlink_metadata().is_ok())
 }
 
 /// Whether a file is the one that was written here.
