@@ -8,7 +8,7 @@
 //             full           writes and new files fail with ENOSPC from then on, the first write half done, until a
 //                            file is deleted
 //             full-for-good  the same, whatever is deleted
-//             readonly       every change fails with EROFS from then on
+//             readonly       every change fails with EROFS from then on, but for a first half of a write
 //             deleted        the directory is deleted before the call
 //             killed         the process is killed before the call
 //             waits          SHIM_MARK is made, and the call waits until that is gone
@@ -93,10 +93,8 @@ static int fate(const char *call, const char *of) {
         if (strcmp(does, "deleted") == 0) delete_all();
         if (strcmp(does, "killed") == 0) raise(SIGKILL);
         if (strcmp(does, "readonly") == 0) atomic_store(&now_is, READONLY);
-        if (strncmp(does, "full", 4) == 0) {
-            atomic_store(&now_is, does[4] ? FULL_FOR_GOOD : FULL);
-            if (strcmp(call, "write") == 0) return -1;
-        }
+        if (strncmp(does, "full", 4) == 0) atomic_store(&now_is, does[4] ? FULL_FOR_GOOD : FULL);
+        if (atomic_load(&now_is) != NOTHING && strcmp(call, "write") == 0) return -1;
         if (strcmp(does, "waits") == 0) {
             const char *mark = getenv("SHIM_MARK");
             close(openat(AT_FDCWD, mark, O_CREAT | O_WRONLY, 0600));
@@ -143,7 +141,7 @@ ssize_t write(int fd, const void *bytes, size_t len) {
     REAL(write);
     int fails = fate("write", kind_of_fd(fd));
     if (fails < 0 && len > 1) return real(fd, bytes, len / 2);
-    FAIL(fails < 0 ? ENOSPC : fails);
+    FAIL(fails < 0 ? EIO : fails);
     return real(fd, bytes, len);
 }
 

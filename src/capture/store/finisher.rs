@@ -56,10 +56,11 @@ pub struct Finisher {
 struct Told {
     ring: Arc<Mutex<Ring>>,
     hooks: Option<Hooks>,
+    makes_room: bool,
 }
 
 impl Finisher {
-    /// Starts the thread.
+    /// Starts the thread. `makes_room`: on a full disk the oldest file goes.
     ///
     /// # Errors
     ///
@@ -68,10 +69,15 @@ impl Finisher {
         ring: Arc<Mutex<Ring>>,
         fsync: Fsync,
         hooks: Option<Hooks>,
+        makes_room: bool,
     ) -> Result<Self, NoThread> {
         let (jobs, queue) = bounded(WAITING);
         let outcome = Arc::new(Outcome::default());
-        let told = Told { ring, hooks };
+        let told = Told {
+            ring,
+            hooks,
+            makes_room,
+        };
         let (in_thread, to) = (Arc::clone(&outcome), told.clone());
         let thread = threads::start("vxtap-finish", move || {
             work(&to, fsync, &queue, &in_thread);
@@ -178,14 +184,18 @@ fn finish(told: &Told, fsync: Fsync, file: Finished) -> Result<(), OutError> {
 
 /// Gives the file its name, and runs the hook.
 fn name_and_tell(told: &Told, out: OutFile, facts: FileFacts) -> Result<(), OutError> {
-    let Told { ring, hooks } = told;
+    let Told {
+        ring,
+        hooks,
+        makes_room,
+    } = told;
     if hooks.is_none() {
-        return hold(ring).finish(out, facts, wall_clock_ns());
+        return hold(ring).finish(out, facts, *makes_room, wall_clock_ns());
     }
     // From its first moment on: it could be too old already.
     hold(ring).hold(&facts.name);
     let lock = out.keep_lock();
-    let finished = hold(ring).finish(out, facts.clone(), wall_clock_ns());
+    let finished = hold(ring).finish(out, facts.clone(), *makes_room, wall_clock_ns());
     match &finished {
         Ok(()) => told.tell(facts, lock),
         // The next start finishes it, and runs the hook then.

@@ -80,10 +80,17 @@ impl Place {
             out.discard();
             return Err(error);
         }
-        if self.keeping.fsync != Fsync::Never {
-            out.sync()?;
+        if self.keeping.fsync != Fsync::Never
+            && let Err(error) = out.sync()
+        {
+            out.discard();
+            return Err(error);
         }
-        out.settle().map(drop)
+        // Without a line of the manifest it must not stay, under which name ever it is.
+        out.settle().map(drop).inspect_err(|_| {
+            let _ = fs::remove_file(&path);
+            let _ = fs::remove_file(self.dir.join(format!(".{name}.part")));
+        })
     }
 
     /// Removes an index whose file could not be finished.

@@ -23,7 +23,7 @@ use super::retention::{Around, Because, Limits, Member, Space};
 use super::rotation::Reason;
 use crate::flow::text::rfc3339;
 use crate::outfile::packed::{Codec, LEVEL, frame_of};
-use crate::outfile::{Creation, OutError, OutFile};
+use crate::outfile::{Creation, OutError, OutFile, is_full};
 use crate::pcap::record::Format;
 use crate::pcap::section;
 
@@ -91,6 +91,10 @@ pub struct Ring {
     numbers: BTreeMap<String, u64>,
     /// Deleted by the manifest; the file itself may still be there when a run was killed. Noted until that is looked at.
     deleted: Option<Vec<(String, u64)>>,
+    /// A file that is deleted, and the disk did not take the line that tells so.
+    untold: Option<Event>,
+    /// Files that could not get their name, or for which that was not certain.
+    unfinished: Vec<FileFacts>,
     /// Files of this process that have no name yet, and the bytes of those that have ended.
     open: BTreeMap<String, u64>,
     /// A program is run for each file.
@@ -151,6 +155,8 @@ impl Ring {
             kept: Vec::new(),
             numbers: BTreeMap::new(),
             deleted: Some(Vec::new()),
+            untold: None,
+            unfinished: Vec::new(),
             open: BTreeMap::new(),
             has_hooks,
             held: BTreeMap::new(),
@@ -223,12 +229,19 @@ impl Ring {
         Ok(Begun { name, out })
     }
 
-    /// Names a file that is complete, and writes that to the manifest. It is on the disk already where it has to be.
+    /// Names a file that is complete, and writes that to the manifest. It is on the disk already where it has to be. On a
+    /// full disk the oldest file goes where `makes_room` says so.
     ///
     /// # Errors
     ///
     /// When it cannot get its name; it stays hidden then, and the next run finishes it.
-    pub fn finish(&mut self, out: OutFile, facts: FileFacts, now_ns: u64) -> Result<(), OutError> {
+    pub fn finish(
+        &mut self,
+        out: OutFile,
+        facts: FileFacts,
+        makes_room: bool,
+        now_ns: u64,
+    ) -> Result<(), OutError> {
         let name = facts.name.clone();
         let dir = self.dir.clone();
         let error = |source| OutError::of_write(&dir, source);
@@ -238,7 +251,13 @@ impl Ring {
             }
             ring.mark(&facts.name);
             // Before the name: a finished file is in the manifest, whatever happens.
-            ring.append(now_ns, Event::File(facts))
+            let event = Event::File(facts);
+            match ring.append(now_ns, event.clone()) {
+                Err(error) if makes_room && is_full(&error) && ring.delete_one(now_ns)? => {
+                    ring.append(now_ns, event)
+                }
+                written => written,
+            }
         });
         self.open.remove(&name);
         outcome.map_err(error)?;
@@ -331,18 +350,21 @@ impl Ring {
     /// When the directory cannot be read.
     pub fn delete_oldest(&mut self, now_ns: u64) -> Result<bool, OutError> {
         let dir = self.dir.clone();
-        self.locked(|ring| {
-            let mut in_use = BTreeSet::new();
-            while let Some(at) = super::retention::oldest(&ring.members(&in_use)) {
-                let name = ring.kept.get(at).map(|kept| kept.name.clone());
-                if ring.delete(at, Because::DiskFull, now_ns)? {
-                    return Ok(true);
-                }
-                in_use.extend(name);
+        self.locked(|ring| ring.delete_one(now_ns))
+            .map_err(|source| OutError::of_write(&dir, source))
+    }
+
+    /// Deletes the oldest file that may go; `false` where there is none. The lock is held.
+    fn delete_one(&mut self, now_ns: u64) -> io::Result<bool> {
+        let mut in_use = BTreeSet::new();
+        while let Some(at) = super::retention::oldest(&self.members(&in_use)) {
+            let name = self.kept.get(at).map(|kept| kept.name.clone());
+            if self.delete(at, Because::DiskFull, now_ns)? {
+                return Ok(true);
             }
-            Ok(false)
-        })
-        .map_err(|source| OutError::of_write(&dir, source))
+            in_use.extend(name);
+        }
+        Ok(false)
     }
 
     /// Files whose hook is due since this was opened. They are held.
@@ -465,10 +487,20 @@ impl Ring {
             because: because.name().to_owned(),
         };
         let written = self.append(now_ns, event.clone());
+        if written.is_err() && self.untold.is_some() {
+            // One is enough.
+            return written.map(|()| false);
+        }
         self.remove(&kept)?;
         if written.is_err() {
-            // There is room for the line now.
-            self.append(now_ns, event)?;
+            // There is room for the line now, unless somebody else has taken it.
+            self.untold = Some(event);
+            self.tell_untold(now_ns).inspect_err(|_| {
+                tracing::warn!(
+                    "deleted {}: its line in the manifest follows when there is room for it",
+                    path.display()
+                );
+            })?;
         }
         tracing::info!(
             "deleted {} ({} bytes): {}",
@@ -562,6 +594,8 @@ impl Ring {
         self.manifest = ManifestFile::open(&self.dir, mode)?;
         self.kept.clear();
         self.numbers.clear();
+        self.unfinished.clear();
+        self.untold = None;
         self.read_ahead()?;
         tracing::warn!(
             "{} was deleted or replaced: it is begun anew",
@@ -681,9 +715,13 @@ impl Ring {
                     deleted.push((name, bytes));
                 }
             }
-            Event::Quarantined { name, .. } | Event::Unfinished { name, .. } => {
+            Event::Quarantined { name, .. } => {
                 self.note_number(&name);
                 self.kept.retain(|kept| kept.name != name);
+            }
+            Event::Unfinished { name, .. } => {
+                let of_name = self.kept.extract_if(.., |kept| kept.name == name);
+                self.unfinished.extend(of_name.map(|kept| kept.facts));
             }
             Event::Continued { .. } => {}
         }
@@ -699,8 +737,36 @@ impl Ring {
         }
     }
 
-    /// Writes a line; the lock is held.
+    /// The run ends: what the disk has not taken yet is tried once more.
+    pub fn end(&mut self, now_ns: u64) {
+        if self.untold.is_none() {
+            return;
+        }
+        let told = self.locked(|ring| ring.tell_untold(now_ns));
+        if let Err(error) = told {
+            tracing::error!(
+                "{}: the manifest lacks the line of a file that was deleted: {error}",
+                self.dir.display()
+            );
+        }
+    }
+
+    fn tell_untold(&mut self, now_ns: u64) -> io::Result<()> {
+        let Some(event) = self.untold.clone() else {
+            return Ok(());
+        };
+        self.append_line(now_ns, event)?;
+        self.untold = None;
+        Ok(())
+    }
+
+    /// Writes a line, behind one that is due; the lock is held.
     fn append(&mut self, now_ns: u64, event: Event) -> io::Result<()> {
+        self.tell_untold(now_ns)?;
+        self.append_line(now_ns, event)
+    }
+
+    fn append_line(&mut self, now_ns: u64, event: Event) -> io::Result<()> {
         if self.manifest.known >= manifest::MOST_BYTES {
             self.close_manifest(now_ns)?;
         }
@@ -735,13 +801,13 @@ impl Ring {
         self.manifest.file = open_ours(&path, mode)?;
         self.manifest.known = 0;
         self.manifest.closed = number;
-        self.append(now_ns, Event::Continued { after })
+        self.append_line(now_ns, Event::Continued { after })
     }
 
     /// Finishes or moves aside what killed runs left. The lock is held for moments only.
     fn recover(&mut self, now_ns: u64) -> io::Result<()> {
         let left = self.locked(|ring| {
-            ring.clear_up()?;
+            ring.clear_up(now_ns)?;
             ring.names()
         })?;
         let mut left: Vec<&String> = left.iter().collect();
@@ -770,7 +836,7 @@ impl Ring {
     }
 
     /// Does what runs were about to do when they were killed, or could not do.
-    fn clear_up(&mut self) -> io::Result<()> {
+    fn clear_up(&mut self, now_ns: u64) -> io::Result<()> {
         let there = self.names()?;
         let is_there: BTreeSet<&String> = there.iter().collect();
         let mut deleted = self.deleted.take().unwrap_or_default();
@@ -781,6 +847,16 @@ impl Ring {
             if !is_kept && matches!(is_ours(&path, bytes), Ok(Ours::Yes)) {
                 tracing::info!("deleted {}: an earlier run was about to", path.display());
                 fs::remove_file(path)?;
+            }
+        }
+        for facts in std::mem::take(&mut self.unfinished) {
+            // It got its name all the same; without its index, which was removed.
+            let path = self.dir.join(&facts.name);
+            let is_kept = self.kept.iter().any(|kept| kept.name == facts.name);
+            if !is_kept && matches!(is_ours(&path, facts.bytes), Ok(Ours::Yes)) {
+                tracing::info!("{} is listed again: it has its name", path.display());
+                let index = None;
+                self.append(now_ns, Event::File(FileFacts { index, ..facts }))?;
             }
         }
         // An index that was not complete is made anew with its file.

@@ -233,7 +233,8 @@ impl<C: Content> Rolling<C> {
         let last = ring.last_finished();
         let previous = last.map(|(name, sha256)| (name.to_owned(), sha256.to_owned()));
         let ring = Arc::new(Mutex::new(ring));
-        let finisher = Finisher::start(Arc::clone(&ring), plan.keeping.fsync, hooks)?;
+        let makes_room = plan.on_full == OnFull::DeleteOldest;
+        let finisher = Finisher::start(Arc::clone(&ring), plan.keeping.fsync, hooks, makes_room)?;
         finisher.announce(due);
         let pool = plan.compression.map(Pool::start).transpose()?;
         let mut store = Self {
@@ -669,6 +670,7 @@ impl<C: Content> Rolling<C> {
     pub fn close(&mut self) {
         self.end_all(Reason::End);
         self.finisher.wait();
+        hold(&self.ring).end(wall_clock_ns());
     }
 
     /// Whether anything is due when items of `len` bytes have come, and how many may go to the file of `class`: asks
