@@ -13,10 +13,12 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
-use common::extract::{Stored, assert_same, display_filter, extract, sorted, tshark};
+use common::extract::{Found, Stored, assert_same, display_filter, extract, sorted, tshark};
 use common::{Frame, flags_for, frames, json_lines, testdata, testdata_names, tool, vxtap};
 use serde_json::Value;
+use tempfile::TempDir;
 
 #[test]
 fn what_is_taken_out_is_what_tshark_finds() {
@@ -220,6 +222,143 @@ fn an_index_that_is_missing_or_wrong_changes_nothing() {
     let found = stored.extract(asks[0]);
     assert!(found.frames == expected[0]);
     assert!(found.said.contains("is of another file"), "{}", found.said);
+}
+
+/// Sixty mirrored packets, a second apart, the one in the middle to `host`.
+fn capture_with(host: u8) -> Vec<u8> {
+    let mut capture = fs::read(testdata("demo.pcap")).unwrap()[..24].to_vec();
+    for number in 0..60_u32 {
+        let host = if number == 30 { host } else { 1 };
+        let mut datagram = vec![8, 0, 0, 0, 0, 0, 7, 0];
+        datagram.extend([2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2, 8, 0]);
+        datagram.extend([0x45, 0, 0, 228, 0, 0, 0, 0, 64, 17, 0, 0, 10, 0, 0, 1]);
+        datagram.extend([10, 9, 9, host, 0, 9, 0, 9, 0, 208, 0, 0]);
+        datagram.extend([0; 200]);
+        let udp_len = 8 + datagram.len() as u16;
+        let mut packet = vec![2, 0, 0, 0, 0, 2, 2, 0, 0, 0, 0, 1, 8, 0, 0x45, 0];
+        packet.extend((20 + udp_len).to_be_bytes());
+        packet.extend([0, 0, 0, 0, 64, 17, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2]);
+        packet.extend([0xc3, 0x50, 0x12, 0xb5]);
+        packet.extend(udp_len.to_be_bytes());
+        packet.extend([0, 0]);
+        packet.extend(datagram);
+        let len = packet.len() as u32;
+        let record = [1_700_000_000 + number, 0, len, len];
+        capture.extend(record.map(u32::to_le_bytes).as_flattened());
+        capture.extend(packet);
+    }
+    capture
+}
+
+/// Two files of a store that differ in one packet in the middle, with which neither size nor ends tell them apart.
+struct Twins(TempDir);
+
+impl Twins {
+    fn new() -> Self {
+        let twins = Self(tempfile::tempdir().unwrap());
+        for host in [77, 88] {
+            let input = twins.0.path().join("in.pcap");
+            fs::write(&input, capture_with(host)).unwrap();
+            let store = format!("{}/", twins.store().display());
+            let words = ["replay", input.to_str().unwrap(), "-w", &store];
+            let done = vxtap(words.into_iter().chain(["--format", "pcap"]));
+            assert_eq!(done.code, Some(0), "{}", done.stderr);
+        }
+        let [first, second] = twins.files().map(|file| fs::read(file).unwrap());
+        assert_eq!(first.len(), second.len());
+        assert!(first[..4096] == second[..4096] && first != second);
+        twins
+    }
+
+    fn store(&self) -> PathBuf {
+        self.0.path().join("st")
+    }
+
+    fn files(&self) -> [PathBuf; 2] {
+        let of = |number| format!("vxtap_0000{number}_20231114221320.pcap");
+        [1, 2].map(|number| self.store().join(of(number)))
+    }
+
+    fn extract(&self, flags: &[&str]) -> Found {
+        extract(&[&self.store()], &self.0.path().join("out.pcapng"), flags)
+    }
+
+    /// Puts other bytes into the first file, later than it was written.
+    fn change(&self, change: impl FnOnce(&mut Vec<u8>)) {
+        let [file, _] = self.files();
+        let written = fs::metadata(&file).unwrap().modified().unwrap();
+        let mut bytes = fs::read(&file).unwrap();
+        change(&mut bytes);
+        fs::write(&file, bytes).unwrap();
+        let file = fs::File::options().write(true).open(&file).unwrap();
+        file.set_modified(written + Duration::from_secs(60))
+            .unwrap();
+    }
+}
+
+/// Of files that look alike from outside the manifest tells whose index is whose.
+#[test]
+fn an_index_of_another_file_of_the_same_size_and_ends_is_not_used() {
+    let twins = Twins::new();
+    let found = twins.extract(&["--host", "10.9.9.88"]);
+    assert_eq!(
+        (found.frames.len(), &found.summary["files_by_index"]),
+        (1, &2.into())
+    );
+    let [a, b] = twins.files().map(|file| file.with_extension("pcap.idx"));
+    let aside = twins.0.path().join("aside");
+    fs::rename(&a, &aside).unwrap();
+    fs::rename(&b, &a).unwrap();
+    fs::rename(&aside, &b).unwrap();
+    for host in ["10.9.9.77", "10.9.9.88"] {
+        let found = twins.extract(&["--host", host]);
+        assert_eq!(found.frames.len(), 1, "{host}: {}", found.said);
+        let told = "another SHA-256 than the manifest tells";
+        assert_eq!(found.said.matches(told).count(), 2, "{}", found.said);
+    }
+}
+
+/// Size, beginning and end are as they were; the time tells.
+#[test]
+fn a_file_that_was_edited_is_read_whole() {
+    let twins = Twins::new();
+    twins.change(|bytes| {
+        let at = bytes.windows(4).position(|four| four == [10, 9, 9, 77]);
+        bytes[at.unwrap() + 3] = 99;
+    });
+    let found = twins.extract(&["--host", "10.9.9.99"]);
+    assert_eq!(found.frames.len(), 1, "{}", found.said);
+    assert!(
+        found.said.contains("is older than the file"),
+        "{}",
+        found.said
+    );
+    assert_eq!(
+        found.summary["files_read_whole"].as_array().unwrap().len(),
+        1
+    );
+    // Named alone, without its store, too.
+    let [file, _] = twins.files();
+    let out = twins.0.path().join("out.pcapng");
+    let found = extract(&[&file], &out, &["--host", "10.9.9.99"]);
+    assert_eq!(found.frames.len(), 1, "{}", found.said);
+}
+
+/// The manifest speaks of what was there before, also of its times.
+#[test]
+fn a_file_that_was_replaced_is_not_passed_over() {
+    let twins = Twins::new();
+    twins.change(|bytes| {
+        let mut at = 24;
+        while at < bytes.len() {
+            let len = u32::from_le_bytes(bytes[at + 8..at + 12].try_into().unwrap());
+            bytes[at..at + 4].copy_from_slice(&1_800_000_000_u32.to_le_bytes());
+            at += 16 + len as usize;
+        }
+    });
+    let found = twins.extract(&["--since", "2027-01-01"]);
+    assert_eq!(found.frames.len(), 60, "{}", found.said);
+    assert_eq!(found.summary["files_of_other_times"], 1);
 }
 
 fn crc32(bytes: &[u8]) -> u32 {

@@ -4,16 +4,20 @@ use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Read};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::capture::store::frames::MOST_LEN;
 use crate::capture::store::index::query::{Index, Piece, Query, Useless};
 use crate::capture::store::index::{ENDING, MARK_LEN, most_bytes};
-use crate::capture::store::manifest::{self, Event, FileFacts, Line};
+use crate::capture::store::manifest::{self, Event, FileFacts, Line, hex};
 use crate::capture::store::names::StoreName;
 use crate::capture::store::place::mark_of;
 use crate::capture::store::recover::parse_rfc3339;
 use crate::outfile::OutError;
 use crate::outfile::packed::Codec;
+
+/// Times of files come in steps of up to two seconds (FAT), and some network file systems set them late.
+const TIME_STEP: Duration = Duration::from_secs(2);
 
 /// A file that may hold what is asked for.
 #[derive(Clone, Debug)]
@@ -24,6 +28,8 @@ pub struct Place {
     pub index: PathBuf,
     /// Times of its earliest and its latest packet, where they are known.
     pub span: Option<(u64, u64)>,
+    /// Its SHA-256 by the manifest, in hexadecimal, where that speaks of it.
+    pub sha256: Option<String>,
 }
 
 impl Place {
@@ -84,6 +90,7 @@ pub fn find(paths: &[PathBuf]) -> Result<Places, PlaceError> {
                 path: path.clone(),
                 index: index.into(),
                 span: None,
+                sha256: None,
             });
         } else {
             return Err(PlaceError::NoFile { path: shown() });
@@ -110,36 +117,73 @@ fn find_in_store(dir: &Path, places: &mut Places) -> io::Result<()> {
             places.open += 1;
             continue;
         }
-        let facts = facts.remove(&name);
-        let listed = facts.as_ref().and_then(|facts| facts.index.as_ref());
+        let known = facts.remove(&name);
+        let listed = known.as_ref().and_then(|known| known.facts.index.as_ref());
         let index = match listed {
             Some(index) => dir.join(&index.name),
             None => dir.join(format!("{name}{ENDING}")),
         };
         let time = |text: &Option<String>| text.as_deref().and_then(parse_rfc3339);
         let path = dir.join(&name);
-        // What was changed since is not what the manifest speaks of.
-        let is_same =
-            |facts: &FileFacts| path.metadata().is_ok_and(|meta| meta.len() == facts.bytes);
-        let facts = facts.filter(is_same);
-        let span = facts.and_then(|facts| time(&facts.first).zip(time(&facts.last)));
-        places.files.push(Place { path, index, span });
+        let facts = known
+            .filter(|known| known.is_of(&path))
+            .map(|known| known.facts);
+        let span = facts
+            .as_ref()
+            .and_then(|facts| time(&facts.first).zip(time(&facts.last)));
+        places.files.push(Place {
+            path,
+            index,
+            span,
+            sha256: facts.map(|facts| facts.sha256),
+        });
     }
     Ok(())
 }
 
+/// What a line of a manifest says of a file.
+struct Known {
+    facts: FileFacts,
+    /// When it was written.
+    at: Option<SystemTime>,
+}
+
+impl Known {
+    /// Whether it speaks of the file at `path` as it is: what was changed since, or put in its place, is another one.
+    fn is_of(&self, path: &Path) -> bool {
+        path.metadata().is_ok_and(|meta| {
+            let is_later = |at| {
+                meta.modified()
+                    .is_ok_and(|modified| is_behind(modified, at))
+            };
+            meta.len() == self.facts.bytes && !self.at.is_some_and(is_later)
+        })
+    }
+}
+
+/// Whether a file of that time was written later than at `at`.
+fn is_behind(modified: SystemTime, at: SystemTime) -> bool {
+    at.checked_add(TIME_STEP).is_some_and(|at| modified > at)
+}
+
 /// What the manifests of a store say of its files.
-fn facts_of(dir: &Path) -> io::Result<BTreeMap<String, FileFacts>> {
-    let mut facts = BTreeMap::new();
+fn facts_of(dir: &Path) -> io::Result<BTreeMap<String, Known>> {
+    let mut manifests = Vec::new();
     for entry in fs::read_dir(dir)? {
-        let entry = entry?;
-        let name = entry.file_name();
-        let is_manifest =
-            |name: &str| name == manifest::NAME || manifest::closed_number(name).is_some();
-        if !name.to_str().is_some_and(is_manifest) {
+        let Ok(name) = entry?.file_name().into_string() else {
             continue;
+        };
+        // The one that is written to comes last: of two lines of one file the later one holds.
+        match manifest::closed_number(&name) {
+            Some(number) => manifests.push((number, name)),
+            None if name == manifest::NAME => manifests.push((u32::MAX, name)),
+            None => {}
         }
-        let bytes = match fs::read(entry.path()) {
+    }
+    manifests.sort();
+    let mut facts = BTreeMap::new();
+    for (_, name) in manifests {
+        let bytes = match fs::read(dir.join(name)) {
             Ok(bytes) => bytes,
             Err(error) if error.kind() == ErrorKind::NotFound => continue,
             Err(error) => return Err(error),
@@ -148,10 +192,13 @@ fn facts_of(dir: &Path) -> io::Result<BTreeMap<String, FileFacts>> {
             // 'vxtap verify' tells what is wrong with it.
             if let Ok(Line {
                 what: Event::File(file),
+                at,
                 ..
             }) = serde_json::from_slice(line)
             {
-                facts.insert(file.name.clone(), file);
+                let at = parse_rfc3339(&at).map(Duration::from_nanos);
+                let at = at.and_then(|at| UNIX_EPOCH.checked_add(at));
+                facts.insert(file.name.clone(), Known { facts: file, at });
             }
         }
     }
@@ -195,6 +242,23 @@ fn ranges(place: &Place, file: &mut File, bytes: u64, query: &Query) -> Result<(
     let read = Index::read(&index).map_err(useless)?;
     let mark = mark_of(file, bytes).map_err(|error| error.to_string())?;
     read.belongs_to(bytes, &mark).map_err(useless)?;
+    if place
+        .sha256
+        .as_ref()
+        .is_some_and(|sha256| *sha256 != hex(&read.sha256))
+    {
+        return Err(format!(
+            "{shown} is of a file with another SHA-256 than the manifest tells"
+        ));
+    }
+    let modified = file.metadata().and_then(|meta| meta.modified());
+    if let (Ok(modified), Ok(at)) = (modified, meta.modified())
+        && is_behind(modified, at)
+    {
+        return Err(format!(
+            "{shown} is older than the file, which may have been changed since"
+        ));
+    }
     let ranges = read.ranges(query).map_err(useless)?;
     let marked = 2 * MARK_LEN as u64;
     let bytes_read = index.len() as u64 + marked.min(bytes);
