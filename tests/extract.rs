@@ -361,6 +361,46 @@ fn a_file_that_was_replaced_is_not_passed_over() {
     assert_eq!(found.summary["files_of_other_times"], 1);
 }
 
+/// It keeps no mirror session: nothing is found, and a line says why.
+#[test]
+fn classic_pcap_is_told_where_a_session_is_asked_for() {
+    const TOLD: &str = "classic pcap, which keeps no mirror session";
+    for compress in [&[][..], &["--compress", "gzip"]] {
+        let flags = ["--rotate-packets", "3000", "--format", "pcap"];
+        let stored = Stored::generated(&[&flags[..], compress].concat());
+        let records = stored.path("flows.jsonl");
+        let flow = &stored.flows[3];
+        let id = flow["flow_id"].as_str().unwrap();
+        for ask in [
+            &["--vni", "42"][..],
+            &["--flow", id],
+            &["--flow", id, "--flows", records.to_str().unwrap()],
+        ] {
+            let found = stored.extract(ask);
+            assert!(found.frames.is_empty());
+            let told = format!("2 of 2 files are {TOLD}");
+            assert!(found.said.contains(&told), "{ask:?}: {}", found.said);
+            assert_eq!(found.summary["files_without_sessions"], 2);
+        }
+        let found = stored.extract(&["--host", flow["src_ip"].as_str().unwrap()]);
+        assert!(!found.frames.is_empty() && !found.said.contains(TOLD));
+    }
+    // A flow of traffic that was not mirrored needs no session.
+    let dir = tempfile::tempdir().unwrap();
+    let (input, flows) = (testdata("plain.pcap"), dir.path().join("f.jsonl"));
+    let words = ["replay", "--plain", input.to_str().unwrap(), "--flows"];
+    let done = vxtap(words.into_iter().chain([flows.to_str().unwrap()]));
+    assert_eq!(done.code, Some(0), "{}", done.stderr);
+    let records = json_lines(&fs::read_to_string(&flows).unwrap());
+    let id = records[0]["flow_id"].as_str().unwrap();
+    let found = extract(&[&input], &dir.path().join("out.pcapng"), &["--flow", id]);
+    assert!(
+        !found.frames.is_empty() && !found.said.contains(TOLD),
+        "{}",
+        found.said
+    );
+}
+
 fn crc32(bytes: &[u8]) -> u32 {
     bytes.iter().fold(u32::MAX, |crc, byte| {
         (0..8).fold(crc ^ u32::from(*byte), |crc, _| {

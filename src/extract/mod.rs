@@ -128,6 +128,10 @@ pub fn run(options: &Options, stop: &Stop) -> Result<Report, Failure> {
         by_time, by_index, ..
     } = &mut run.report;
     by_time.retain(|number| !by_index.contains(number));
+    if run.report.packets > 0 && options.filter.vni.is_none() {
+        // The flow was found elsewhere.
+        run.report.classic.clear();
+    }
     run.report.bytes_read = run.read.load(Ordering::Relaxed);
     run.report.file = output.finish().map_err(Failure::from)?;
     Ok(run.report)
@@ -409,6 +413,8 @@ impl Run<'_> {
         };
         self.report.by_index.insert(number);
         if ranges.is_empty() {
+            // An index of classic pcap knows of no VNI.
+            self.note_format(number, places::is_classic(place, &file));
             return None;
         }
         let parts = Parts {
@@ -433,14 +439,17 @@ impl Run<'_> {
             None => Walk::open(Ranges::new(file, of_file, read)),
         };
         match opened {
-            Ok(walk) => Some(Active {
-                number,
-                walk,
-                cursor: Cursor::new(ranges),
-                by_index,
-                is_content,
-                taken: 0,
-            }),
+            Ok(walk) => {
+                self.note_format(number, walk.is_classic());
+                Some(Active {
+                    number,
+                    walk,
+                    cursor: Cursor::new(ranges),
+                    by_index,
+                    is_content,
+                    taken: 0,
+                })
+            }
             Err(damage) => {
                 match &damage.piece {
                     Some(piece) => self.note_piece(number, place, piece),
@@ -503,6 +512,14 @@ impl Run<'_> {
                 );
                 None
             }
+        }
+    }
+
+    /// Takes note of a file that cannot tell what is asked for.
+    fn note_format(&mut self, number: usize, is_classic: bool) {
+        let asks_session = self.options.flow.is_some() || self.options.filter.vni.is_some();
+        if is_classic && asks_session {
+            self.report.classic.insert(number);
         }
     }
 

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Read};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -15,6 +16,7 @@ use crate::capture::store::place::mark_of;
 use crate::capture::store::recover::parse_rfc3339;
 use crate::outfile::OutError;
 use crate::outfile::packed::Codec;
+use crate::pcap::classic::FileHeader;
 
 /// Times of files come in steps of up to two seconds (FAT), and some network file systems set them late.
 const TIME_STEP: Duration = Duration::from_secs(2);
@@ -214,6 +216,16 @@ pub enum Way {
     Pieces(Vec<(u64, u64)>, Vec<Piece>),
     /// All of it, because of this.
     Scan(String),
+}
+
+/// Whether a file is classic pcap, one that is packed by its name.
+pub fn is_classic(place: &Place, file: &File) -> bool {
+    if place.is_packed() {
+        let name = place.path.to_str().unwrap_or_default();
+        return Codec::of_ending(name).0.ends_with(".pcap");
+    }
+    let mut magic = [0; 4];
+    file.read_exact_at(&mut magic, 0).is_ok() && FileHeader::is_magic(&magic)
 }
 
 /// Finds out how `file` is read for `query`; tells with it the bytes that were read for that.

@@ -45,6 +45,9 @@ pub struct Report {
     /// Files that were read whole, and why.
     #[serde(rename = "files_read_whole")]
     pub scanned: Vec<Scanned>,
+    /// Files of classic pcap, which keeps no mirror sessions, where one was asked for and that matters.
+    #[serde(rename = "files_without_sessions", serialize_with = "count")]
+    pub classic: BTreeSet<usize>,
     /// Files of a store that are still being written: they are not read.
     pub files_open: u64,
     /// Bytes of all files.
@@ -116,6 +119,18 @@ impl Report {
             1 => format!("vxtap: 1 packet in {file}\n"),
             _ => format!("vxtap: {packets} packets in {file}\n"),
         };
+        if let (of, 1..) = (self.files, self.classic.len()) {
+            let (are, them) = match self.classic.len() {
+                1 => ("is", "it"),
+                _ => ("are", "them"),
+            };
+            page.push_str(&format!(
+                "vxtap: {} of {} {are} classic pcap, which keeps no mirror session: --vni and --flow find nothing in \
+                 {them}; --host, --community-id, --since and --until do\n",
+                self.classic.len(),
+                numbered(of, "file"),
+            ));
+        }
         if let Some(of_flow) = self.flow_packets.filter(|of_flow| of_flow != packets) {
             page.push_str(&format!(
                 "vxtap: the flow record counts {of_flow}: the others are in files that are not here, were lost on \

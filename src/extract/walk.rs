@@ -133,6 +133,11 @@ impl Walk {
         Ok(walk)
     }
 
+    /// Whether it is classic pcap, which keeps no mirror sessions.
+    pub const fn is_classic(&self) -> bool {
+        matches!(self.kind, Kind::Pcap(..))
+    }
+
     /// Whether it is packed.
     pub fn packed(&self) -> Option<&'static str> {
         self.window.packed()
