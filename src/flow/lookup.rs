@@ -206,7 +206,7 @@ mod tests {
     #[test]
     fn flows_that_drive_each_other_out_keep_their_keys() {
         assert_eq!(size_of::<Line>(), 64);
-        let flows = 3 * WAYS << LINES_BITS;
+        let flows = (3 * WAYS) << LINES_BITS;
         let mut keys = Keys::default();
         let (mut remembered, mut asked) = (0, 0);
         for round in 0..2 {
