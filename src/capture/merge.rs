@@ -211,6 +211,7 @@ mod tests {
             at: at as u32,
             len: 1,
             number: 0,
+            begins: 0,
         };
         Batch {
             bytes: vec![0; places.len()],

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
+use super::first_places::{FirstPlaces, Teller};
 use super::store::captures::Store;
 use super::view::Views;
 use super::view::tee::Tees;
@@ -19,6 +20,8 @@ const NOWHERE: &str = "the live views";
 pub struct Output {
     kept: Kept,
     views: Option<Views>,
+    /// Tells workers where first packets of flows lie, where they ask.
+    teller: Option<Teller>,
 }
 
 /// Where records are kept.
@@ -33,7 +36,11 @@ enum Kept {
 
 impl From<Kept> for Output {
     fn from(kept: Kept) -> Self {
-        Self { kept, views: None }
+        Self {
+            kept,
+            views: None,
+            teller: None,
+        }
     }
 }
 
@@ -55,12 +62,34 @@ impl Output {
         Self {
             kept: kept.map_or(Kept::Nowhere, |output| output.kept),
             views: Some(views),
+            teller: None,
         }
     }
 
     /// Whether records are kept at all.
     pub const fn is_kept(&self) -> bool {
         !matches!(self.kept, Kept::Nowhere)
+    }
+
+    /// Tells `workers` workers from now on, with nothing written yet, where first packets of flows lie. `None` where
+    /// they lie in no file: records are not kept, or go to a pipe or a device.
+    pub fn tell_firsts(&mut self, workers: usize) -> Option<Arc<FirstPlaces>> {
+        let teller = match &mut self.kept {
+            Kept::Nowhere => None,
+            Kept::File(file) if file.file().is_direct() => None,
+            Kept::File(file) => {
+                let teller = Teller::new(workers, true);
+                file.tell_firsts(teller.begin(file.file().path()));
+                Some(teller)
+            }
+            Kept::Store(store) => {
+                let teller = Teller::new(workers, false);
+                store.tell_firsts(teller.clone());
+                Some(teller)
+            }
+        };
+        self.teller = teller;
+        self.teller.as_ref().map(Teller::places)
     }
 
     /// The tees of the views.
@@ -144,6 +173,13 @@ impl Output {
             Kept::Nowhere => {}
             Kept::File(file) => file.tick(now),
             Kept::Store(store) => store.tick(now, wall_ns(), kernel_dropped()),
+        }
+        if self.teller.as_ref().is_some_and(Teller::is_urged) {
+            match &mut self.kept {
+                Kept::Nowhere => {}
+                Kept::File(file) => file.hurry_firsts(),
+                Kept::Store(store) => store.hurry_firsts(),
+            }
         }
     }
 

@@ -7,6 +7,7 @@ use std::net::IpAddr;
 use std::path::Path;
 use std::time::Duration;
 
+use super::first_places::FileFirsts;
 use super::store::index::{self, Builder};
 use super::store::rolling::Ended;
 use crate::mirror::session::{SessionId, SessionKey};
@@ -100,6 +101,14 @@ impl Sessions {
     }
 }
 
+/// What a batch tells of its records beside their facts.
+#[derive(Clone, Copy)]
+struct Beside<'a> {
+    keys: &'a [Keys],
+    begun: &'a [u32],
+    base: u64,
+}
+
 /// A capture file being written.
 pub struct CaptureWriter {
     file: ItemFile,
@@ -112,6 +121,8 @@ pub struct CaptureWriter {
     buffered: u64,
     /// What lies where in the file, where that is noted.
     index: Option<Builder>,
+    /// Flows' first packets, where their workers are told.
+    firsts: Option<FileFirsts>,
 }
 
 impl CaptureWriter {
@@ -167,6 +178,7 @@ impl CaptureWriter {
             buffer,
             buffered: 0,
             index: None,
+            firsts: None,
         })
     }
 
@@ -185,6 +197,11 @@ impl CaptureWriter {
         };
         index.add_other(0, header_len);
         self.index = Some(index);
+    }
+
+    /// Tells from now on, with the file still empty, where first packets lie in it.
+    pub fn tell_firsts(&mut self, firsts: FileFirsts) {
+        self.firsts = Some(firsts);
     }
 
     /// Bytes of the file's content so far, with those that are gathered.
@@ -215,8 +232,15 @@ impl CaptureWriter {
             records: facts,
             new_sessions,
             keys,
+            begun,
+            base,
             ..
         } = batch;
+        let beside = Beside {
+            keys,
+            begun,
+            base: *base,
+        };
         let chosen = facts.get(records).unwrap_or_default();
         // Whole neighbours are written in one piece: those from there on.
         let (mut from, mut end, mut first) = (0, 0, 0);
@@ -224,7 +248,12 @@ impl CaptureWriter {
             let (at, len) = (record.at as usize, record.len as usize);
             if at != end {
                 let run = chosen.get(first..place).unwrap_or_default();
-                self.put_run(worker, bytes.get(from..end).unwrap_or_default(), run, keys);
+                self.put_run(
+                    worker,
+                    bytes.get(from..end).unwrap_or_default(),
+                    run,
+                    beside,
+                );
                 (from, first) = (at, place);
             }
             let known = self.known(worker, record, new_sessions);
@@ -233,7 +262,7 @@ impl CaptureWriter {
                 None => {
                     // It is described right before its first packet, wherever that comes from.
                     let run = chosen.get(first..place).unwrap_or_default();
-                    self.put_run(worker, bytes.get(from..at).unwrap_or_default(), run, keys);
+                    self.put_run(worker, bytes.get(from..at).unwrap_or_default(), run, beside);
                     (from, first) = (at, place);
                     self.describe(worker, record, known)
                 }
@@ -249,15 +278,31 @@ impl CaptureWriter {
             end = at + len;
         }
         let run = chosen.get(first..).unwrap_or_default();
-        self.put_run(worker, bytes.get(from..end).unwrap_or_default(), run, keys);
+        self.put_run(
+            worker,
+            bytes.get(from..end).unwrap_or_default(),
+            run,
+            beside,
+        );
     }
 
     /// Writes records of `worker` that follow each other in `bytes`, and notes them.
-    fn put_run(&mut self, worker: usize, bytes: &[u8], run: &[RecordFacts], keys: &[Keys]) {
+    fn put_run(&mut self, worker: usize, bytes: &[u8], run: &[RecordFacts], beside: Beside<'_>) {
         let at = self.offset();
+        if let Some(firsts) = &mut self.firsts {
+            let mut at = at;
+            for record in run {
+                if record.begins > 0
+                    && let Some(begun) = record.begun(beside.begun, beside.base)
+                {
+                    firsts.note(worker, begun, at);
+                }
+                at += u64::from(record.len);
+            }
+        }
         self.put(bytes, run.len() as u64);
         if self.index.is_some() && !run.is_empty() {
-            self.note(worker, at, run, keys);
+            self.note(worker, at, run, beside.keys);
         }
     }
 
@@ -304,6 +349,24 @@ impl CaptureWriter {
             for (content, packed) in noted.written.drain(..) {
                 index.wrote_frame(content, packed);
             }
+        }
+    }
+
+    /// Tells of first packets that are in the file, and of those that will never be.
+    fn settle_firsts(&mut self) {
+        if let Some(firsts) = &mut self.firsts {
+            let arrived = self.file.arrived();
+            match self.file.has_failed() {
+                true => firsts.end(arrived),
+                false => firsts.settle(arrived),
+            }
+        }
+    }
+
+    /// Tells of first packets that are on their way to the file as if they were there.
+    pub fn hurry_firsts(&mut self) {
+        if let Some(firsts) = &mut self.firsts {
+            firsts.hurry();
         }
     }
 
@@ -408,6 +471,7 @@ impl CaptureWriter {
         let format = self.format;
         let whole = |bytes: &[u8], len| whole_prefix(format, bytes, len);
         self.file.write(bytes, packets, whole);
+        self.settle_firsts();
     }
 
     /// Brings what was written to the disk.
@@ -416,7 +480,9 @@ impl CaptureWriter {
     ///
     /// As the system says.
     pub fn sync(&mut self) -> Result<(), OutError> {
-        self.file.sync()
+        let outcome = self.file.sync();
+        self.settle_firsts();
+        outcome
     }
 
     /// The file, with what became of the packets.
@@ -463,6 +529,7 @@ impl CaptureWriter {
         if is_enough {
             self.flush();
             self.file.settle();
+            self.settle_firsts();
         }
         is_enough
     }
@@ -470,6 +537,7 @@ impl CaptureWriter {
     /// Does what is due at `now`, since any fixed moment.
     pub fn tick(&mut self, now: Duration) {
         self.file.tick(now);
+        self.settle_firsts();
     }
 
     /// Ends the file with its statistics. It has no name yet.
@@ -481,10 +549,18 @@ impl CaptureWriter {
         self.flush();
         self.file.settle();
         let has_failed = self.file.has_failed();
+        if let Some(firsts) = &mut self.firsts {
+            firsts.end(self.file.arrived());
+        }
         // In a file that could not be written whole some interfaces may be described in what was cut off.
         if !has_failed {
             self.section.end(kernel_dropped, &mut self.buffer);
-            self.file.write_end(&self.buffer)?;
+            let ended = self.file.write_end(&self.buffer);
+            if let (Err(_), Some(firsts)) = (&ended, &mut self.firsts) {
+                // It is given up.
+                firsts.end(0);
+            }
+            ended?;
             self.note_end();
         }
         let standing = self.file.standing();

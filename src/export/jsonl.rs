@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use crate::flow::app::App;
 use crate::flow::columns::{app_name, with_columns};
 use crate::flow::community_id::CommunityId;
+use crate::flow::first::Place;
 use crate::flow::record::{FlowId, FlowRecord, Time};
 use crate::flow::text::{self, Text};
 use crate::wire::inner::Mac;

@@ -7,6 +7,7 @@ use std::net::IpAddr;
 
 use super::app::App;
 use super::community_id::CommunityId;
+use super::first::Place;
 use super::record::{FlowId, FlowRecord, Time};
 use super::text;
 use crate::wire::inner::Mac;
@@ -272,6 +273,8 @@ macro_rules! with_columns {
             tls_alpn of app by App::tls_alpn: Text, None, one(own(13, VARIABLE, "tlsProtocolNames")), "The protocols that it offers, with a space between them.";
             http_host of app by App::http_host: Text, None, one(iana(460, VARIABLE, "httpRequestHost")), "The host of the first request, with its port if it names one.";
             http_method of app by App::http_method: Text, None, one(iana(459, VARIABLE, "httpRequestMethod")), "The method of the first request.";
+            first_file of place by Place::file: Text, None, one(own(14, VARIABLE, "captureFileName")), "Name, without directory, of the file of the capture (`-w`) that has the first packet.";
+            first_off of place by Place::offset: U64, Bytes, one(own(15, 8, "captureFileOffset")), "Where the record of that packet begins in the file; in the content of a compressed one.";
         }
     };
 }
@@ -336,6 +339,12 @@ pub enum Value<'a> {
 impl<'a> From<&'a str> for Value<'a> {
     fn from(text: &'a str) -> Self {
         Self::Text(text)
+    }
+}
+
+impl From<u64> for Value<'_> {
+    fn from(number: u64) -> Self {
+        Self::Number(number)
     }
 }
 
@@ -479,6 +488,7 @@ mod tests {
             tcp_flags_r: None,
             cont: None,
             app: None,
+            place: None,
             ..FlowRecord::sample(7)
         };
         for column in COLUMNS {

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::app::App;
+use super::first::First;
 use super::key::{FlowKey, Way};
 use crate::wire::inner::{Inner, Mac, TcpHead, Transport};
 use crate::wire::length::{FrameLen, Verdict};
@@ -64,6 +65,8 @@ pub struct Flow {
     pub records: u16,
     /// What its first packets name.
     pub app: Option<Arc<App>>,
+    /// Where the earliest packet lies in the capture.
+    pub first: First,
 }
 
 impl Flow {
@@ -108,6 +111,9 @@ impl Flow {
             }
             (self.originator, self.originator_sure) = (other.originator, true);
         }
+        if other.first_ns == self.first_ns {
+            self.first = self.first.or_before(other.first);
+        }
         self.last_ns = self.last_ns.max(other.last_ns);
         self.begun_ns = self.begun_ns.min(other.begun_ns);
         self.records = self.records.max(other.records);
@@ -146,11 +152,13 @@ pub struct FlowPacket {
     pub icmp: Option<(u8, u8)>,
     /// Hardware addresses: source, destination.
     pub macs: Option<(Mac, Mac)>,
+    /// Where it lies in the capture.
+    pub first: First,
 }
 
 impl FlowPacket {
     /// What counts of a packet whose headers are `inner`; `None` when it is not IP. `lengths` are those of
-    /// the frame as it was on the wire, `ip_len` the bytes of its IP packet.
+    /// the frame as it was on the wire, `ip_len` the bytes of its IP packet. It lies in no capture.
     #[inline]
     pub fn of(
         ts_ns: u64,
@@ -176,6 +184,7 @@ impl FlowPacket {
             tcp,
             icmp,
             macs: inner.src_mac.zip(inner.dst_mac),
+            first: First::NOWHERE,
         })
     }
 }

@@ -7,6 +7,7 @@ pub mod columns;
 pub mod community_id;
 pub mod counts;
 pub mod ended;
+pub mod first;
 mod index;
 pub mod key;
 pub mod lifetime;

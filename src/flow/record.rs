@@ -9,6 +9,7 @@ use super::app::App;
 use super::community_id::{CommunityId, Tuple, community_id};
 use super::counts::{Counts, Flow};
 use super::ended::EndReason;
+use super::first::{First, Place};
 use super::key::{FlowKey, Ports, Way};
 use super::text;
 use crate::mirror::session::{Session, SessionKey};
@@ -140,6 +141,10 @@ pub struct FlowRecord {
     pub cont: Option<u16>,
     /// What the first packets of the flow name: fields of their own where it is written.
     pub app: Option<Arc<App>>,
+    /// Where the first packet lies in the capture. Not a field of what is written.
+    pub first: First,
+    /// The same as a file and an offset: fields of their own where it is written.
+    pub place: Option<Place>,
 }
 
 impl FlowRecord {
@@ -237,6 +242,8 @@ impl FlowRecord {
             end_reason: reason as u8,
             cont: (flow.records > 0).then_some(flow.records),
             app: flow.app.clone(),
+            first: flow.first,
+            place: None,
         }
     }
 }
@@ -358,6 +365,8 @@ impl FlowRecord {
             end_reason: EndReason::EndOfFlow as u8,
             cont: Some(1),
             app: Some(Arc::new(app)),
+            first: First::place(1),
+            place: Some(Place::new("c.pcapng".into(), 340 + n)),
         }
     }
 }

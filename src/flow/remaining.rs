@@ -178,6 +178,7 @@ mod tests {
 
     use super::*;
     use crate::flow::counts::FlowPacket;
+    use crate::flow::first::First;
     use crate::flow::key::{FlowKey, Way};
     use crate::flow::lifetime::Lifetimes;
     use crate::flow::table::FlowTable;
@@ -188,6 +189,10 @@ mod tests {
     type Step = (u8, bool, u64, u32, bool, u8);
 
     fn feed(table: &mut FlowTable, step: &Step, frame_number: usize) {
+        feed_at(table, step, frame_number, First::NOWHERE);
+    }
+
+    fn feed_at(table: &mut FlowTable, step: &Step, frame_number: usize, first: First) {
         let (client, back, ts_ns, len, is_fragment, flags) = *step;
         let mut frame = vec![2; 54];
         frame[12..24].copy_from_slice(&[8, 0, 0x45, 0, 0, 40, 0, 0, 0, 0, 64, 6]);
@@ -204,6 +209,7 @@ mod tests {
         };
         let mut packet = FlowPacket::of(ts_ns, lengths, Verdict::Truncated, 40, &inner).unwrap();
         packet.is_fragment = is_fragment;
+        packet.first = first;
         table.update(table.hash(&key), u32::MAX, &key, way, &packet);
     }
 
@@ -255,6 +261,23 @@ mod tests {
                 described(joined.by_first_packet().map(firsts)),
                 described(one.by_first_packet().map(firsts))
             );
+        }
+    }
+
+    /// Of the parts of a flow the earliest tells where its first packet lies.
+    #[test]
+    fn the_earliest_part_tells_the_place() {
+        for (times, first) in [([5, 7], 100), ([7, 5], 200), ([5, 5], 100)] {
+            let tables = [(times[0], 100), (times[1], 200)].map(|(ts_ns, place)| {
+                let mut table = FlowTable::new(9, Lifetimes::default());
+                table.keep_firsts();
+                let step = (1, false, ts_ns, 60, false, 0x10);
+                feed_at(&mut table, &step, 0, First::place(place));
+                table.end()
+            });
+            let (joined, count) = Remaining::join(tables);
+            assert_eq!((joined.len(), count), (1, 1));
+            assert_eq!(joined.iter().next().unwrap().first, First::place(first));
         }
     }
 

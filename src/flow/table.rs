@@ -15,6 +15,7 @@ use prefetch_index::prefetch_index;
 use super::app::{App, Opening};
 use super::counts::{Counts, Flow, FlowPacket};
 use super::ended::{EndReason, Ended};
+use super::first::First;
 use super::index::{Index, entries_for};
 use super::key::{FlowKey, Way};
 use super::lifetime::{Lifetimes, State};
@@ -91,6 +92,8 @@ pub(super) struct Large {
 pub(super) struct Chunk {
     pub(super) hot: Vec<Hot>,
     cold: Vec<Cold>,
+    /// Where the first packet of each lies; empty where there is no capture.
+    firsts: Vec<First>,
 }
 
 /// The flows of one worker.
@@ -112,11 +115,15 @@ pub struct FlowTable {
     max_flows: u32,
     /// Flows that are over, while they are put in order: first packet, place.
     over: Vec<(u64, u32)>,
+    /// Whether it is kept where first packets lie.
+    keeps_firsts: bool,
+    /// The flow of whose record the last update was the first packet, as far as it is known now.
+    begun: Option<u32>,
 }
 
 /// Bytes that tables of `max_flows` flows each may take together, for the memory line printed at start: while
 /// they are filled, or at the end, when other things stand in place of what finds the flows.
-pub fn memory_bytes(max_flows: impl Iterator<Item = u32>) -> u64 {
+pub fn memory_bytes(max_flows: impl Iterator<Item = u32>, keeps_firsts: bool) -> u64 {
     let (mut flows, mut finding) = (0, 0);
     for max_flows in max_flows.map(u64::from) {
         // A chunk is made whole.
@@ -125,7 +132,8 @@ pub fn memory_bytes(max_flows: impl Iterator<Item = u32>) -> u64 {
             + max_flows.next_power_of_two()
                 * (size_of::<recent::Link>() + size_of::<wheel::Link>() + size_of::<u32>()) as u64;
     }
-    flows * (size_of::<Hot>() + size_of::<Cold>()) as u64
+    let first = if keeps_firsts { size_of::<First>() } else { 0 };
+    flows * (size_of::<Hot>() + size_of::<Cold>() + first) as u64
         + finding.max(remaining::memory_bytes(flows))
 }
 
@@ -146,6 +154,29 @@ impl FlowTable {
             len: 0,
             max_flows: max_flows.clamp(1, wheel::MOST_PLACES),
             over: Vec::new(),
+            keeps_firsts: false,
+            begun: None,
+        }
+    }
+
+    /// Keeps from now on, with no flow in it yet, where first packets lie.
+    pub const fn keep_firsts(&mut self) {
+        self.keeps_firsts = true;
+    }
+
+    /// The place of the flow of whose record the last update was the first packet, if it was one and lies in a capture.
+    #[inline]
+    pub const fn take_begun(&mut self) -> Option<u32> {
+        self.begun.take()
+    }
+
+    /// Record `number` lies at `first`: that is kept of the flow at `at`, if the record is its first packet. It may
+    /// have ended since.
+    pub fn found(&mut self, at: u32, number: u64, first: First) {
+        let chunk = self.chunks.get_mut(at as usize / CHUNK);
+        let kept = chunk.and_then(|chunk| chunk.firsts.get_mut(at as usize % CHUNK));
+        if let Some(kept) = kept.filter(|kept| **kept == First::record(number)) {
+            *kept = first;
         }
     }
 
@@ -237,6 +268,7 @@ impl FlowTable {
         }
         let at = self.place(hot, cold);
         self.index.insert(hash, at);
+        self.begins(at, packet);
         self.count(at, way, packet);
         self.wait_for_end(at);
         ended
@@ -255,11 +287,14 @@ impl FlowTable {
         // Every place so far is taken.
         let at = self.len - 1;
         if self.chunks.last().is_none_or(Chunk::is_full) {
-            self.chunks.push(Chunk::with_room());
+            self.chunks.push(Chunk::with_room(self.keeps_firsts));
         }
         if let Some(chunk) = self.chunks.last_mut() {
             chunk.hot.push(hot);
             chunk.cold.push(cold);
+            if self.keeps_firsts {
+                chunk.firsts.push(First::NOWHERE);
+            }
         }
         self.recent.add(at);
         at
@@ -372,11 +407,12 @@ impl FlowTable {
     #[cold]
     fn go_on(&mut self, at: u32, way: Way, packet: &FlowPacket) -> Option<Flow> {
         self.recent.touch(at);
-        let large = self.large.remove(&at);
+        let (large, first) = (self.large.remove(&at), self.first(at));
         let app = self.names.share(at);
         let (hot, cold) = self.slot(at)?;
         let old = Flow {
             app,
+            first,
             ..flow(hot, cold, large.as_ref())
         };
         let (a, b) = sides(hot, cold);
@@ -385,6 +421,7 @@ impl FlowTable {
         cold.fragments = 0;
         hot.tallies = [Tally::NOTHING; 2];
         (hot.first_ns, hot.last_ns) = (packet.ts_ns, packet.ts_ns);
+        self.begins(at, packet);
         self.count(at, way, packet);
         Some(old)
     }
@@ -400,10 +437,13 @@ impl FlowTable {
         }
         let old_hot = std::mem::replace(old_hot, hot);
         let old_cold = std::mem::replace(old_cold, cold);
+        let first = self.first(at);
         let old = Flow {
             app: self.names.take(at),
+            first,
             ..flow(&old_hot, &old_cold, self.large.remove(&at).as_ref())
         };
+        self.begins(at, packet);
         self.count(at, way, packet);
         self.wait_for_end(at);
         Some(old)
@@ -447,6 +487,23 @@ impl FlowTable {
         Remaining::new(self.chunks, self.large, self.names.into_map())
     }
 
+    /// Where the first packet of the flow at `at` lies.
+    fn first(&self, at: u32) -> First {
+        let chunk = self.chunks.get(at as usize / CHUNK);
+        let first = chunk.and_then(|chunk| chunk.firsts.get(at as usize % CHUNK));
+        first.copied().unwrap_or_default()
+    }
+
+    /// Takes `packet` for the first of the record at `at`.
+    #[cold]
+    fn begins(&mut self, at: u32, packet: &FlowPacket) {
+        let chunk = self.chunks.get_mut(at as usize / CHUNK);
+        if let Some(first) = chunk.and_then(|chunk| chunk.firsts.get_mut(at as usize % CHUNK)) {
+            *first = packet.first;
+            self.begun = packet.first.as_record().map(|_| at);
+        }
+    }
+
     fn slot(&mut self, at: u32) -> Option<(&mut Hot, &mut Cold)> {
         let chunk = self.chunks.get_mut(at as usize / CHUNK)?;
         let hot = chunk.hot.get_mut(at as usize % CHUNK)?;
@@ -469,6 +526,7 @@ impl FlowTable {
         let Some(hot) = chunk.hot.get_mut(at as usize % CHUNK) else {
             return;
         };
+        let is_earlier = ts_ns < hot.first_ns;
         hot.first_ns = hot.first_ns.min(ts_ns);
         hot.last_ns = hot.last_ns.max(ts_ns);
         let tcp_flags = packet.tcp.map_or(0, |tcp| tcp.flags);
@@ -519,6 +577,9 @@ impl FlowTable {
         tally.tcp_flags |= tcp_flags;
         tally.ttl_min = tally.ttl_min.min(packet.ttl);
         tally.ttl_max = tally.ttl_max.max(packet.ttl);
+        if is_earlier {
+            self.begins(at, packet);
+        }
         if closes {
             self.wait_for_end(at);
         }
@@ -526,10 +587,11 @@ impl FlowTable {
 }
 
 impl Chunk {
-    fn with_room() -> Self {
+    fn with_room(keeps_firsts: bool) -> Self {
         Self {
             hot: Vec::with_capacity(CHUNK),
             cold: Vec::with_capacity(CHUNK),
+            firsts: Vec::with_capacity(if keeps_firsts { CHUNK } else { 0 }),
         }
     }
 
@@ -539,7 +601,12 @@ impl Chunk {
 
     /// The flow at `within` as others see it.
     pub(super) fn flow(&self, within: usize, large: Option<&Large>) -> Option<Flow> {
-        Some(flow(self.hot.get(within)?, self.cold.get(within)?, large))
+        let first = self.firsts.get(within).copied().unwrap_or_default();
+        let (hot, cold) = (self.hot.get(within)?, self.cold.get(within)?);
+        Some(Flow {
+            first,
+            ..flow(hot, cold, large)
+        })
     }
 
     /// Puts `flow` at `within`, whose key it has; returns what does not fit.
@@ -551,6 +618,9 @@ impl Chunk {
         (cold.macs, cold.tos, cold.icmp) = (flow.macs, flow.tos, flow.icmp);
         cold.namesakes = flow.namesakes;
         (cold.begun_ns, cold.records) = (flow.begun_ns, flow.records);
+        if let Some(first) = self.firsts.get_mut(within) {
+            *first = flow.first;
+        }
         let mut large = Large::default();
         cold.fragments = u32::try_from(flow.fragments).unwrap_or_else(|_| {
             large.fragments = flow.fragments;
@@ -708,7 +778,8 @@ fn open(key: &FlowKey, way: Way, packet: &FlowPacket) -> (Hot, Cold) {
     (hot, cold)
 }
 
-/// A flow as others see it, put together from where its parts are; without what it is about.
+/// A flow as others see it, put together from where its parts are; without what it is about and
+/// where it lies.
 fn flow(hot: &Hot, cold: &Cold, large: Option<&Large>) -> Flow {
     let mut counts = hot.tallies.each_ref().map(Tally::counts);
     let mut fragments = u64::from(cold.fragments);
@@ -736,6 +807,7 @@ fn flow(hot: &Hot, cold: &Cold, large: Option<&Large>) -> Flow {
         begun_ns: cold.begun_ns.min(hot.first_ns),
         records: cold.records,
         app: None,
+        first: First::NOWHERE,
     }
 }
 
@@ -1254,6 +1326,122 @@ mod tests {
         assert_eq!(drain(&mut table)[0].namesakes, 0, "it began later");
     }
 
+    /// A table that keeps where first packets lie, and one packet after the other: time, frame, number of its record.
+    fn feed_numbered(
+        table: &mut FlowTable,
+        ts_ns: u64,
+        frame: &[u8],
+        number: u64,
+    ) -> Option<First> {
+        let inner = Inner::read(frame);
+        let (key, way) = FlowKey::of(SessionId(0), None, &inner).unwrap();
+        let lengths = FrameLen {
+            captured: 54,
+            orig: 60,
+        };
+        let packet = FlowPacket::of(ts_ns, lengths, Verdict::Truncated, inner.ip_len, &inner);
+        let packet = FlowPacket {
+            first: First::record(number),
+            ..packet.unwrap()
+        };
+        let ended = table.update(table.hash(&key), u32::MAX, &key, way, &packet);
+        ended.map(|ended| ended.flow.first)
+    }
+
+    #[test]
+    fn the_earliest_packet_is_the_first() {
+        let mut table = FlowTable::new(9, Lifetimes::default());
+        table.keep_firsts();
+        let feed = feed_numbered;
+        assert_eq!(feed(&mut table, 5, &tcp(1, 9, 0x10), 0), None);
+        assert_eq!(table.take_begun(), Some(0));
+        feed(&mut table, 5, &tcp(9, 1, 0x10), 1);
+        assert_eq!(table.take_begun(), None, "of one time the first to come");
+        feed(&mut table, 3, &tcp(9, 1, 0x10), 2);
+        assert_eq!(table.take_begun(), Some(0));
+        // The answer for the first one comes too late.
+        table.found(0, 0, First::place(100));
+        table.found(0, 2, First::place(300));
+        feed(&mut table, 6, &tcp(1, 9, 0x10), 3);
+        assert_eq!(table.take_begun(), None);
+        assert_eq!(drain(&mut table)[0].first, First::place(300));
+    }
+
+    /// Whoever stands in a flow's place later gets its own answer only, in whichever order they come.
+    #[test]
+    fn a_place_in_the_table_is_not_a_place_in_the_file() {
+        let mut table = FlowTable::new(1, Lifetimes::default());
+        table.keep_firsts();
+        let feed = feed_numbered;
+        feed(&mut table, 1, &tcp(1, 9, 0x10), 0);
+        assert_eq!(table.take_begun(), Some(0));
+        assert_eq!(
+            feed(&mut table, 2, &tcp(2, 9, 0x10), 1),
+            Some(First::record(0))
+        );
+        assert_eq!(table.take_begun(), Some(0));
+        table.found(0, 0, First::place(100));
+        assert_eq!(
+            feed(&mut table, 3, &tcp(3, 9, 0x02), 2),
+            Some(First::record(1))
+        );
+        table.found(0, 2, First::place(300));
+        table.found(0, 1, First::place(200));
+        feed(&mut table, 4, &tcp(9, 3, 0x14), 3);
+        // The port is used again: another flow of the same name.
+        let mut syn = tcp(3, 9, 0x02);
+        syn[41] = 9;
+        table.take_begun();
+        assert_eq!(feed(&mut table, 5, &syn, 4), Some(First::place(300)));
+        assert_eq!(table.take_begun(), Some(0));
+        table.found(7, 4, First::place(400));
+        assert_eq!(table.first(0), First::record(4));
+    }
+
+    /// Each record of a flow that goes on has the place of its own first packet; what ended while it waited has none of
+    /// another's.
+    #[test]
+    fn later_records_have_places_of_their_own() {
+        let second = 1_000_000_000;
+        let lifetimes = Lifetimes {
+            active_ns: 10 * second,
+            ..Lifetimes::default()
+        };
+        let mut table = FlowTable::new(9, lifetimes);
+        table.keep_firsts();
+        feed_numbered(&mut table, second, &tcp(1, 9, 0x10), 0);
+        table.found(0, 0, First::place(100));
+        feed_numbered(&mut table, 9 * second, &tcp(9, 1, 0x10), 1);
+        table.take_begun();
+        let first = feed_numbered(&mut table, 11 * second, &tcp(1, 9, 0x10), 2);
+        assert_eq!(first, Some(First::place(100)));
+        assert_eq!(table.take_begun(), Some(0));
+        // It is silent for too long, and another stands in its place.
+        let mut ended = Vec::new();
+        let step = crate::flow::lifetime::step(400 * second);
+        table.expire(step, 9, |flow| ended.push(flow.flow.first));
+        assert_eq!(ended, [First::record(2)]);
+        feed_numbered(&mut table, 401 * second, &tcp(3, 9, 0x10), 3);
+        assert_eq!(table.take_begun(), Some(0));
+        table.found(0, 2, First::place(200));
+        assert_eq!(drain(&mut table)[0].first, First::record(3));
+    }
+
+    /// What no capture has is nowhere, also where a packet is found to be earlier.
+    #[test]
+    fn what_is_not_kept_has_no_place() {
+        let mut table = FlowTable::new(9, Lifetimes::default());
+        table.keep_firsts();
+        feed_numbered(&mut table, 5, &tcp(1, 9, 0x10), 0);
+        table.found(0, 0, First::place(100));
+        feed(&mut table, 4, &tcp(1, 9, 0x10));
+        assert_eq!(drain(&mut table)[0].first, First::NOWHERE);
+        // Without a capture nothing is kept at all.
+        feed_numbered(&mut table, 5, &tcp(1, 9, 0x10), 0);
+        assert_eq!(table.take_begun(), None);
+        assert_eq!(table.chunks[0].firsts.capacity(), 0);
+    }
+
     /// Fragments beyond 32 bits, in the table and where two parts of a flow are put together.
     #[test]
     fn fragments_count_on() {
@@ -1273,11 +1461,15 @@ mod tests {
 
     #[test]
     fn a_live_flow_fits_the_memory_figure() {
-        let bytes = memory_bytes(std::iter::once(1 << 20)) >> 20;
+        let bytes = memory_bytes(std::iter::once(1 << 20), false) >> 20;
         assert!(bytes <= 224, "{bytes} bytes a flow");
         // However the flows are shared out, and the end of the run included.
-        let shares = memory_bytes(std::iter::repeat_n(1 << 17, 8)) >> 20;
+        let shares = memory_bytes(std::iter::repeat_n(1 << 17, 8), false) >> 20;
         assert!(shares <= 224, "{shares} bytes a flow");
+        // Where the first packet lies takes eight.
+        let with_first = memory_bytes(std::iter::repeat_n(1 << 17, 8), true) >> 20;
+        assert_eq!(with_first, shares + 8);
+        assert!(with_first <= 232, "{with_first} bytes a flow");
         assert_eq!(size_of::<Hot>(), 128, "two cache lines");
     }
 }

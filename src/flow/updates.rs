@@ -8,6 +8,7 @@
 use super::app::{Guess, MOST_READ, Opening};
 use super::counts::FlowPacket;
 use super::ended::Ended;
+use super::first::First;
 use super::key::{FlowKey, Way};
 use super::lifetime::Lifetimes;
 use super::remaining::Remaining;
@@ -21,6 +22,20 @@ const GROUP: usize = 16;
 
 /// Bytes of the updates that wait, with their payloads.
 pub const MEMORY_BYTES: usize = 2 * GROUP * (size_of::<Update>() + MOST_READ);
+
+/// What a packet changes beside what it counts.
+#[derive(Clone, Copy, Debug)]
+pub enum Change<'a> {
+    /// It ends a flow.
+    Ended(&'a Ended),
+    /// It is the first of a flow, as far as it is known now, and a record of the capture.
+    Begun {
+        /// Place of the flow in the table.
+        flow: u32,
+        /// Number of the record.
+        record: u64,
+    },
+}
 
 /// A flow table with the updates that wait for it.
 pub struct Updates {
@@ -59,9 +74,19 @@ impl Updates {
         }
     }
 
+    /// Keeps from now on, with no flow in it yet, where first packets lie.
+    pub const fn keep_firsts(&mut self) {
+        self.table.keep_firsts();
+    }
+
+    /// See [`FlowTable::found`].
+    pub fn found(&mut self, flow: u32, record: u64, first: First) {
+        self.table.found(flow, record, first);
+    }
+
     /// Counts a packet of the flow `key` that goes `way`, now or with those that follow. `order` is its
-    /// place among all packets; with it `ended` is given the flow that the packet ends, if it ends one. `opening` is
-    /// there where the packet may open a conversation.
+    /// place among all packets; with it `changed` is given what the packet changes. `opening` is there where the packet
+    /// may open a conversation.
     #[inline]
     pub fn add(
         &mut self,
@@ -70,13 +95,12 @@ impl Updates {
         packet: &FlowPacket,
         opening: Option<Opening<'_>>,
         order: u64,
-        mut ended: impl FnMut(u64, Ended),
+        mut changed: impl FnMut(u64, Change<'_>),
     ) {
         let hash = self.table.hash(key);
         if self.table.len() < LARGE {
-            if let Some(flow) = self.table.update(hash, u32::MAX, key, way, packet) {
-                ended(order, flow);
-            }
+            let ended = self.table.update(hash, u32::MAX, key, way, packet);
+            tell(&mut self.table, order, ended, packet, &mut changed);
             if let Some(opening) = opening {
                 self.table.look_inside(hash, key, way, &opening);
             }
@@ -94,12 +118,12 @@ impl Updates {
             opening,
         });
         if self.filling.updates.len() == GROUP {
-            self.turn(ended);
+            self.turn(changed);
         }
     }
 
     /// Does the next group and asks for what the other will touch.
-    fn turn(&mut self, ended: impl FnMut(u64, Ended)) {
+    fn turn(&mut self, changed: impl FnMut(u64, Change<'_>)) {
         let Self {
             table,
             filling,
@@ -111,26 +135,27 @@ impl Updates {
         for update in &mut filling.updates {
             update.foreseen = table.foresee(update.hash);
         }
-        apply(table, next, ended);
+        apply(table, next, changed);
         std::mem::swap(filling, next);
     }
 
     /// Counts the packets that wait.
-    pub fn settle(&mut self, mut ended: impl FnMut(u64, Ended)) {
-        apply(&mut self.table, &mut self.next, &mut ended);
-        apply(&mut self.table, &mut self.filling, ended);
+    pub fn settle(&mut self, mut changed: impl FnMut(u64, Change<'_>)) {
+        apply(&mut self.table, &mut self.next, &mut changed);
+        apply(&mut self.table, &mut self.filling, changed);
     }
 
     /// Ends flows that are over in `step`, at most `most` of them, after the packets that wait were counted; see
-    /// [`FlowTable::expire`]. `ended` is given the place of the packet that ended a flow, if one did.
+    /// [`FlowTable::expire`]. `changed` is given what changed, and the place of the packet that changed it, if one did.
     pub fn expire(
         &mut self,
         step: u64,
         most: usize,
-        mut ended: impl FnMut(Option<u64>, Ended),
+        mut changed: impl FnMut(Option<u64>, Change<'_>),
     ) -> bool {
-        self.settle(|order, flow| ended(Some(order), flow));
-        self.table.expire(step, most, |flow| ended(None, flow))
+        self.settle(|order, change| changed(Some(order), change));
+        self.table
+            .expire(step, most, |ended| changed(None, Change::Ended(&ended)))
     }
 
     /// Packets whose names found no room since this was last asked.
@@ -145,7 +170,7 @@ impl Updates {
 }
 
 /// Does the updates in order, and empties them.
-fn apply(table: &mut FlowTable, group: &mut Group, mut ended: impl FnMut(u64, Ended)) {
+fn apply(table: &mut FlowTable, group: &mut Group, mut changed: impl FnMut(u64, Change<'_>)) {
     for update in &group.updates {
         let Update {
             order,
@@ -156,9 +181,8 @@ fn apply(table: &mut FlowTable, group: &mut Group, mut ended: impl FnMut(u64, En
             packet,
             opening,
         } = update;
-        if let Some(flow) = table.update(*hash, *foreseen, key, *way, packet) {
-            ended(*order, flow);
-        }
+        let ended = table.update(*hash, *foreseen, key, *way, packet);
+        tell(table, *order, ended, packet, &mut changed);
         if let Some((guess, from, to)) = *opening {
             let payload = group.payloads.get(from as usize..to as usize);
             let payload = payload.unwrap_or_default();
@@ -183,6 +207,25 @@ impl Group {
         let from = self.payloads.len() as u32;
         self.payloads.extend_from_slice(opening.payload);
         (opening.guess, from, self.payloads.len() as u32)
+    }
+}
+
+/// Tells what the last update changed.
+#[inline]
+fn tell(
+    table: &mut FlowTable,
+    order: u64,
+    ended: Option<Ended>,
+    packet: &FlowPacket,
+    changed: &mut impl FnMut(u64, Change<'_>),
+) {
+    if let Some(ended) = &ended {
+        changed(order, Change::Ended(ended));
+    }
+    if let Some(flow) = table.take_begun()
+        && let Some(record) = packet.first.as_record()
+    {
+        changed(order, Change::Begun { flow, record });
     }
 }
 
@@ -221,25 +264,26 @@ mod tests {
                 guess: Guess::Stream,
                 payload: payload.as_bytes(),
             });
-            updates.add(&key, way, &packet, opening, at.into(), |order, flow| {
-                evicted.push((order, flow))
+            updates.add(&key, way, &packet, opening, at.into(), |order, change| {
+                evicted.push((order, format!("{change:?}")))
             });
             let ended = table.update(table.hash(&key), u32::MAX, &key, way, &packet);
-            expected.extend(ended.map(|ended| (u64::from(at), ended)));
+            expected
+                .extend(ended.map(|ended| (u64::from(at), format!("{:?}", Change::Ended(&ended)))));
             if let Some(opening) = opening {
                 table.look_inside(table.hash(&key), &key, way, &opening);
             }
             if at % 1009 == 0 {
-                updates.settle(|order, flow| evicted.push((order, flow)));
+                updates.settle(|order, change| evicted.push((order, format!("{change:?}"))));
             }
         }
-        updates.settle(|order, flow| evicted.push((order, flow)));
+        updates.settle(|order, change| evicted.push((order, format!("{change:?}"))));
         let left: Vec<_> = updates.end().iter().collect();
         let table: Vec<_> = table.end().iter().collect();
         assert!(expected.len() > 10_000);
         let named = expected
             .iter()
-            .filter(|(_, ended)| ended.flow.app.is_some());
+            .filter(|(_, ended)| ended.contains("app: Some"));
         assert!(named.count() > 1000);
         assert_eq!(format!("{evicted:?}"), format!("{expected:?}"));
         assert_eq!(format!("{left:?}"), format!("{table:?}"));

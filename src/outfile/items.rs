@@ -25,6 +25,8 @@ pub struct ItemFile {
     out: OutFile,
     /// Where it is compressed: items on their way to the file.
     packing: Option<Packing>,
+    /// Bytes of content that are in the file.
+    arrived: u64,
     written: u64,
     lost: u64,
     error: Option<OutError>,
@@ -40,9 +42,11 @@ impl From<OutFile> for ItemFile {
 impl ItemFile {
     /// With nothing but what `out` holds already, a header say.
     pub const fn new(out: OutFile) -> Self {
+        let before = out.bytes();
         Self {
             out,
             packing: None,
+            arrived: before,
             written: 0,
             lost: 0,
             error: None,
@@ -91,13 +95,13 @@ impl ItemFile {
             return self.pack(bytes, items, whole);
         }
         let before = self.out.bytes();
-        let mut kept = items;
+        let (mut len, mut kept) = (bytes.len(), items);
         if let Err(error) = self.out.write(bytes) {
             let taken = usize::try_from(self.out.bytes() - before).unwrap_or(usize::MAX);
-            let (len, whole_items) = whole(bytes, taken);
-            kept = whole_items;
+            (len, kept) = whole(bytes, taken);
             self.fail(error, before + len as u64);
         }
+        self.arrived += len as u64;
         self.written += kept;
         self.lost += items - kept;
     }
@@ -163,6 +167,7 @@ impl ItemFile {
             let frame = frame.map_err(|source| self.out.error(source));
             match frame.and_then(|frame| self.out.write(frame.bytes()).map(|()| frame)) {
                 Ok(frame) => {
+                    self.arrived += frame.content_len();
                     packing.wrote(frame);
                     self.written += items;
                 }
@@ -196,6 +201,11 @@ impl ItemFile {
             Some(packing) => packing.content_bytes(),
             None => self.out.bytes(),
         }
+    }
+
+    /// How many bytes of content are in the file, whole items all of them.
+    pub const fn arrived(&self) -> u64 {
+        self.arrived
     }
 
     /// Notes from now on where the frames of a compressed file lie.
@@ -244,17 +254,19 @@ impl ItemFile {
 
     /// Writes what holds no item, in a frame of its own.
     fn write_apart(&mut self, bytes: &[u8]) -> Result<(), OutError> {
-        let Some(packing) = &mut self.packing else {
-            return self.out.write(bytes);
-        };
-        packing.add(bytes, 0);
-        packing.seal();
-        let Some((frame, _)) = packing.take_next() else {
-            return Ok(());
-        };
-        let frame = frame.map_err(|source| self.out.error(source))?;
-        self.out.write(frame.bytes())?;
-        packing.wrote(frame);
+        match &mut self.packing {
+            None => self.out.write(bytes)?,
+            Some(packing) => {
+                packing.add(bytes, 0);
+                packing.seal();
+                if let Some((frame, _)) = packing.take_next() {
+                    let frame = frame.map_err(|source| self.out.error(source))?;
+                    self.out.write(frame.bytes())?;
+                    packing.wrote(frame);
+                }
+            }
+        }
+        self.arrived += bytes.len() as u64;
         Ok(())
     }
 

@@ -329,6 +329,11 @@ impl Frame {
     pub fn bytes(&self) -> &[u8] {
         &self.buffers.frame
     }
+
+    /// Bytes of what it was made of.
+    pub const fn content_len(&self) -> u64 {
+        self.buffers.content.len() as u64
+    }
 }
 
 impl Packing {

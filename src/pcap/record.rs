@@ -25,6 +25,8 @@ pub const BATCH_RECORDS: usize = 2048;
 pub const BATCH_BYTES: usize = BATCH_LEN + BATCH_RECORDS * size_of::<RecordFacts>();
 /// Most bytes that it takes in addition where there is an index.
 pub const BATCH_KEYS_BYTES: usize = BATCH_RECORDS * size_of::<Keys>();
+/// Most bytes that it takes in addition where flows are told where their first packets lie.
+pub const BATCH_BEGUN_BYTES: usize = BATCH_RECORDS * size_of::<u32>();
 
 /// The kind of capture file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -96,7 +98,18 @@ pub struct RecordFacts {
     /// How many they are.
     pub len: u32,
     /// How many records were encoded in the batch before it: the place of its [`Keys`].
-    pub number: u32,
+    pub number: u16,
+    /// Where the flow of which it is the first packet stands in [`Batch::begun`], counted from one; else 0.
+    pub begins: u16,
+}
+
+impl RecordFacts {
+    /// The flow of which this is the first packet, by its place in the worker's table, and the number of the record
+    /// among all of the worker. `begun` and `base` are those of its batch.
+    pub fn begun(&self, begun: &[u32], base: u64) -> Option<(u32, u64)> {
+        let at = usize::from(self.begins).checked_sub(1)?;
+        Some((*begun.get(at)?, base + u64::from(self.number)))
+    }
 }
 
 /// What an index notes of a record.
@@ -129,6 +142,11 @@ pub struct Batch {
     pub unordered: bool,
     /// For each record what an index notes of it, by [`RecordFacts::number`]; empty where there is no index.
     pub keys: Vec<Keys>,
+    /// Flows of which a record here is the first packet, each by its place in its worker's table. Empty where nobody
+    /// asks where that lies.
+    pub begun: Vec<u32>,
+    /// Number of the first record that was encoded here among all of its worker, where `begun` holds any.
+    pub base: u64,
 }
 
 impl Batch {
@@ -146,6 +164,7 @@ impl Batch {
         self.bytes.clear();
         self.records.clear();
         self.keys.clear();
+        self.begun.clear();
         (self.watermark, self.unordered) = (0, false);
         self.new_sessions.clear();
         self.no_room.clear();
@@ -171,8 +190,22 @@ impl Batch {
             session: record.session,
             at: narrow(start),
             len: narrow(self.bytes.len() - start),
-            number: narrow(self.records.len()),
+            number: u16::try_from(self.records.len()).unwrap_or(u16::MAX),
+            begins: 0,
         });
+    }
+
+    /// Notes that the flow at the place `flow` of its worker's table begins with one of the records that were encoded
+    /// here last, which is number `number` among all of the worker; `back` is 1 for the last one. Before
+    /// [`Self::sort`].
+    pub fn note_begun(&mut self, flow: u32, number: u64, back: u64) {
+        let at = usize::try_from(back).ok();
+        let at = at.and_then(|back| self.records.len().checked_sub(back));
+        if let Some((at, facts)) = at.and_then(|at| Some((at, self.records.get_mut(at)?))) {
+            self.base = number.saturating_sub(at as u64);
+            self.begun.push(flow);
+            facts.begins = u16::try_from(self.begun.len()).unwrap_or_default();
+        }
     }
 
     /// Adds options, without their end, to record `number`, an enhanced packet block. Its bytes move behind the

@@ -36,6 +36,11 @@ impl<'a> Patience<'a> {
         }
     }
 
+    /// The same from now on, but for no longer than `limit` without progress.
+    pub fn at_most(&self, limit: Duration) -> Self {
+        Self::new(self.limit.map(|own| own.min(limit)), self.steps)
+    }
+
     /// How long may be waited before asking again; `None` when patience is at its end.
     #[allow(
         clippy::disallowed_methods,

@@ -295,6 +295,10 @@ impl Lane {
             wall_ns = Some(wall);
         }
         self.worker.tick(now_ns, &mut self.outlet);
+        let worker = &mut self.worker;
+        self.outlet.take_places(now, |found| {
+            worker.found(found.flow, found.record, found.first);
+        });
         let settled_ns = source.settled_ns(clock.looked_ns);
         self.outlet.settle_to(settled_ns);
         log_new_sessions(&self.worker, &mut self.logged_sessions);

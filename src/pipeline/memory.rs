@@ -3,15 +3,16 @@
 //! source's to tell.
 
 use super::measure;
-use super::outlet::FLOW_CHUNK;
+use super::outlet::{FLOW_CHUNK, MOST_AWAITED};
 use super::run::{FLOW_QUEUE, Sharing, capture_queue_batches, max_flows_of};
 use super::worker::WorkerSettings;
+use crate::capture::first_places;
 use crate::export::lines;
 use crate::flow::record::FlowRecord;
 use crate::flow::{lookup, names, table, updates};
 use crate::mirror::{duplicates, pairs, session};
 use crate::outfile::packed::Compression;
-use crate::pcap::record::{BATCH_BYTES, BATCH_KEYS_BYTES, BATCH_LEN};
+use crate::pcap::record::{BATCH_BEGUN_BYTES, BATCH_BYTES, BATCH_KEYS_BYTES, BATCH_LEN};
 use crate::wire::reassembly;
 
 /// The program itself: its code, the stacks of its threads, what the libraries hold. An idle run takes 6 MB.
@@ -43,7 +44,11 @@ pub fn most_bytes(
     if worker.capture.is_some() {
         let a_worker = capture_queue_batches(sharing.when_full, workers as usize) as u64;
         let keys = if worker.index { BATCH_KEYS_BYTES } else { 0 };
-        bytes += workers * a_worker * (BATCH_BYTES + keys) as u64 + GATHERED;
+        let begun = match worker.first_places {
+            true => BATCH_BEGUN_BYTES,
+            false => 0,
+        };
+        bytes += workers * a_worker * (BATCH_BYTES + keys + begun) as u64 + GATHERED;
         if worker.index {
             bytes += workers * lookup::MEMORY_BYTES as u64;
         }
@@ -63,9 +68,13 @@ pub fn most_bytes(
         if worker.app {
             bytes += shares.clone().map(names::memory_bytes).sum::<u64>();
         }
-        bytes += table::memory_bytes(shares)
+        bytes += table::memory_bytes(shares, worker.first_places)
             + workers * updates::MEMORY_BYTES as u64
             + flow_files as u64 * (records + lines::MEMORY_BYTES as u64);
+        if worker.first_places {
+            bytes += workers * (MOST_AWAITED * (size_of::<FlowRecord>() + names)) as u64
+                + first_places::MEMORY_BYTES;
+        }
     }
     bytes
 }
@@ -80,18 +89,16 @@ mod tests {
     use crate::pipeline::run::WhenFull;
 
     fn most(workers: u32, max_flows: u32, capture: Option<Format>) -> u64 {
-        most_with(true, workers, max_flows, capture)
+        most_of(&settings(max_flows, capture), workers)
     }
 
-    fn most_with(app: bool, workers: u32, max_flows: u32, capture: Option<Format>) -> u64 {
-        let settings = WorkerSettings {
-            app,
+    fn settings(max_flows: u32, capture: Option<Format>) -> WorkerSettings {
+        WorkerSettings {
             max_flows,
             capture,
             flows: max_flows > 0,
             ..WorkerSettings::default()
-        };
-        most_of(&settings, workers)
+        }
     }
 
     fn most_of(settings: &WorkerSettings, workers: u32) -> u64 {
@@ -122,11 +129,23 @@ mod tests {
         assert!((64..96).contains(&(capture >> 20)), "{capture}");
         let flows = most(1, 1 << 20, None) - nothing;
         assert!((290..315).contains(&(flows >> 20)), "{flows}");
-        let without_names = most_with(false, 1, 1 << 20, None) - nothing;
+        let no_names = WorkerSettings {
+            app: false,
+            ..settings(1 << 20, None)
+        };
+        let without_names = most_of(&no_names, 1) - nothing;
         assert!(
             (210..240).contains(&(without_names >> 20)),
             "{without_names}"
         );
+        // Where both meet, flow records tell where their first packets lie.
+        let both = settings(1 << 20, Some(Format::PcapNg));
+        let with_places = WorkerSettings {
+            first_places: true,
+            ..both.clone()
+        };
+        let places = most_of(&with_places, 1) - most_of(&both, 1);
+        assert!((12..20).contains(&(places >> 20)), "{places}");
         // Above 64 workers each has its four batches all the same.
         let many = most(256, 0, Some(Format::PcapNg)) - most(256, 0, None);
         assert!((256..400).contains(&(many >> 20)), "{many}");

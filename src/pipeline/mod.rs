@@ -3,6 +3,7 @@
 
 mod annotations;
 pub mod apart;
+mod awaited;
 mod capture_sink;
 pub mod clock;
 pub mod doorbell;

@@ -6,10 +6,12 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, SendTimeoutError};
 use hashbrown::HashMap;
 
+use super::awaited::Awaited;
 use super::doorbell::Callers;
 use super::ending::Patience;
 use super::flow_sink::{FlowChunk, flow_lanes};
 use super::worker::Outlet;
+use crate::capture::first_places::{Answer, FirstPlaces, Namer};
 use crate::flow::record::FlowRecord;
 use crate::mirror::session::SessionId;
 use crate::pcap::record::{BATCH_LEN, BATCH_RECORDS, Batch};
@@ -18,6 +20,17 @@ use crate::pcap::record::{BATCH_LEN, BATCH_RECORDS, Batch};
 pub const FLOW_CHUNK: usize = 256;
 /// A batch is handed over when it is this old, so that a quiet link reaches the file.
 const MAX_BATCH_AGE: Duration = Duration::from_millis(20);
+
+/// Flow records that may wait for the place of a first packet before the capture's writer is asked to hurry: live, and
+/// in replay, where frames of a compressed capture wait until they are full.
+const AWAITED: usize = 1024;
+const AWAITED_IN_REPLAY: usize = 32_768;
+/// Live, most that may wait, and how long each does: once to twice as long. A compressed capture has a packet after two
+/// seconds.
+pub const MOST_AWAITED: usize = 2 * AWAITED;
+const MOST_AWAIT: Duration = Duration::from_secs(3);
+/// At the end of a live run, how long places are waited for while no sink does anything.
+pub const LAST_PLACES: Duration = Duration::from_secs(2);
 
 /// Places for promises that the queue to the writer has for each worker, beside one for every batch.
 const PROMISES: usize = 4;
@@ -80,7 +93,8 @@ pub struct QueueOutlet {
     settled_to: u64,
     allocated: usize,
     most: usize,
-    full: Callers<FromWorker>,
+    /// Until no more will come.
+    full: Option<Callers<FromWorker>>,
     empty: Receiver<Batch>,
     /// Empty batches, the one that came back last at the end: its bytes are the likeliest to be in the
     /// core's cache still. After a stall there are many, and a queue would go through them all.
@@ -97,6 +111,24 @@ pub struct QueueOutlet {
     flows_are_ordered: bool,
     flow_chunk: Vec<FlowRecord>,
     flows: Vec<FlowQueue>,
+    /// Where flow records are told where their first packets lie.
+    firsts: Option<Firsts>,
+}
+
+/// First packets on their way to a place in the capture.
+struct Firsts {
+    places: Arc<FirstPlaces>,
+    namer: Namer,
+    /// Those that no answer has come for.
+    unanswered: u64,
+    awaited: Awaited,
+    /// When more wait, the writer is asked to hurry.
+    many: usize,
+    /// The writer has ended: no answers will come.
+    is_over: bool,
+    /// Taken from the mailbox.
+    answers: Vec<Answer>,
+    look_at: Option<Instant>,
 }
 
 impl QueueOutlet {
@@ -117,7 +149,7 @@ impl QueueOutlet {
             settled_to: 0,
             allocated: 0,
             most,
-            full,
+            full: Some(full),
             empty,
             spare: Vec::with_capacity(most),
             promise_below: workers * (PROMISES - 1),
@@ -128,7 +160,81 @@ impl QueueOutlet {
             flows_are_ordered: lanes > 1,
             flow_chunk: Vec::new(),
             flows,
+            firsts: None,
         }
+    }
+
+    /// Has flow records wait from now on until it is known where their first packets lie.
+    pub fn await_places(&mut self, places: Arc<FirstPlaces>) {
+        let (many, most) = match self.when_full {
+            WhenFull::Drop => (AWAITED, MOST_AWAITED),
+            WhenFull::Wait => (AWAITED_IN_REPLAY, usize::MAX),
+        };
+        self.firsts = Some(Firsts {
+            namer: Namer::new(Arc::clone(&places)),
+            places,
+            unanswered: 0,
+            awaited: Awaited::new(most),
+            many,
+            is_over: false,
+            answers: Vec::new(),
+            look_at: None,
+        });
+    }
+
+    /// Whether flow records wait for places of first packets.
+    pub const fn awaits_places(&self) -> bool {
+        self.firsts.is_some()
+    }
+
+    /// Takes the places of first packets that the capture's writer has told, hands each to `found`, and lets go the flow
+    /// records that waited for them. Once a batch, at `now`.
+    pub fn take_places(&mut self, now: Instant, found: impl FnMut(&Answer)) {
+        let Some(firsts) = &mut self.firsts else {
+            return;
+        };
+        firsts.take_answers(self.worker, found);
+        if self.when_full == WhenFull::Drop && !firsts.awaited.is_empty() {
+            firsts.look(now);
+        }
+        self.let_go();
+    }
+
+    /// Waits at the end of the run until all first packets have their places, as long as there is patience, and lets
+    /// all flow records go. Nothing more will come to the capture.
+    pub fn last_places(&mut self, patience: &mut Patience<'_>, mut found: impl FnMut(&Answer)) {
+        let Some(firsts) = &mut self.firsts else {
+            return;
+        };
+        loop {
+            firsts.take_answers(self.worker, &mut found);
+            if firsts.unanswered == 0 || firsts.is_over {
+                break;
+            }
+            let Some(left) = patience.left() else {
+                break;
+            };
+            firsts.places.wait(self.worker, left);
+        }
+        firsts.is_over = true;
+        firsts.awaited.give_up();
+        self.let_go();
+    }
+
+    /// Hands on the flow records that need not wait any more.
+    fn let_go(&mut self) {
+        while let Some(record) = self
+            .firsts
+            .as_mut()
+            .and_then(|firsts| firsts.awaited.next())
+        {
+            self.add_flow(record);
+        }
+    }
+
+    /// Ends the way to the capture: it has everything.
+    pub fn close_capture(&mut self) {
+        self.full = None;
     }
 
     /// The number of the worker it belongs to.
@@ -168,7 +274,8 @@ impl QueueOutlet {
     fn send(&self, full: Batch) -> bool {
         let empty = full.is_empty() && full.no_room.is_empty();
         // The queue has a place for every batch that exists: this finds one.
-        empty || self.full.send((self.worker, full)).is_ok()
+        let queue = self.full.as_ref();
+        empty || queue.is_some_and(|queue| queue.send((self.worker, full)).is_ok())
     }
 
     /// An empty batch, if one is to be had at once.
@@ -230,20 +337,26 @@ impl QueueOutlet {
     /// there is plenty to write, and the next promise comes soon.
     pub fn promise(&mut self, watermark: u64) {
         if self.when_full == WhenFull::Wait {
-            self.hand_over_flows(watermark);
+            let awaited = self.firsts.as_ref();
+            let next = awaited.and_then(|firsts| firsts.awaited.next_place());
+            let done = next.map_or(watermark, |place| watermark.min(place.saturating_sub(1)));
+            self.hand_over_flows(done);
         }
         let promise = Batch {
             watermark,
             ..Batch::default()
         };
+        let Some(full) = &self.full else {
+            return;
+        };
         let _ = match self.when_full {
-            WhenFull::Wait => self.full.send((self.worker, promise)).is_ok(),
+            WhenFull::Wait => full.send((self.worker, promise)).is_ok(),
             // `hand_over` counts on a place for each batch, or receiving would wait for the disk. All workers
             // may see the last place below the limit at once: that is one more promise from each.
             WhenFull::Drop => {
-                self.full.is_waited_for()
-                    && self.full.len() < self.promise_below
-                    && self.full.try_send((self.worker, promise)).is_ok()
+                full.is_waited_for()
+                    && full.len() < self.promise_below
+                    && full.try_send((self.worker, promise)).is_ok()
             }
         };
     }
@@ -278,8 +391,8 @@ impl QueueOutlet {
         }))
     }
 
-    /// Hands over what there is at the end of the run: nothing arrives any more, so a full queue is waited for
-    /// as long as there is patience. What is not handed over then is lost.
+    /// Hands over what there is for the capture at the end of the run: nothing arrives any more, so a full queue is
+    /// waited for as long as there is patience. What is not handed over then is lost.
     pub fn end(&mut self, patience: &mut Patience<'_>) {
         let next = loop {
             if let Some(next) = self.next_batch() {
@@ -296,7 +409,6 @@ impl QueueOutlet {
             let full = self.swap(next);
             self.send(full);
         }
-        self.end_flows(patience);
     }
 
     /// Hands over the last flow records, as [`Self::end`] does.
@@ -316,7 +428,8 @@ impl QueueOutlet {
     }
 
     /// Takes a flow record at the end of the run, as [`Self::end`] does.
-    pub fn last_flow(&mut self, record: FlowRecord, patience: &mut Patience<'_>) {
+    pub fn last_flow(&mut self, mut record: FlowRecord, patience: &mut Patience<'_>) {
+        self.tell_place(&mut record);
         self.flow_chunk.push(record);
         if self.flow_chunk.len() >= FLOW_CHUNK {
             self.end_flows(patience);
@@ -326,11 +439,16 @@ impl QueueOutlet {
 
 impl Outlet for QueueOutlet {
     #[inline]
+    fn has_room(&self, len: usize) -> bool {
+        let Batch { bytes, records, .. } = &self.current;
+        bytes.len() + len <= BATCH_LEN && records.len() < BATCH_RECORDS
+    }
+
+    #[inline]
     fn room(&mut self, len: usize) -> Option<&mut Batch> {
         let used = self.current.bytes.len();
         let first = self.allocated == 0;
-        let full = used + len > BATCH_LEN || self.current.records.len() >= BATCH_RECORDS;
-        if (first || (used > 0 && full)) && !self.hand_over() {
+        if (first || (used > 0 && !self.has_room(len))) && !self.hand_over() {
             return None;
         }
         Some(&mut self.current)
@@ -341,7 +459,35 @@ impl Outlet for QueueOutlet {
         *self.no_room.entry(session).or_default() += 1;
     }
 
+    fn flow_begins(&mut self, flow: u32, record: u64, back: u64) {
+        self.current.note_begun(flow, record, back);
+        if let Some(firsts) = &mut self.firsts {
+            firsts.unanswered += 1;
+        }
+    }
+
     fn flow(&mut self, record: FlowRecord) {
+        let record = match &mut self.firsts {
+            Some(firsts) => firsts.hold_back(record),
+            None => Some(record),
+        };
+        if let Some(record) = record {
+            self.add_flow(record);
+        }
+        self.let_go();
+    }
+}
+
+impl QueueOutlet {
+    /// Puts into a record where its first packet lies.
+    fn tell_place(&mut self, record: &mut FlowRecord) {
+        if let Some(firsts) = &mut self.firsts {
+            record.place = firsts.namer.place(record.first);
+        }
+    }
+
+    fn add_flow(&mut self, mut record: FlowRecord) {
+        self.tell_place(&mut record);
         if self.flow_chunk.is_empty() {
             self.flow_chunk.reserve_exact(FLOW_CHUNK);
         }
@@ -350,6 +496,49 @@ impl Outlet for QueueOutlet {
         if self.flow_chunk.len() >= FLOW_CHUNK {
             // Others may follow at this place: a packet can end one, the end of the run many.
             self.hand_over_flows(place.saturating_sub(1));
+        }
+    }
+}
+
+impl Firsts {
+    /// Takes a flow record; gives it back if it need not wait.
+    fn hold_back(&mut self, record: FlowRecord) -> Option<FlowRecord> {
+        if self.is_over {
+            return Some(record);
+        }
+        let record = self.awaited.push(record);
+        if self.awaited.len() > self.many {
+            self.places.urge();
+        }
+        record
+    }
+
+    fn take_answers(&mut self, worker: usize, mut found: impl FnMut(&Answer)) {
+        let Self {
+            places,
+            unanswered,
+            awaited,
+            is_over,
+            answers,
+            ..
+        } = self;
+        if !places.take(worker, answers) && !*is_over {
+            *is_over = true;
+            awaited.give_up();
+        }
+        for answer in answers.drain(..) {
+            *unanswered = unanswered.saturating_sub(1);
+            awaited.found(answer.record, answer.first);
+            found(&answer);
+        }
+    }
+
+    /// Lets no record wait for too long.
+    fn look(&mut self, now: Instant) {
+        if now >= *self.look_at.get_or_insert(now + MOST_AWAIT) {
+            self.look_at = None;
+            self.awaited.look();
+            self.places.urge();
         }
     }
 }
@@ -369,6 +558,7 @@ mod tests {
         at: 0,
         len: 1,
         number: 0,
+        begins: 0,
     };
 
     /// However long nobody takes anything: promises leave a place for every batch.

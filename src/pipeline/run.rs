@@ -27,7 +27,7 @@ use crate::pipeline::measure::{LiveMeasures, Measured};
 use crate::pipeline::orders::{Inbox, Orders, orders};
 use crate::pipeline::outcome::Outcome;
 pub use crate::pipeline::outlet::WhenFull;
-use crate::pipeline::outlet::{FlowQueue, QueueOutlet};
+use crate::pipeline::outlet::{FlowQueue, LAST_PLACES, QueueOutlet};
 use crate::pipeline::shares::Shares;
 use crate::pipeline::sink::{OnReaderGone, SinkError, Watch, Working};
 use crate::pipeline::sinks::{Queues, SinkSet};
@@ -123,8 +123,8 @@ impl Pipeline {
     ///
     /// When the system gives no thread. No output is left behind then.
     pub fn start(
-        settings: WorkerSettings,
-        sinks: Sinks,
+        mut settings: WorkerSettings,
+        mut sinks: Sinks,
         sharing: Sharing,
     ) -> Result<Self, NoThread> {
         let Sharing {
@@ -140,6 +140,10 @@ impl Pipeline {
         let inbox = inboxes.split_off(workers).pop();
         let (aside, annotations) = annotations(&settings, is_live).unzip();
         let hooks = sinks.hooks.clone();
+        let wants_places = settings.flows && !sinks.flows.is_empty();
+        let capture = sinks.capture.as_mut().filter(|_| wants_places);
+        let places = capture.and_then(|capture| capture.tell_firsts(workers));
+        settings.first_places = places.is_some();
         let (sinks, queues) = SinkSet::start(sinks, sharing, inbox, annotations, &working)?;
         let shared = Arc::new(Shared {
             failed: AtomicBool::new(false),
@@ -148,7 +152,12 @@ impl Pipeline {
             meeting: Meeting::default(),
         });
         let flow_orders = queues.flow_orders.clone();
-        let lanes = lanes(&settings, sharing, queues, inboxes);
+        let mut lanes = lanes(&settings, sharing, queues, inboxes);
+        if let Some(places) = places {
+            for lane in &mut lanes {
+                lane.outlet.await_places(Arc::clone(&places));
+            }
+        }
         sinks.tell_lost(lanes.iter().map(|lane| Arc::clone(&lane.lost)).collect());
         Ok(Self {
             lanes,
@@ -383,17 +392,19 @@ impl Pipeline {
         let watch = sinks.watch();
         let steps = move || watch.steps();
         let mut patience = Patience::new(self.patience, &steps);
+        // A run that did not come about replaces no file.
+        let has_received = |lane: &Lane| lane.worker.ledger().received > 0;
+        let is_begun = no_thread.is_none() || lanes.iter().any(has_received);
+        if !is_begun {
+            self.shared.working.give_up();
+        }
+        sinks.tell_kernel_dropped(kernel_dropped);
         let (mut total, measured, outlets) = end_lanes(lanes, settings.flows, &mut patience);
         for (note, packets) in apart.notes() {
             total.ledger.note_many(note, packets);
         }
-        // A run that did not come about replaces no file.
-        let is_begun = no_thread.is_none() || total.ledger.received > 0;
-        if !is_begun {
-            self.shared.working.give_up();
-        }
         let delivered = total.ledger.delivered;
-        let mut closed = sinks.finish(outlets, delivered, kernel_dropped, &mut patience);
+        let mut closed = sinks.finish(outlets, delivered, &mut patience);
         closed.accounts.retain(|_| is_begun);
         let carried = closed.annotations;
         Outcome {
@@ -463,6 +474,17 @@ fn end_lanes(
     for (worker, outlet) in workers.iter_mut().zip(&mut outlets) {
         worker.end_input(outlet);
         outlet.end(patience);
+    }
+    // The capture ends before flow records do, which tell where in it their first packets lie.
+    for outlet in outlets.iter_mut().filter(|outlet| outlet.awaits_places()) {
+        outlet.close_capture();
+    }
+    let mut for_places = patience.at_most(LAST_PLACES);
+    for (worker, outlet) in workers.iter_mut().zip(&mut outlets) {
+        outlet.last_places(&mut for_places, |found| {
+            worker.found(found.flow, found.record, found.first);
+        });
+        outlet.end_flows(patience);
     }
     let total = Total::of(workers);
     measured.merge(&total.measured);

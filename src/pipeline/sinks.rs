@@ -112,13 +112,20 @@ impl SinkSet {
         Watch::of(&self.running, self.tees.clone())
     }
 
+    /// `kernel_dropped` datagrams never came in the whole run: before the capture's queue ends.
+    pub fn tell_kernel_dropped(&self, kernel_dropped: u64) {
+        let notes = &self.notes;
+        notes
+            .kernel_dropped
+            .store(kernel_dropped, Ordering::Relaxed);
+    }
+
     /// Waits for the sinks to end and closes their accounts. `outlets` have handed over what they had;
-    /// `delivered` frames were there for a capture, and `kernel_dropped` datagrams never came.
+    /// `delivered` frames were there for a capture.
     pub fn finish(
         self,
         outlets: Vec<QueueOutlet>,
         delivered: u64,
-        kernel_dropped: u64,
         patience: &mut Patience<'_>,
     ) -> Closed {
         let Self {
@@ -128,9 +135,6 @@ impl SinkSet {
             notes,
             measured,
         } = self;
-        notes
-            .kernel_dropped
-            .store(kernel_dropped, Ordering::Relaxed);
         let (offers, flows_no_room) = offered(&outlets);
         // The sinks end when nobody can send to them any more.
         drop(outlets);

@@ -10,12 +10,13 @@ use crate::capture::store::index;
 use crate::flow::app::Opening;
 use crate::flow::counts::FlowPacket;
 use crate::flow::ended::Ended;
+use crate::flow::first::First;
 use crate::flow::key::FlowKey;
 use crate::flow::lifetime::{Lifetimes, step};
 use crate::flow::lookup;
 use crate::flow::record::{FlowRecord, Occasion};
 use crate::flow::remaining::Remaining;
-use crate::flow::updates::Updates;
+use crate::flow::updates::{Change, Updates};
 use crate::mirror::allowed::{Allowed, Strangers};
 use crate::mirror::duplicates::{Dedup, Duplicates, Fingerprint, Seen, Sighting};
 use crate::mirror::inventory::Inventory;
@@ -67,6 +68,8 @@ pub struct WorkerSettings {
     pub flows: bool,
     /// Whether the first packets of flows are looked into, for what they name.
     pub app: bool,
+    /// Whether flow records tell where in the capture their first packets lie: only where there are both.
+    pub first_places: bool,
     /// Sources and VNIs that are wanted.
     pub allowed: Allowed,
     /// What is known of mirror sessions beforehand, for the summary.
@@ -90,6 +93,7 @@ impl Default for WorkerSettings {
             index: false,
             flows: false,
             app: true,
+            first_places: false,
             allowed: Allowed::default(),
             inventory: Arc::default(),
             dedup: Some(Dedup::default()),
@@ -99,11 +103,20 @@ impl Default for WorkerSettings {
 
 /// Where a worker's output goes.
 pub trait Outlet {
+    /// Whether the current batch has room for `len` more bytes, so that [`Self::room`] hands none over.
+    fn has_room(&self, _len: usize) -> bool {
+        true
+    }
+
     /// A batch with room for `len` more bytes, or `None` when the queue to the writer is full.
     fn room(&mut self, len: usize) -> Option<&mut Batch>;
 
     /// There was no room for a frame of this session: the capture will not have it.
     fn no_room(&mut self, session: SessionId);
+
+    /// The flow at the place `flow` of the table begins with one of the records that were encoded last, which is number
+    /// `record` of all; `back` is 1 for the last one. It is in the current batch.
+    fn flow_begins(&mut self, _flow: u32, _record: u64, _back: u64) {}
 
     /// Takes a flow record.
     fn flow(&mut self, record: FlowRecord);
@@ -169,6 +182,8 @@ pub struct Worker {
     /// Sessions the writer has been told of.
     announced: usize,
     flows: Updates,
+    /// Records encoded, where flows are told where theirs lie.
+    records: u64,
     /// By what flows are found in an index, where there is one.
     keys: Option<lookup::Keys>,
     reassembly: Reassembly,
@@ -190,8 +205,13 @@ pub struct Worker {
 impl Worker {
     /// A worker with empty tables.
     pub fn new(settings: WorkerSettings) -> Self {
+        let mut flows = Updates::new(settings.max_flows, settings.lifetimes);
+        if settings.first_places {
+            flows.keep_firsts();
+        }
         Self {
-            flows: Updates::new(settings.max_flows, settings.lifetimes),
+            flows,
+            records: 0,
             keys: settings.index.then(lookup::Keys::default),
             duplicates: settings.dedup.map(|dedup| Duplicates::new(dedup.window_ns)),
             pairs: Pairs::default(),
@@ -241,11 +261,12 @@ impl Worker {
             flows,
             sessions,
             place,
+            records,
             ..
         } = self;
-        let is_more = flows.expire(step(now_ns), most, |order, ended| {
+        let is_more = flows.expire(step(now_ns), most, |order, change| {
             let occasion = order.map_or(Occasion::Time(*place), Occasion::Packet);
-            hand_out(&ended, occasion, sessions, outlet);
+            tell(change, occasion, sessions, *records, outlet);
         });
         if !is_more {
             self.step = step(now_ns);
@@ -284,13 +305,23 @@ impl Worker {
     /// Does flow updates that were put off.
     fn settle(&mut self, outlet: &mut impl Outlet) {
         let Self {
-            flows, sessions, ..
+            flows,
+            sessions,
+            records,
+            ..
         } = self;
-        flows.settle(|order, ended| {
-            hand_out(&ended, Occasion::Packet(order), sessions, outlet);
+        flows.settle(|order, change| {
+            let occasion = Occasion::Packet(order);
+            tell(change, occasion, sessions, *records, outlet);
         });
         let left_out = flows.take_names_left_out();
         self.ledger.note_many(Noted::AppNamesFull, left_out);
+    }
+
+    /// The first packet of the record at the place `flow` of the table is number `record` of the capture's, and lies at
+    /// `first`. The flow may have ended.
+    pub fn found(&mut self, flow: u32, record: u64, first: First) {
+        self.flows.found(flow, record, first);
     }
 
     /// Ends the input: gives up what waits for more and hands out what was counted.
@@ -394,6 +425,7 @@ impl Worker {
         while self.reassembly.give_up_oldest() {
             self.take_given_up(outlet);
         }
+        self.settle(outlet);
     }
 
     /// Takes what the reassembly has given up.
@@ -648,8 +680,8 @@ impl Worker {
             self.ledger.note(Noted::Duplicate);
         }
         self.account(&observed);
-        self.follow(session, &observed, outlet);
-        self.keep(session, seen, &observed, ahead, outlet);
+        let first = self.keep(session, seen, &observed, ahead, outlet);
+        self.follow(session, &observed, first, outlet);
     }
 
     /// Whether the frame is wanted. Nothing is refused yet.
@@ -740,9 +772,15 @@ impl Worker {
         id
     }
 
-    /// Counts the frame to its flow.
+    /// Counts the frame, which the capture has at `first`, to its flow.
     #[inline]
-    fn follow(&mut self, session: SessionId, observed: &Observed<'_>, outlet: &mut impl Outlet) {
+    fn follow(
+        &mut self,
+        session: SessionId,
+        observed: &Observed<'_>,
+        first: First,
+        outlet: &mut impl Outlet,
+    ) {
         if !self.settings.flows {
             return;
         }
@@ -756,19 +794,25 @@ impl Worker {
         let Some(packet) = FlowPacket::of(ts_ns, lengths, observed.verdict, ip_len, inner) else {
             return;
         };
+        let packet = FlowPacket { first, ..packet };
         let Self {
-            flows, sessions, ..
+            flows,
+            sessions,
+            records,
+            ..
         } = self;
         let opening = if self.settings.app {
             Opening::of(inner, observed.frame.bytes)
         } else {
             None
         };
-        let ended = |order, ended| hand_out(&ended, Occasion::Packet(order), sessions, outlet);
-        flows.add(&key, way, &packet, opening, self.place, ended);
+        flows.add(&key, way, &packet, opening, self.place, |order, change| {
+            let occasion = Occasion::Packet(order);
+            tell(change, occasion, sessions, *records, outlet);
+        });
     }
 
-    /// Offers the frame to the capture, as a record.
+    /// Offers the frame to the capture, as a record, and tells where that lies, as far as it is known.
     #[inline]
     fn keep(
         &mut self,
@@ -777,17 +821,23 @@ impl Worker {
         observed: &Observed<'_>,
         ahead: Option<index::build::Ahead>,
         outlet: &mut impl Outlet,
-    ) {
+    ) -> First {
         let Some(format) = self.settings.capture else {
-            return;
+            return First::NOWHERE;
         };
         let frame = &observed.frame;
         let (bytes, left_out) = match &self.settings.slice {
             None => (frame.bytes, None),
             Some(slice) => slice.of(frame.bytes, observed.inner),
         };
-        let Some(batch) = outlet.room(room_for(bytes.len())) else {
-            return outlet.no_room(session);
+        let room = room_for(bytes.len());
+        if self.settings.first_places && !outlet.has_room(room) {
+            // What begins flows in a batch is marked in it before it goes.
+            self.settle(outlet);
+        }
+        let Some(batch) = outlet.room(room) else {
+            outlet.no_room(session);
+            return First::NOWHERE;
         };
         if self.announced < self.sessions.named() {
             self.announce(batch);
@@ -821,6 +871,12 @@ impl Worker {
             let keys = index::build::keys_of(keys, &ahead, observed.inner, is_cut);
             batch.keys.push(keys);
         }
+        if !self.settings.first_places {
+            return First::NOWHERE;
+        }
+        let number = self.records;
+        self.records += 1;
+        First::record(number)
     }
 
     /// Tells the writer, through `batch`, of sessions it has not heard of.
@@ -874,6 +930,22 @@ impl Outlet for Evicted {
 
 fn key_of(sessions: &Sessions, id: SessionId) -> Option<SessionKey> {
     sessions.session(id).map(|session| session.key)
+}
+
+/// Tells what `occasion` changed, when so many records were encoded.
+fn tell(
+    change: Change<'_>,
+    occasion: Occasion,
+    sessions: &Sessions,
+    records: u64,
+    outlet: &mut impl Outlet,
+) {
+    match change {
+        Change::Ended(ended) => hand_out(ended, occasion, sessions, outlet),
+        Change::Begun { flow, record } => {
+            outlet.flow_begins(flow, record, records.saturating_sub(record));
+        }
+    }
 }
 
 /// Hands out a flow that has ended.

@@ -162,7 +162,7 @@ pub struct Replayed {
     pub run: Run,
     /// The JSON summary; null when none was written.
     pub summary: Value,
-    /// The flow records.
+    /// The flow records, without where in the capture their first packets lie.
     pub flows: Vec<Value>,
 }
 
@@ -182,7 +182,7 @@ pub fn replay<S: AsRef<OsStr>>(args: impl IntoIterator<Item = S>) -> Replayed {
     let summary = std::fs::read(dir.path().join("out.json"))
         .map_or(Value::Null, |json| serde_json::from_slice(&json).unwrap());
     let flows = std::fs::read_to_string(dir.path().join("out.jsonl"))
-        .map_or_else(|_| Vec::new(), |lines| json_lines(&lines));
+        .map_or_else(|_| Vec::new(), |lines| json_lines(&without_firsts(&lines)));
     Replayed {
         dir,
         run,
@@ -207,6 +207,11 @@ pub fn replay_testdata(name: &str, args: &[&str]) -> Replayed {
 }
 
 impl Replayed {
+    /// The file of flow records, as it would be without a capture.
+    pub fn flow_lines(&self) -> String {
+        without_firsts(&std::fs::read_to_string(self.dir.path().join("out.jsonl")).unwrap())
+    }
+
     /// Path of the capture written.
     pub fn capture(&self) -> PathBuf {
         self.dir.path().join("out.pcapng")
@@ -294,6 +299,18 @@ pub fn assert_closes(summary: &Value) {
             assert_eq!(sink["offered"], number("delivered"), "{summary}");
         }
     }
+}
+
+/// Flow records without where their first packets lie: that is a matter of the capture beside them, whose header names
+/// version and machine.
+pub fn without_firsts(flows: &str) -> String {
+    let lines = flows
+        .lines()
+        .map(|line| match line.split_once(",\"first_file\":") {
+            Some((before, _)) => format!("{before}}}\n"),
+            None => format!("{line}\n"),
+        });
+    lines.collect()
 }
 
 /// The objects of a JSON lines text.

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use super::rolling::{Class, Content, Ended, OpenFile, Plan, Rolling, Split, StoreError};
 use super::rotation::Reason;
+use crate::capture::first_places::Teller;
 use crate::capture::writer::{CaptureWriter, Sessions};
 use crate::mirror::session::SessionId;
 use crate::outfile::{ItemFile, OutError, Standing};
@@ -20,6 +21,8 @@ pub struct Store {
     sessions: Sessions,
     /// Secrets and names, which every file has to have before its packets.
     blocks: Vec<u8>,
+    /// Tells workers where first packets of flows lie, where they ask.
+    teller: Option<Teller>,
 }
 
 impl Store {
@@ -34,7 +37,20 @@ impl Store {
             format,
             sessions: Sessions::default(),
             blocks: Vec::new(),
+            teller: None,
         })
+    }
+
+    /// Has workers told from now on where first packets of flows lie.
+    pub fn tell_firsts(&mut self, teller: Teller) {
+        self.teller = Some(teller);
+    }
+
+    /// See [`CaptureWriter::hurry_firsts`].
+    pub fn hurry_firsts(&mut self) {
+        for file in self.files.open.values_mut() {
+            file.writer.hurry_firsts();
+        }
     }
 
     /// Writes records of `worker` in the order of `records`, which are places in the batch.
@@ -59,6 +75,7 @@ impl Store {
             format,
             sessions,
             blocks,
+            teller,
         } = self;
         let split = files.plan.split;
         let class = class(split, sessions, worker, first.session);
@@ -68,9 +85,14 @@ impl Store {
         });
         let has_index = files.plan.keeping.index;
         let ready = files.is_ready(class, first.ts_ns, first.len.into(), |file, about| {
+            let teller = teller.as_ref();
+            let firsts = teller.map(|teller| teller.begin(file.path()));
             let mut writer = CaptureWriter::begin(file, *format, about, sessions.anew())?;
             if has_index {
                 writer.keep_index();
+            }
+            if let Some(firsts) = firsts {
+                writer.tell_firsts(firsts);
             }
             writer.put_block(blocks);
             Ok(writer)
@@ -78,6 +100,11 @@ impl Store {
         if !ready {
             let lost = same.count();
             files.lose(lost as u64);
+            if let Some(teller) = teller {
+                let lost = facts.iter().take(lost);
+                let begun = lost.filter_map(|record| record.begun(&batch.begun, batch.base));
+                teller.lose(worker, begun);
+            }
             return lost;
         }
         // There is room kept for one more interface: a record that needs another one waits for its turn.

@@ -350,6 +350,11 @@ impl Settings {
         let of_packets = outputs.write.as_deref().is_some_and(storing::is_store);
         let index = outputs.store.as_ref().filter(|_| of_packets);
         let index = index.is_some_and(|plan| plan.keeping.index);
+        // Whether that is a file shows when it is opened.
+        let has_place = outputs
+            .write
+            .as_deref()
+            .is_some_and(|path| path != Path::new("-"));
         let worker = WorkerSettings {
             index,
             tunnels: parts.tunnels,
@@ -363,6 +368,7 @@ impl Settings {
             slice: outputs.slice,
             flows: !outputs.flows.is_empty(),
             app: outputs.app,
+            first_places: has_place && !outputs.flows.is_empty(),
             allowed: parts.allowed,
             inventory: Arc::new(parts.inventory),
             dedup: parts.dedup,
