@@ -355,14 +355,7 @@ fn the_first_packet_is_at_its_place_in_a_store() {
     for words in [
         &["--rotate-packets", "700"][..],
         &["--rotate-packets", "400", "--split", "vni"],
-        &[
-            "--rotate-size",
-            "300kB",
-            "--split",
-            "session",
-            "--max-open-files",
-            "2",
-        ],
+        &["--rotate-size", "300kB", "--split", "session"],
         &["--rotate-size", "200kB", "--compress", "zstd"],
     ] {
         if words.contains(&"zstd") && !tool("zstd") {
