@@ -717,7 +717,7 @@ mod full_disk {
     #[test]
     fn of_the_flow_records() {
         let dir = tempfile::tempdir().unwrap();
-        let run = limited(dir.path(), 10, "--flows out.jsonl");
+        let run = limited(dir.path(), 18, "--flows out.jsonl");
         assert_says(&run, 1, &["cannot write out.jsonl: File too large"]);
         let summary = summary(dir.path());
         assert_closes(&summary);
