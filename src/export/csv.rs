@@ -1,5 +1,5 @@
 //! Flow records as CSV (RFC 4180): a header line, then a row for each record, with the fields of
-//! [`COLUMNS`](crate::flow::columns::COLUMNS).
+//! [`COLUMNS`].
 //!
 //! A field that does not apply is empty. A space stands between the parts of a list.
 

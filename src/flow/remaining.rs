@@ -82,7 +82,8 @@ impl Remaining {
         for number in 0..self.chunks.len() {
             let len = self.chunks.get(number).map_or(0, |chunk| chunk.hot.len());
             for at in (0..len).map(|within| place(number, within)) {
-                let Some(key) = self.hot(at).map(|hot| hot.key) else {
+                // Flows that have ended left their places.
+                let Some(key) = self.hot(at).filter(|hot| hot.is_used()).map(|hot| hot.key) else {
                     continue;
                 };
                 let hash = hasher.hash_one(key);
@@ -279,6 +280,21 @@ mod tests {
             assert_eq!((joined.len(), count), (1, 1));
             assert_eq!(joined.iter().next().unwrap().first, First::place(first));
         }
+    }
+
+    /// A flow that ended and left its place, and a later one of the same key elsewhere: nothing of the first is told.
+    #[test]
+    fn places_that_are_left_are_passed_over() {
+        let second = 1_000_000_000;
+        let mut gone = FlowTable::new(9, Lifetimes::default());
+        feed(&mut gone, &(1, false, second, 60, false, 0x10), 0);
+        gone.expire(u64::MAX >> 28, 9, |_| {});
+        let mut lives = FlowTable::new(9, Lifetimes::default());
+        feed(&mut lives, &(1, false, 900 * second, 60, false, 0x10), 1);
+        let (joined, count) = Remaining::join([gone.end(), lives.end()]);
+        let flows: Vec<Flow> = joined.iter().collect();
+        assert_eq!((flows.len(), count), (1, 0));
+        assert_eq!(flows[0].first_ns, 900 * second);
     }
 
     #[test]
