@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use crate::capture::store::index::query::Query;
-use crate::flow::key::FlowKey;
+use crate::flow::key::{FlowKey, Way};
 use crate::flow::lookup;
 use crate::mirror::session::{SessionId, SessionKey};
 use crate::wire::Vni;
@@ -87,9 +87,13 @@ impl Filter {
         let flow = flow.or(self.community_id);
         let vni = self.flow.and_then(|(session, _)| session.mirror());
         let vni = vni.map(|(_, vni)| vni).or(self.vni);
+        // Where an index has few bits for each, a flow and its addresses name less than one of them.
+        let ends = self.flow.map(|(_, key)| key.ends(Way::AToB));
+        let ends = ends.into_iter().flatten().map(|(host, _)| host);
+        let hosts = self.hosts.iter().copied().chain(ends);
         Query {
             flow: flow.map(|digest| lookup::of_digest(&digest)),
-            hosts: self.hosts.iter().copied().map(lookup::of_address).collect(),
+            hosts: hosts.map(lookup::of_address).collect(),
             vni: vni.map(|vni| vni.as_u32()),
             since_ns: self.since_ns,
             until_ns: self.until_ns,
