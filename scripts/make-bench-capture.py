@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """Writes a capture of mirrored traffic for benchmarks: IMIX frames (64, 570, 1400 bytes at 7:4:1) of
-10,000 bidirectional UDP and TCP flows, 30 % of them IPv6, from 4 mirror sources.
+10,000 bidirectional UDP and TCP flows, 30 % of them IPv6, from 4 mirror sources. TCP segments follow each other
+without a loss.
 
     make-bench-capture.py FILE [MEGABYTES] [FLOWS]
 
@@ -50,9 +51,13 @@ def main():
         ends = struct.pack(">I", 0x0A010000 + at), struct.pack(">I", 0x0A020000 + rng.randrange(65536))
         flow = (v6, proto, *ends, (rng.randrange(1024, 65536), rng.choice((53, 80, 443, 8080))))
         source, port = bytes([10, 0, 1, 11 + at % 4]), 49152 + rng.randrange(16384)
+        reached = [1, 1]
         for _ in range(3):
-            frame = inner(flow, rng.random() < 0.5, max(rng.choice(sizes), 74 if v6 else 64))
-            packets.append(outer(source, port, 100 + at % 4, frame))
+            forward, size = rng.random() < 0.5, max(rng.choice(sizes), 74 if v6 else 64)
+            packet = outer(source, port, 100 + at % 4, inner(flow, forward, size))
+            tcp_at = 50 + 14 + (40 if v6 else 20)
+            follows = (reached, not forward, tcp_at + 4, len(packet) - tcp_at - 20) if proto == 6 else None
+            packets.append((bytearray(packet), follows))
     order = list(range(len(packets)))
     rng.shuffle(order)
     ts, written, count = 1_768_469_400_000_000_000, 24, 0
@@ -61,10 +66,14 @@ def main():
         while written < megabytes * 1_000_000:
             chunk = []
             for at in order:
-                packet = packets[at]
+                packet, follows = packets[at]
+                if follows:
+                    reached, side, offset, payload = follows
+                    struct.pack_into(">II", packet, offset, reached[side], reached[not side])
+                    reached[side] = (reached[side] + payload) & 0xFFFFFFFF
                 ts += 2_000
                 chunk.append(struct.pack("<IIII", ts // 10**9, ts % 10**9, len(packet), len(packet)))
-                chunk.append(packet)
+                chunk.append(bytes(packet))
             block = b"".join(chunk)
             out.write(block)
             written += len(block)

@@ -7,6 +7,7 @@ use crate::flow::columns::{app_name, with_columns};
 use crate::flow::community_id::CommunityId;
 use crate::flow::first::Place;
 use crate::flow::record::{FlowId, FlowRecord, Time};
+use crate::flow::tcp::history::Letters;
 use crate::flow::text::{self, Text};
 use crate::wire::inner::Mac;
 
@@ -93,6 +94,7 @@ macro_rules! texts {
 texts!(
     Text: Text::bytes,
     CommunityId: CommunityId::bytes,
+    Letters: Letters::bytes,
 );
 
 impl Value for &str {

@@ -9,6 +9,7 @@ use super::app::App;
 use super::community_id::CommunityId;
 use super::first::Place;
 use super::record::{FlowId, FlowRecord, Time};
+use super::tcp::history::Letters;
 use super::text;
 use crate::wire::inner::Mac;
 
@@ -217,6 +218,10 @@ const L2_OCTETS: Element = iana(352, 8, "layer2OctetDeltaCount");
 const CAPTURED: Element = own(1, 8, "capturedOctetDeltaCount");
 const TRUNCATED: Element = own(2, 8, "truncatedPacketDeltaCount");
 const MISSING: Element = own(3, 8, "missingOctetDeltaCount");
+const RETRANSMITTED: Element = own(18, 8, "tcpRetransmittedSegmentDeltaCount");
+const UNSEEN: Element = own(19, 8, "tcpUnseenOctetDeltaCount");
+const SEGMENT: Element = own(20, 2, "tcpLargestSegment");
+const ANNOUNCED: Element = own(21, 2, "tcpAnnouncedSegmentSize");
 
 /// The table. `NAME of PART by FUNCTION` is what FUNCTION tells of a part of the record that may not be there. `$then`
 /// names a macro that takes the table: the one below, or one that writes every field by its type.
@@ -261,6 +266,18 @@ macro_rules! with_columns {
             frag_pkts: U64, Packets, one(own(8, 8, "fragmentedPacketDeltaCount")), "Packets that were IP fragments.";
             tcp_flags_o: U16, None, one(FLAGS), "Every TCP flag that the originator sent, as a number of nine bits: FIN 1, SYN 2, RST 4, PSH 8, ACK 16, URG 32, ECE 64, CWR 128, AE (once NS) 256.";
             tcp_flags_r: U16, None, reverse(FLAGS), "The same of the responder.";
+            history: Text, None, one(own(22, VARIABLE, "tcpHistory")), "What happened on a TCP connection, a letter an event as in Zeek, upper case for the originator; [TCP.md](TCP.md) has the letters.";
+            conn_state: Text, None, one(own(23, VARIABLE, "tcpConnectionState")), "What became of a TCP connection, with Zeek's names; [TCP.md](TCP.md) has them.";
+            half: Text, None, one(own(16, VARIABLE, "tcpOnlySideSeen")), "`o` or `r` where only the originator, or the responder, was seen, though its segments show that there is another.";
+            rtt_syn_ns: Duration, Ns, one(own(17, 8, "tcpHandshakeNanoseconds")), "Time from the SYN to the ACK that ends the handshake. Absent where that is not clear.";
+            retrans_o: U64, Packets, one(RETRANSMITTED), "TCP segments that the originator sent again. Absent where it was never seen.";
+            retrans_r: U64, Packets, reverse(RETRANSMITTED), "The same of the responder.";
+            gap_bytes_o: U64, Bytes, one(UNSEEN), "Bytes of the originator that the responder acknowledged and that were never seen: the mirror lost them. Absent where the originator was never seen.";
+            gap_bytes_r: U64, Bytes, reverse(UNSEEN), "The same of the responder.";
+            max_seg_o: U16, Bytes, one(SEGMENT), "Largest payload of the originator's TCP segments; 65,535 stands for that and more.";
+            max_seg_r: U16, Bytes, reverse(SEGMENT), "The same of the responder.";
+            mss_o: U16, Bytes, one(ANNOUNCED), "Largest segment that the originator takes, as its SYN says.";
+            mss_r: U16, Bytes, reverse(ANNOUNCED), "The same of the responder.";
             tos: U8, None, one(iana(5, 1, "ipClassOfService")), "Type of service, or traffic class, of the first packet.";
             ttl_min: U8, None, one(iana(52, 1, "minimumTTL")), "Smallest time to live, or hop limit, of both directions.";
             ttl_max: U8, None, one(iana(53, 1, "maximumTTL")), "The largest.";
@@ -440,6 +457,7 @@ fields!(
     Time: |Time(ns)| Value::Time(*ns),
     FlowId: |FlowId(id)| Value::Id(*id),
     CommunityId: |id| Value::Text(id.as_str()),
+    Letters: |letters| Value::Text(letters.as_str()),
     &'static str: |text| Value::Text(text),
     IpAddr: |address| Value::Address(*address),
     [IpAddr; 1]: |addresses| Value::Addresses(addresses),
@@ -486,6 +504,18 @@ mod tests {
             dst_mac: None,
             tcp_flags_o: None,
             tcp_flags_r: None,
+            history: None,
+            conn_state: None,
+            half: None,
+            rtt_syn_ns: None,
+            retrans_o: None,
+            retrans_r: None,
+            gap_bytes_o: None,
+            gap_bytes_r: None,
+            max_seg_o: None,
+            max_seg_r: None,
+            mss_o: None,
+            mss_r: None,
             cont: None,
             app: None,
             place: None,

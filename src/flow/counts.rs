@@ -5,7 +5,8 @@ use std::sync::Arc;
 use super::app::App;
 use super::first::First;
 use super::key::{FlowKey, Way};
-use crate::wire::inner::{Inner, Mac, TcpHead, Transport};
+use super::tcp::{Connection, Payload};
+use crate::wire::inner::{Inner, InnerIp, Mac, TcpHead, Transport};
 use crate::wire::length::{FrameLen, Verdict};
 
 /// Counts of one direction.
@@ -67,6 +68,8 @@ pub struct Flow {
     pub app: Option<Arc<App>>,
     /// Where the earliest packet lies in the capture.
     pub first: First,
+    /// What its segments tell, if there were any whose flags arrived.
+    pub tcp: Option<Connection>,
 }
 
 impl Flow {
@@ -126,6 +129,10 @@ impl Flow {
             }
             (app, other) => *app = app.take().or(other),
         }
+        match (&mut self.tcp, other.tcp) {
+            (Some(connection), Some(others)) => connection.absorb(&others),
+            (connection, others) => *connection = connection.or(others),
+        }
     }
 }
 
@@ -148,6 +155,8 @@ pub struct FlowPacket {
     pub is_fragment: bool,
     /// The TCP header behind its ports, where it arrived.
     pub tcp: Option<TcpHead>,
+    /// TCP payload; nothing of other protocols.
+    pub payload: Payload,
     /// ICMP type and code.
     pub icmp: Option<(u8, u8)>,
     /// Hardware addresses: source, destination.
@@ -173,6 +182,10 @@ impl FlowPacket {
             Transport::Icmp { kind, code } => (None, Some((kind, code))),
             Transport::None => (None, None),
         };
+        let payload = match &tcp {
+            Some(head) => tcp_payload(ip, head, ip_len, verdict),
+            None => Payload::NONE,
+        };
         Some(Self {
             ts_ns,
             lengths,
@@ -182,9 +195,26 @@ impl FlowPacket {
             ttl: ip.header.ttl,
             is_fragment: ip.header.fragment.is_some(),
             tcp,
+            payload,
             icmp,
             macs: inner.src_mac.zip(inner.dst_mac),
             first: First::NOWHERE,
         })
+    }
+}
+
+/// Payload of a segment in an IP packet of `ip_len` bytes, which is what it declares, or all that is known of it
+/// where nothing declares its length.
+#[inline]
+fn tcp_payload(ip: &InnerIp, head: &TcpHead, ip_len: u32, verdict: Verdict) -> Payload {
+    let headers = ip.header.header_len + usize::from(head.header_len);
+    let behind = u32::try_from(headers).ok();
+    let len = behind.and_then(|headers| ip_len.checked_sub(headers));
+    Payload {
+        len: len.unwrap_or_default(),
+        exact: len.is_some()
+            && verdict != Verdict::Unknown
+            && head.header_len >= 20
+            && ip.header.fragment.is_none(),
     }
 }

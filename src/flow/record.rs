@@ -11,6 +11,7 @@ use super::counts::{Counts, Flow};
 use super::ended::EndReason;
 use super::first::{First, Place};
 use super::key::{FlowKey, Ports, Way};
+use super::tcp::history::Letters;
 use super::text;
 use crate::mirror::session::{Session, SessionKey};
 use crate::wire::inner::Mac;
@@ -129,6 +130,30 @@ pub struct FlowRecord {
     pub tcp_flags_o: Option<u16>,
     /// Every TCP flag the responder sent.
     pub tcp_flags_r: Option<u16>,
+    /// What happened on a TCP connection, a letter an event; upper case for the originator.
+    pub history: Option<Letters>,
+    /// What became of a TCP connection, as Zeek names it.
+    pub conn_state: Option<&'static str>,
+    /// `o` or `r` where segments of this side only were seen, though they show that there is another.
+    pub half: Option<&'static str>,
+    /// Nanoseconds from SYN to the ACK that ends the handshake.
+    pub rtt_syn_ns: Option<u64>,
+    /// TCP segments that were sent again.
+    pub retrans_o: Option<u64>,
+    /// TCP segments that were sent again.
+    pub retrans_r: Option<u64>,
+    /// Bytes that the other side acknowledged and that were never seen.
+    pub gap_bytes_o: Option<u64>,
+    /// Bytes that the other side acknowledged and that were never seen.
+    pub gap_bytes_r: Option<u64>,
+    /// Largest payload of a TCP segment in bytes.
+    pub max_seg_o: Option<u16>,
+    /// Largest payload of a TCP segment in bytes.
+    pub max_seg_r: Option<u16>,
+    /// Most payload bytes of a segment that the originator's SYN says it takes.
+    pub mss_o: Option<u16>,
+    /// Most payload bytes of a segment that the responder's SYN says it takes.
+    pub mss_r: Option<u16>,
     /// Type of service of the first packet.
     pub tos: u8,
     /// Smallest time to live.
@@ -196,6 +221,11 @@ impl FlowRecord {
         let [vlan, vlan_inner] = key.vlans();
         let tcp =
             |counts: &Counts| (key.protocol() == Some(protocol::TCP)).then_some(counts.tcp_flags);
+        let facts = flow.tcp.map(|connection| connection.facts(flow.originator));
+        let [retrans_o, retrans_r] = facts.map_or([None; 2], |facts| facts.retransmitted);
+        let [gap_bytes_o, gap_bytes_r] = facts.map_or([None; 2], |facts| facts.gap_bytes);
+        let [max_seg_o, max_seg_r] = facts.map_or([None; 2], |facts| facts.largest);
+        let [mss_o, mss_r] = facts.map_or([None; 2], |facts| facts.mss);
         Self {
             order,
             ts_start: Time(flow.first_ns),
@@ -236,6 +266,18 @@ impl FlowRecord {
             frag_pkts: flow.fragments,
             tcp_flags_o: tcp(o),
             tcp_flags_r: tcp(r),
+            history: facts.map(|facts| facts.history),
+            conn_state: facts.map(|facts| facts.state.name()),
+            half: facts.and_then(|facts| facts.half),
+            rtt_syn_ns: facts.and_then(|facts| facts.rtt_syn_ns),
+            retrans_o,
+            retrans_r,
+            gap_bytes_o,
+            gap_bytes_r,
+            max_seg_o,
+            max_seg_r,
+            mss_o,
+            mss_r,
             tos: flow.tos,
             ttl_min: flow.ttl_min,
             ttl_max: flow.ttl_max,
@@ -308,6 +350,8 @@ impl FlowRecord {
                 host: name("c.example:80"),
             }),
         };
+        let mut history = super::tcp::history::History::default();
+        history.add(super::tcp::history::Letter::Syn, Way::AToB);
         let mut frame = vec![0; 34];
         frame[12..24].copy_from_slice(&[8, 0, 0x45, 0, 0, 20, 0, 0, 0, 0, 64, 6]);
         let inner = crate::wire::inner::Inner::read(&frame);
@@ -359,6 +403,18 @@ impl FlowRecord {
             frag_pkts: 10,
             tcp_flags_o: Some(0x1ff),
             tcp_flags_r: Some(18),
+            history: Some(history.letters(Way::AToB)),
+            conn_state: Some("SF"),
+            half: Some("r"),
+            rtt_syn_ns: Some(n),
+            retrans_o: Some(8),
+            retrans_r: Some(u64::MAX),
+            gap_bytes_o: Some(n),
+            gap_bytes_r: Some(9),
+            max_seg_o: Some(1448),
+            max_seg_r: Some(u16::MAX),
+            mss_o: Some(1460),
+            mss_r: Some(0),
             tos: 255,
             ttl_min: 63,
             ttl_max: 64,

@@ -220,7 +220,8 @@ mod tests {
 
     proptest! {
         /// Packets of a flow on several tables come to what one table makes of all of them, in the order of
-        /// their first packets. No SYN among them: one table would begin records, several could not know.
+        /// their first packets. No SYN among them: one table would begin records, several could not know; nor
+        /// what their segments tell together.
         #[test]
         fn shared_out_or_not_flows_are_the_same(
             steps in proptest::collection::vec(
@@ -253,7 +254,7 @@ mod tests {
             prop_assert_eq!(none, 0);
             // Where the first packet in time was not the first to come, one table keeps what came first.
             let firsts = |mut flow: Flow| {
-                (flow.macs, flow.originator) = (None, Way::AToB);
+                (flow.macs, flow.originator, flow.tcp) = (None, Way::AToB, None);
                 flow
             };
             let mut by_time = joined.by_first_packet().map(|flow| flow.first_ns);

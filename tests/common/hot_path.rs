@@ -67,6 +67,8 @@ pub struct Load {
     records: Sleeper<Arc<FlowChunk>>,
     /// One datagram of each size; addresses and ports are put in.
     datagrams: Vec<Vec<u8>>,
+    /// Sequence numbers that each flow has reached, forth and back.
+    sequences: Vec<[u32; 2]>,
     flows: u32,
     packets: u32,
 }
@@ -98,6 +100,7 @@ impl Load {
             empty,
             records,
             datagrams: SIZES.into_iter().map(datagram).collect(),
+            sequences: vec![[1; 2]; flows as usize],
             flows,
             packets: 0,
         }
@@ -123,6 +126,7 @@ impl Load {
             let size = number as usize % SIZES.len();
             let datagram = &mut self.datagrams[size];
             address(datagram, flow, forth);
+            sequence(datagram, &mut self.sequences[flow as usize], forth);
             let session = flow % SESSIONS;
             datagram[4..7].copy_from_slice(&(100 + session).to_be_bytes()[1..]);
             let source = Ipv4Addr::new(10, 0, 1, 11 + session as u8);
@@ -174,8 +178,18 @@ fn datagram(size: usize) -> Vec<u8> {
     frame[14] = 0x45;
     frame[16..18].copy_from_slice(&ip_len.to_be_bytes());
     (frame[22], frame[23]) = (64, 6);
-    (frame[46], frame[47]) = (0x50, 0x10);
+    (frame[46], frame[47], frame[48]) = (0x50, 0x10, 2);
     bytes
+}
+
+/// Puts the next sequence number into a datagram, and an ACK of all that came the other way.
+fn sequence(datagram: &mut [u8], sequences: &mut [u32; 2], forth: bool) {
+    let frame = &mut datagram[VXLAN_LEN..];
+    let (own, peer) = if forth { (0, 1) } else { (1, 0) };
+    frame[38..42].copy_from_slice(&sequences[own].to_be_bytes());
+    frame[42..46].copy_from_slice(&sequences[peer].to_be_bytes());
+    let payload_len = frame.len() as u32 - 54;
+    sequences[own] = sequences[own].wrapping_add(payload_len);
 }
 
 /// Puts a flow's addresses and ports into a datagram.

@@ -394,13 +394,18 @@ impl Connection {
         }
     }
 
-    /// What it came to since the last record. Counts begin anew; the connection goes on.
+    /// What it came to since the last record, which ends here.
     pub fn take_record(&mut self, originator: Way) -> Facts {
         let facts = self.facts(originator);
+        self.begin_record();
+        facts
+    }
+
+    /// Has counts begin anew; the connection goes on.
+    pub fn begin_record(&mut self) {
         for sent in &mut self.sent {
             sent.counts = Counts::default();
         }
-        facts
     }
 
     /// Adds what another worker saw of the same connection, later: counts add up, an end's state is that of

@@ -11,7 +11,7 @@ use crate::flow::key::Way;
 /// Holes of a connection that are told apart.
 const MOST: usize = 4;
 /// Connections that may have holes at a time, at least, and one for so many flows beyond that.
-const LEAST_PLACES: u32 = 4096;
+const LEAST_PLACES: u32 = 1024;
 const FLOWS_FOR_A_PLACE: u32 = 32;
 /// Bits of the number of a place in the pool; 0 is none.
 pub(super) const PLACE_BITS: u32 = 18;
@@ -638,7 +638,7 @@ mod tests {
     #[test]
     fn memory_is_bounded() {
         assert_eq!(most_places(10), 10);
-        assert_eq!(most_places(5000), 4096);
+        assert_eq!(most_places(5000), 1024);
         assert_eq!(most_places(1 << 20), 1 << 15);
         assert_eq!(most_places(u32::MAX), (1 << PLACE_BITS) - 1);
         let each = memory_bytes(1 << 20) as f64 / f64::from(1 << 20);
