@@ -126,6 +126,8 @@ pub struct FlowRecord {
     pub max_ip_len_r: u32,
     /// Packets that were IP fragments.
     pub frag_pkts: u64,
+    /// Packets that are copies of others, or of which there are copies in other mirror sessions.
+    pub dup_pkts: u64,
     /// Every TCP flag the originator sent, as a number (FIN 1, SYN 2, RST 4, PSH 8, ACK 16, … AE 256).
     pub tcp_flags_o: Option<u16>,
     /// Every TCP flag the responder sent.
@@ -264,6 +266,7 @@ impl FlowRecord {
             max_ip_len_o: o.max_ip_len,
             max_ip_len_r: r.max_ip_len,
             frag_pkts: flow.fragments,
+            dup_pkts: flow.duplicates,
             tcp_flags_o: tcp(o),
             tcp_flags_r: tcp(r),
             history: facts.map(|facts| facts.history),
@@ -401,6 +404,7 @@ impl FlowRecord {
             max_ip_len_o: u32::MAX,
             max_ip_len_r: 9,
             frag_pkts: 10,
+            dup_pkts: 11,
             tcp_flags_o: Some(0x1ff),
             tcp_flags_r: Some(18),
             history: Some(history.letters(Way::AToB)),
