@@ -344,10 +344,11 @@ impl FlowRecord {
                 let answer = b"\0\x01\x81\x80\0\x01\0\0\0\0\0\0\x01a\x07example\0\0\x01\0\x01";
                 App::Dns(super::app::Dns::read(answer, false).unwrap())
             }
-            1 => App::Tls(super::app::Tls {
-                sni: name("b.example"),
-                alpn: name("h2"),
-            }),
+            1 => {
+                let mut tls = super::app::Tls::default();
+                (tls.sni, tls.alpn) = (name("b.example"), name("h2"));
+                App::Tls(tls)
+            }
             _ => App::Http(super::app::Http {
                 method: Some("GET"),
                 host: name("c.example:80"),

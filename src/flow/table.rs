@@ -12,7 +12,7 @@ use std::hash::BuildHasher;
 use hashbrown::HashMap;
 use prefetch_index::prefetch_index;
 
-use super::app::{App, Opening};
+use super::app::{App, Guess, Opening};
 use super::counts::{Copies, Counts, Flow, FlowPacket};
 use super::ended::{EndReason, Ended};
 use super::first::First;
@@ -516,10 +516,12 @@ impl FlowTable {
             let tally = if way == Way::AToB { a_to_b } else { b_to_a };
             tally.packets <= LOOKED_AT && cold.records == 0 && !self.large.contains_key(&at)
         });
-        if is_early
-            && !self.names.is_complete(at)
-            && let Some(app) = App::read(opening)
-        {
+        if !is_early || self.names.is_complete(at) {
+            return;
+        }
+        if opening.guess == Guess::Continued {
+            self.names.go_on(at, opening);
+        } else if let Some(app) = App::read(opening) {
             self.names.learn(at, app);
         }
     }

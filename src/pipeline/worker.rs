@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::capture::store::index;
-use crate::flow::app::Opening;
+use crate::flow::app::{Awaited, Opening};
 use crate::flow::counts::{Copies, FlowPacket};
 use crate::flow::ended::Ended;
 use crate::flow::first::First;
@@ -184,6 +184,8 @@ pub struct Worker {
     flows: Updates,
     /// Records encoded, where flows are told where theirs lie.
     records: u64,
+    /// Where openings go on.
+    awaited: Awaited,
     /// By what flows are found in an index, where there is one.
     keys: Option<lookup::Keys>,
     reassembly: Reassembly,
@@ -212,6 +214,7 @@ impl Worker {
         Self {
             flows,
             records: 0,
+            awaited: Awaited::default(),
             keys: settings.index.then(lookup::Keys::default),
             duplicates: settings.dedup.map(|dedup| Duplicates::new(dedup.window_ns)),
             pairs: Pairs::default(),
@@ -806,7 +809,7 @@ impl Worker {
             ..packet
         };
         let opening = if self.settings.app {
-            Opening::of(inner, observed.frame.bytes)
+            Opening::of(inner, observed.frame.bytes, &mut self.awaited)
         } else {
             None
         };
