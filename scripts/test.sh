@@ -2,7 +2,8 @@
 # Installs what the tests need and runs all of them. Works on a fresh Debian machine with Rust.
 #
 #   scripts/test.sh              install through apt what is missing, then test
-#   VXTAP_NO_APT=1 scripts/test.sh   test with what is there; tests without their tool say so
+#   VXTAP_NO_APT=1 scripts/test.sh   install nothing through apt; tests without their tool say so
+#   VXTAP_NO_PIP=1 scripts/test.sh   install nothing through pip; likewise
 #
 # The peers (tshark, tcpdump, nfdump, …) are the judges of the files vxtap writes.
 set -euo pipefail
@@ -45,6 +46,10 @@ done
 if ! echo 'int main(void) { return 0; }' | cc -xc - -o "$scratch/a.out" 2>/dev/null; then
   missing+=(libc6-dev)
 fi
+# Debian's Python makes no virtual environments without this package.
+if ! python3 -c 'import ensurepip, venv' 2>/dev/null; then
+  missing+=(python3-venv)
+fi
 if [ ${#missing[@]} -gt 0 ] && [ -z "${VXTAP_NO_APT:-}" ]; then
   sudo=()
   [ "$(id -u)" = 0 ] || sudo=(sudo)
@@ -54,6 +59,16 @@ if [ ${#missing[@]} -gt 0 ] && [ -z "${VXTAP_NO_APT:-}" ]; then
   DEBIAN_FRONTEND=noninteractive "${sudo[@]}" apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
 elif [ ${#missing[@]} -gt 0 ]; then
   echo "not installed, tests that need them will be skipped: ${missing[*]}"
+fi
+
+# Programs that read what we write, in an environment of the tests' own: nothing of the system's Python changes.
+readers=${CARGO_TARGET_DIR:-target}/tmp/readers
+if [ -z "${VXTAP_NO_PIP:-}" ] && ! "$readers/bin/python" -c 'import duckdb, pyarrow, jsonschema, ipfix' 2>/dev/null; then
+  echo "installing into $readers: duckdb pyarrow jsonschema ipfix"
+  if ! { python3 -m venv "$readers" && "$readers/bin/python" -m pip install --quiet --disable-pip-version-check \
+    --retries 1 --timeout 15 duckdb pyarrow 'jsonschema[format]' ipfix; } 2>"$scratch/pip"; then
+    echo "not installed, tests that need them will be skipped: $(tail -n 1 "$scratch/pip")"
+  fi
 fi
 
 if command -v python3 >/dev/null 2>&1; then

@@ -22,7 +22,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use vxtap::bpf::steer::Steering;
 use vxtap::capture::writer::CaptureWriter;
 use vxtap::export::FlowFormat;
-use vxtap::export::lines::Lines;
+use vxtap::export::flow_file::FlowFile;
 use vxtap::outfile::Creation;
 use vxtap::pcap::record::Format;
 use vxtap::pcap::section::About;
@@ -184,7 +184,7 @@ fn pipeline_of(sharing: Sharing, flows: &Path) -> (Pipeline, PipeReader) {
             .into(),
         ),
         flows: vec![
-            Lines::create(
+            FlowFile::create(
                 FlowFormat::JsonLines,
                 flows,
                 Creation::default(),
@@ -421,7 +421,7 @@ fn without_a_sink_that_works_the_run_ends() {
     let sinks = Sinks {
         capture: None,
         flows: vec![
-            Lines::create(
+            FlowFile::create(
                 FlowFormat::JsonLines,
                 &path,
                 Creation::default(),

@@ -3,8 +3,16 @@
 //!
 //! A field that does not apply is empty. A space stands between the parts of a list.
 
+use super::lines::Form;
 use crate::flow::columns::{COLUMNS, Value};
 use crate::flow::record::FlowRecord;
+
+/// How records become rows.
+pub static FORM: Form = Form {
+    header,
+    write: write_row,
+    whole: whole_rows,
+};
 
 /// What ends a row.
 const END: &[u8] = b"\r\n";

@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use super::lines::Form;
 use crate::flow::app::App;
 use crate::flow::columns::{app_name, with_columns};
 use crate::flow::community_id::CommunityId;
@@ -10,6 +11,13 @@ use crate::flow::record::{FlowId, FlowRecord, Time};
 use crate::flow::tcp::history::Letters;
 use crate::flow::text::{self, Text};
 use crate::wire::inner::Mac;
+
+/// How records become lines.
+pub static FORM: Form = Form {
+    header: Vec::new,
+    write: write_line,
+    whole: whole_lines,
+};
 
 /// How much of the first `len` bytes are whole lines: bytes, and lines.
 pub fn whole_lines(bytes: &[u8], len: usize) -> (usize, u64) {

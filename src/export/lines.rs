@@ -1,11 +1,7 @@
 //! Flow records as lines of text: JSON lines or CSV.
 
-use std::path::Path;
-
-use super::{FlowFormat, csv, jsonl};
 use crate::flow::record::FlowRecord;
-use crate::outfile::{Creation, ItemFile, OutError, OutFile};
-use crate::stop::Stop;
+use crate::outfile::{ItemFile, OutError, OutFile};
 
 /// Bytes gathered before they are written.
 const BUFFER_LEN: usize = 64 << 10;
@@ -16,9 +12,19 @@ pub const MEMORY_BYTES: usize = 2 * BUFFER_LEN;
 /// Most bytes of a record, as a line.
 pub const LINE_ROOM: u64 = 2048;
 
+/// How records become lines.
+pub struct Form {
+    /// What stands in front of all records; nothing, perhaps.
+    pub header: fn() -> Vec<u8>,
+    /// Appends a record.
+    pub write: fn(&FlowRecord, &mut Vec<u8>),
+    /// How much of the first so many bytes are whole records: bytes, and records.
+    pub whole: fn(&[u8], usize) -> (usize, u64),
+}
+
 /// A file of flow records being written.
 pub struct Lines {
-    format: FlowFormat,
+    form: &'static Form,
     file: ItemFile,
     buffer: Vec<u8>,
     /// Records in the buffer.
@@ -28,32 +34,18 @@ pub struct Lines {
 }
 
 impl Lines {
-    /// Begins a file at `path`; `-` is standard output. A FIFO waits for its reader, until `stop` is set.
-    ///
-    /// # Errors
-    ///
-    /// When it cannot be written.
-    pub fn create(
-        format: FlowFormat,
-        path: &Path,
-        creation: Creation,
-        stop: &Stop,
-    ) -> Result<Self, OutError> {
-        let out = OutFile::create_until(path, creation, stop)?;
-        Self::begin(format, ItemFile::new(out))
-    }
-
     /// Begins in `file`, which is empty.
     ///
     /// # Errors
     ///
     /// When its header cannot be written.
-    pub fn begin(format: FlowFormat, mut file: ItemFile) -> Result<Self, OutError> {
-        if format == FlowFormat::Csv {
-            file.write_header(&csv::header())?;
+    pub fn begin(form: &'static Form, mut file: ItemFile) -> Result<Self, OutError> {
+        let header = (form.header)();
+        if !header.is_empty() {
+            file.write_header(&header)?;
         }
         Ok(Self {
-            format,
+            form,
             file,
             buffer: Vec::with_capacity(BUFFER_LEN),
             buffered: 0,
@@ -66,10 +58,7 @@ impl Lines {
         if self.file.has_failed() {
             return self.file.lose(1);
         }
-        match self.format {
-            FlowFormat::JsonLines => jsonl::write_line(record, &mut self.buffer),
-            FlowFormat::Csv => csv::write_row(record, &mut self.buffer),
-        }
+        (self.form.write)(record, &mut self.buffer);
         self.buffered += 1;
         let (begin, end) = (record.ts_start.0, record.ts_end.0);
         let (first, last) = self.span.unwrap_or((begin, end));
@@ -83,11 +72,7 @@ impl Lines {
     /// [`ItemFile::write`].
     pub fn flush(&mut self) {
         let records = std::mem::take(&mut self.buffered);
-        let whole = match self.format {
-            FlowFormat::JsonLines => jsonl::whole_lines,
-            FlowFormat::Csv => csv::whole_rows,
-        };
-        self.file.write(&self.buffer, records, whole);
+        self.file.write(&self.buffer, records, self.form.whole);
         self.buffer.clear();
     }
 
@@ -106,9 +91,9 @@ impl Lines {
         self.span
     }
 
-    /// Bytes gathered that are not written yet.
-    pub const fn gathered(&self) -> usize {
-        self.buffer.len()
+    /// Bytes that the file would have if it ended now.
+    pub fn bytes_at_end(&self) -> u64 {
+        self.file.standing().bytes + self.buffer.len() as u64
     }
 
     /// Brings what was written to the disk.
@@ -128,22 +113,5 @@ impl Lines {
     /// What went wrong, once.
     pub const fn take_error(&mut self) -> Option<OutError> {
         self.file.take_error()
-    }
-
-    /// Ends the file and tells where it is and its bytes: under its name, or, when records are missing in it,
-    /// under its hidden name, so that nobody takes it for whole.
-    ///
-    /// # Errors
-    ///
-    /// When the file cannot be given its name.
-    pub fn finish(self) -> Result<(String, u64), OutError> {
-        let has_failed = self.file.has_failed();
-        let out = self.file.into_out();
-        let bytes = out.bytes();
-        if has_failed {
-            let path = out.path().to_owned();
-            return Ok((out.keep_part()?.unwrap_or(path), bytes));
-        }
-        Ok((out.finish()?, bytes))
     }
 }

@@ -1,8 +1,10 @@
 //! Flow records out: one file a format.
 
 pub mod csv;
+pub mod flow_file;
 pub mod jsonl;
 pub mod lines;
+pub mod parquet;
 
 /// A format of files of flow records.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -11,17 +13,20 @@ pub enum FlowFormat {
     JsonLines,
     /// Comma-separated values (RFC 4180).
     Csv,
+    /// Apache Parquet.
+    Parquet,
 }
 
 impl FlowFormat {
     /// All of them.
-    pub const ALL: [Self; 2] = [Self::JsonLines, Self::Csv];
+    pub const ALL: [Self; 3] = [Self::JsonLines, Self::Csv, Self::Parquet];
 
     /// Its name in flags; with a dot in front, the ending of its files.
     pub const fn name(self) -> &'static str {
         match self {
             Self::JsonLines => "jsonl",
             Self::Csv => "csv",
+            Self::Parquet => "parquet",
         }
     }
 
@@ -30,6 +35,7 @@ impl FlowFormat {
         match self {
             Self::JsonLines => ".jsonl",
             Self::Csv => ".csv",
+            Self::Parquet => ".parquet",
         }
     }
 
@@ -38,6 +44,7 @@ impl FlowFormat {
         match self {
             Self::JsonLines => "JSON lines",
             Self::Csv => "CSV",
+            Self::Parquet => "Parquet",
         }
     }
 

@@ -1,5 +1,6 @@
 //! A file of items, packets or records, in which each is whole or not at all, with the count of both.
 
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
@@ -156,10 +157,7 @@ impl ItemFile {
     }
 
     /// Writes frames as long as there is a `next` one.
-    fn write_frames(
-        &mut self,
-        next: impl Fn(&mut Packing) -> Option<(std::io::Result<Frame>, u64)>,
-    ) {
+    fn write_frames(&mut self, next: impl Fn(&mut Packing) -> Option<(io::Result<Frame>, u64)>) {
         while let Some(packing) = &mut self.packing
             && let Some((frame, items)) = next(packing)
         {
@@ -268,6 +266,46 @@ impl ItemFile {
         }
         self.arrived += bytes.len() as u64;
         Ok(())
+    }
+
+    /// Writes the end of a file that nothing can be read without; `false` where that failed, and nothing of it is there.
+    pub fn write_needed_end(&mut self, bytes: &[u8]) -> bool {
+        let whole = self.out.bytes();
+        let written = self.out.write(bytes);
+        let is_written = written.is_ok();
+        if let Err(error) = written {
+            self.note(error, whole);
+        }
+        is_written
+    }
+
+    /// Cuts off what stands behind the first `len` bytes: so many items, which are lost then.
+    pub fn take_back(&mut self, len: u64, items: u64) {
+        if let Err(error) = self.out.cut_to(len) {
+            self.note(error, len);
+        }
+        self.written -= items.min(self.written);
+        self.lost += items;
+    }
+
+    /// Nothing is written any more, for a reason that is not the system's.
+    pub fn fail_with(&mut self, source: io::Error) {
+        let error = self.out.error(source);
+        self.note(error, self.out.bytes());
+    }
+
+    /// The error of this file for what the system says.
+    pub fn error(&self, source: io::Error) -> OutError {
+        self.out.error(source)
+    }
+
+    /// As [`Self::fail`]; of several failures the first is told.
+    fn note(&mut self, error: OutError, len: u64) {
+        let first = self.error.take();
+        self.fail(error, len);
+        if first.is_some() {
+            self.error = first;
+        }
     }
 
     /// Looks whether the reader of a pipe has left: a quiet run would not hear of it before the next item.

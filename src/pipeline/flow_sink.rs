@@ -9,7 +9,7 @@ use super::orders::{Inbox, Order};
 use super::outlet::WhenFull;
 use super::sink::Sink;
 use crate::capture::store::flows::FlowStore;
-use crate::export::lines::Lines;
+use crate::export::flow_file::FlowFile;
 use crate::flow::record::{FlowRecord, Order as RecordOrder};
 use crate::outfile::{OutError, Standing};
 use crate::stop::wall_clock_ns;
@@ -51,14 +51,14 @@ pub const fn flow_lanes(workers: usize, when_full: WhenFull) -> usize {
 /// Where flow records go.
 pub enum FlowOutput {
     /// One file, pipe or device.
-    File(Box<Lines>),
+    File(FlowFile),
     /// Files that follow each other in a directory.
     Store(Box<FlowStore>),
 }
 
-impl From<Lines> for FlowOutput {
-    fn from(file: Lines) -> Self {
-        Self::File(Box::new(file))
+impl From<FlowFile> for FlowOutput {
+    fn from(file: FlowFile) -> Self {
+        Self::File(file)
     }
 }
 
@@ -183,9 +183,9 @@ impl Sink for FlowSink {
         if let Some(in_order) = in_order {
             in_order.rest().for_each(|record| file.write(&record));
         }
-        file.flush();
-        if let FlowOutput::Store(store) = file {
-            store.close();
+        match file {
+            FlowOutput::File(file) => file.end(),
+            FlowOutput::Store(store) => store.close(),
         }
     }
 

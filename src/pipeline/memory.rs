@@ -7,7 +7,7 @@ use super::outlet::{FLOW_CHUNK, MOST_AWAITED};
 use super::run::{FLOW_QUEUE, Sharing, capture_queue_batches, max_flows_of};
 use super::worker::WorkerSettings;
 use crate::capture::first_places;
-use crate::export::lines;
+use crate::export::FlowFormat;
 use crate::flow::record::FlowRecord;
 use crate::flow::{lookup, names, table, updates};
 use crate::mirror::{duplicates, pairs, session};
@@ -25,11 +25,11 @@ const PAIR_COPIES: usize = 2;
 /// Batches beside those in the queue to the capture's writer: what it gathers before it writes.
 const GATHERED: u64 = 2 * BATCH_LEN as u64;
 
-/// Most bytes that workers and writers take, with so many files of flow records and a capture that is compressed or not.
+/// Most bytes that workers and writers take, with such files of flow records and a capture that is compressed or not.
 pub fn most_bytes(
     worker: &WorkerSettings,
     sharing: &Sharing,
-    flow_files: usize,
+    flow_files: &[FlowFormat],
     compression: Option<Compression>,
 ) -> u64 {
     let workers = u64::from(sharing.steering.workers.max(1));
@@ -70,7 +70,10 @@ pub fn most_bytes(
         }
         bytes += table::memory_bytes(shares, worker.first_places)
             + workers * updates::MEMORY_BYTES as u64
-            + flow_files as u64 * (records + lines::MEMORY_BYTES as u64);
+            + flow_files
+                .iter()
+                .map(|format| records + format.memory_bytes() as u64)
+                .sum::<u64>();
         if worker.first_places {
             bytes += workers * (MOST_AWAITED * (size_of::<FlowRecord>() + names)) as u64
                 + first_places::MEMORY_BYTES;
@@ -111,7 +114,7 @@ mod tests {
             max_reorder: Duration::ZERO,
             when_full: WhenFull::Drop,
         };
-        most_bytes(settings, &sharing, 1, None)
+        most_bytes(settings, &sharing, &[FlowFormat::JsonLines], None)
     }
 
     #[test]

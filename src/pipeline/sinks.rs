@@ -280,7 +280,7 @@ mod tests {
     use crate::bpf::steer::Steering;
     use crate::capture::writer::CaptureWriter;
     use crate::export::FlowFormat;
-    use crate::export::lines::Lines;
+    use crate::export::flow_file::FlowFile;
     use crate::outfile::Creation;
     use crate::pcap::record::Format;
     use crate::pcap::section::About;
@@ -309,7 +309,7 @@ mod tests {
         let sinks = Sinks {
             capture: Some(capture.unwrap().into()),
             flows: vec![
-                Lines::create(FlowFormat::JsonLines, &names[1], creation, &Stop::new())
+                FlowFile::create(FlowFormat::JsonLines, &names[1], creation, &Stop::new())
                     .unwrap()
                     .into(),
             ],

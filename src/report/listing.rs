@@ -49,7 +49,7 @@ pub struct File {
     /// What the manifest says of it.
     #[serde(flatten)]
     pub facts: FileFacts,
-    /// `pcapng`, `pcap`, `jsonl` or `csv`.
+    /// `pcapng`, `pcap`, `jsonl`, `csv` or `parquet`.
     pub format: String,
     /// `zst`, or `none`.
     pub compression: String,

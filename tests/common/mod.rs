@@ -13,6 +13,7 @@ pub mod extract;
 pub mod files;
 #[cfg(target_os = "linux")]
 pub mod lab;
+pub mod readers;
 #[cfg(target_os = "linux")]
 pub mod shim;
 #[cfg(target_os = "linux")]

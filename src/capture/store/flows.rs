@@ -8,7 +8,8 @@ use std::time::Duration;
 use super::rolling::{Class, Content, Ended, Plan, Rolling, StoreError};
 use super::rotation::Reason;
 use crate::export::FlowFormat;
-use crate::export::lines::{LINE_ROOM, Lines};
+use crate::export::flow_file::FlowFile;
+use crate::export::lines::LINE_ROOM;
 use crate::flow::record::FlowRecord;
 use crate::outfile::{ItemFile, OutError, Standing};
 
@@ -18,7 +19,7 @@ const SUFFIX: &str = "-flows";
 /// The flow files of one store being written.
 pub struct FlowStore {
     format: FlowFormat,
-    files: Rolling<Lines>,
+    files: Rolling<FlowFile>,
 }
 
 impl FlowStore {
@@ -49,13 +50,16 @@ impl FlowStore {
         let ts_ns = record.ts_end.0;
         let Self { format, files } = self;
         loop {
-            let begin = |file, _: &_| Lines::begin(*format, file);
+            let begin = |file, _: &_| FlowFile::begin(*format, file);
             if !files.is_ready(Class::All, ts_ns, LINE_ROOM, begin) {
                 return files.lose(1);
             }
             let mut one = Some((ts_ns, LINE_ROOM));
             let fitting = files.fitting(Class::All, || one.take());
             if let Some(reason) = fitting.ends {
+                if reason == Reason::Size && files.settle(Class::All) {
+                    continue;
+                }
                 // The next file takes a record of any size.
                 files.end_file(Class::All, reason);
                 continue;
@@ -111,7 +115,7 @@ impl FlowStore {
     }
 }
 
-impl Content for Lines {
+impl Content for FlowFile {
     fn file(&self) -> &ItemFile {
         self.file()
     }
@@ -125,7 +129,7 @@ impl Content for Lines {
     }
 
     fn settle(&mut self, _least: u64) -> bool {
-        false
+        self.settle()
     }
 
     fn tick(&mut self, _now: Duration) {}
@@ -135,11 +139,11 @@ impl Content for Lines {
     }
 
     fn bytes_at_end(&self) -> u64 {
-        self.file().standing().bytes + self.gathered() as u64
+        self.bytes_at_end()
     }
 
     fn end(mut self, _kernel_dropped: u64) -> Result<Ended, OutError> {
-        self.flush();
+        FlowFile::end(&mut self);
         let span = self.span();
         let standing = self.file().standing();
         Ok(Ended {

@@ -71,7 +71,7 @@ impl StoreName {
 }
 
 /// The endings that a store gives.
-pub const ENDINGS: [&str; 10] = [
+pub const ENDINGS: [&str; 11] = [
     ".pcapng.gz",
     ".pcapng.zst",
     ".pcapng",
@@ -82,6 +82,7 @@ pub const ENDINGS: [&str; 10] = [
     ".jsonl.zst",
     ".jsonl",
     ".csv",
+    ".parquet",
 ];
 
 #[cfg(test)]

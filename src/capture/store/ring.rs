@@ -21,6 +21,7 @@ use super::place::Place;
 use super::recover::{self, Holds, Whole, parse_rfc3339};
 use super::retention::{Around, Because, Limits, Member, Space};
 use super::rotation::Reason;
+use crate::export::FlowFormat;
 use crate::flow::text::rfc3339;
 use crate::outfile::packed::{Codec, LEVEL, frame_of};
 use crate::outfile::{Creation, OutError, OutFile, is_full};
@@ -933,7 +934,10 @@ impl Ring {
                 self.finish_left(name, out, (holds, codec, len), &whole, now_ns)
             }
             None if out.bytes() > 0 => {
-                let reason = "it does not begin with the header of such a file";
+                let reason = match holds {
+                    Holds::Flows(FlowFormat::Parquet) => "Parquet cannot be read without its end",
+                    _ => "it does not begin with the header of such a file",
+                };
                 self.quarantine(name, out, reason, now_ns)
             }
             _ => {

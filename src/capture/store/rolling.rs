@@ -473,7 +473,8 @@ impl<C: Content> Rolling<C> {
         self.lost.disk += standing.lost;
         self.untold.disk += standing.lost;
         lost.kernel += kernel;
-        if standing.written == 0 && !self.plan.keep_empty {
+        // A file that lost all it was given is none without items.
+        if standing.written == 0 && (!self.plan.keep_empty || standing.lost > 0) {
             hold(&self.ring).give_up(&name);
             self.untold.queue += lost.queue;
             self.untold.disk += lost.disk;

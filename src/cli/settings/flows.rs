@@ -79,7 +79,7 @@ impl FlowsTo {
     }
 }
 
-/// The names of all formats: "jsonl or csv".
+/// The names of all formats: "jsonl, csv or parquet".
 fn names() -> String {
     let mut names: Vec<&str> = FlowFormat::ALL.iter().map(|format| format.name()).collect();
     let last = names.pop().unwrap_or_default();
@@ -119,7 +119,7 @@ mod tests {
 
     #[test]
     fn endings_and_prefixes_name_formats() {
-        use FlowFormat::{Csv, JsonLines};
+        use FlowFormat::{Csv, JsonLines, Parquet};
         for (typed, format, path) in [
             ("f.jsonl", JsonLines, "f.jsonl"),
             ("f.json", JsonLines, "f.json"),
@@ -131,6 +131,9 @@ mod tests {
             ("f.csv", Csv, "f.csv"),
             ("a.b/F.CSV", Csv, "a.b/F.CSV"),
             ("f.csv.gz", Csv, "f.csv.gz"),
+            ("f.parquet", Parquet, "f.parquet"),
+            ("parquet:-", Parquet, "-"),
+            ("parquet:dir/", Parquet, "dir/"),
             ("csv:f", Csv, "f"),
             ("csv:-", Csv, "-"),
             ("csv:dir/", Csv, "dir/"),
@@ -150,7 +153,10 @@ mod tests {
     #[test]
     fn what_is_no_format_and_no_place() {
         for (typed, words) in [
-            ("xml:f", "'xml' is no format of flow records: jsonl"),
+            (
+                "xml:f",
+                "'xml' is no format of flow records: jsonl, csv or parquet is needed",
+            ),
             ("CSV:f", "'CSV' is no format"),
             ("csv:", "needs the name of a file or directory"),
             (

@@ -24,7 +24,8 @@ use crate::capture::view::tee::Tees;
 use crate::capture::view::{self, Views, WhenSlow};
 use crate::capture::writer::CaptureWriter;
 use crate::cli::values;
-use crate::export::lines::Lines;
+use crate::export::FlowFormat;
+use crate::export::flow_file::FlowFile;
 use crate::failure::Failure;
 use crate::flow::lifetime::Lifetimes;
 use crate::mirror::allowed::{Allowed, Network, VniList};
@@ -434,13 +435,18 @@ impl Settings {
 
     /// Most bytes of memory the run may take, its end included; `source` is what its inputs need.
     pub fn memory_bytes(&self, source: usize) -> u64 {
-        let flow_files = self.outputs.flows.len();
+        let flow_files: Vec<_> = self
+            .outputs
+            .flows
+            .iter()
+            .map(|flows| flows.format)
+            .collect();
         let views = match self.outputs.tees.is_empty() {
             true => 0,
             false => view::MEMORY_BYTES,
         };
         let compression = self.outputs.compression();
-        memory::most_bytes(&self.worker, &self.sharing, flow_files, compression)
+        memory::most_bytes(&self.worker, &self.sharing, &flow_files, compression)
             + (source + views) as u64
     }
 }
@@ -538,6 +544,10 @@ impl Outputs {
         if let Some(path) = &self.write {
             check_no_terminal("-w", path, mistakes);
         }
+        let parquet = self.flows.iter();
+        for flows in parquet.filter(|flows| flows.format == FlowFormat::Parquet) {
+            check_no_terminal("--flows", &flows.path, mistakes);
+        }
         check_places(&self.named().collect::<Vec<_>>(), inputs, mistakes);
     }
 
@@ -578,7 +588,7 @@ impl Outputs {
                 Some(plan) if storing::is_store(path) => {
                     FlowStore::open(path, *format, plan, wall_clock_ns())?.into()
                 }
-                _ => Lines::create(*format, path, self.creation, stop)?.into(),
+                _ => FlowFile::create(*format, path, self.creation, stop)?.into(),
             });
         }
         let about = About { comments, mtu };

@@ -190,8 +190,8 @@ pub struct Output {
     #[arg(long, value_name = "pcapng|pcap")]
     pub format: Option<Text>,
     /// Write flow records to this file, or into this directory as a store, as -w does; `-` is standard output. A FILE that
-    /// ends in .csv is CSV, any other JSON lines; a format in front says it too: csv:DIR/, csv:-, jsonl:FILE. Repeatable,
-    /// and each goes its own way
+    /// ends in .csv is CSV, in .parquet Parquet, any other JSON lines; a format in front says it too: csv:DIR/, parquet:FILE,
+    /// jsonl:-. Repeatable, and each goes its own way
     #[arg(long, value_name = "[FORMAT:]FILE|DIR")]
     pub flows: Option<Vec<PathBuf>>,
     /// Show the mirrored frames live to whoever connects to this TCP port: pcapng, from the moment of connecting on, as
