@@ -7,6 +7,7 @@ pub mod direction;
 pub mod duplicates;
 pub mod ether_types;
 pub mod inventory;
+pub mod lengths;
 pub mod others;
 pub mod pairs;
 pub mod series;

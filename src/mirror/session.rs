@@ -12,6 +12,7 @@ use std::net::IpAddr;
 use hashbrown::HashMap;
 
 use super::direction::Direction;
+use super::lengths::{self, Lengths};
 use super::others::{self, EARNS_A_PLACE, Others};
 use super::series::{self, Series};
 use super::truncation::{self, Truncation};
@@ -33,12 +34,13 @@ const SILENT_NS: u64 = 60_000_000_000;
 pub const MAX_AGED: usize = 8192;
 
 /// Most bytes of memory a worker's sessions take: the list and the names of those that made room, which double
-/// as they grow, their cut sizes, places by key in a table that is at least an eighth empty, and places by number.
+/// as they grow, their cut sizes and histograms, places by key in a table that is at least an eighth empty, and places by number.
 pub const MEMORY_BYTES: usize =
     2 * MAX_SESSIONS * (size_of::<Session>() + size_of::<(SessionKey, SessionId)>() + 1)
         + 2 * MAX_AGED * size_of::<Session>()
         + 2 * (MAX_SESSIONS + MAX_AGED) * size_of::<Place>()
-        + (MAX_SESSIONS + 1) * (truncation::MEMORY_BYTES + series::MEMORY_BYTES)
+        + (MAX_SESSIONS + 1)
+            * (truncation::MEMORY_BYTES + series::MEMORY_BYTES + lengths::MEMORY_BYTES)
         + others::MEMORY_BYTES;
 
 /// Sessions that are found without hashing.
@@ -132,6 +134,8 @@ pub struct Session {
     pub truncation: Truncation,
     /// How much came when.
     pub series: Series,
+    /// How long frames were at the mirror source.
+    pub lengths: Lengths,
     /// What is known of the sessions counted together here; only in [`SessionKey::Other`].
     pub others: Option<Box<Others>>,
 }
@@ -151,6 +155,7 @@ impl Session {
             last_ns: 0,
             truncation: Truncation::default(),
             series: Series::default(),
+            lengths: Lengths::default(),
             others: matches!(key, SessionKey::Other).then(Box::default),
         }
     }
@@ -177,6 +182,7 @@ impl Session {
         self.truncation.add(evidence, lengths, verdict);
         let is_cut = verdict == Verdict::Truncated;
         self.series.add(ts_ns, lengths.captured, is_cut);
+        self.lengths.add(lengths.orig, is_cut);
     }
 }
 
@@ -195,6 +201,7 @@ impl Session {
         self.last_ns = self.last_ns.max(other.last_ns);
         self.truncation.merge(&other.truncation);
         self.series.merge(&other.series);
+        self.lengths.merge(&other.lengths);
         if let (Some(mine), Some(others)) = (&mut self.others, &other.others) {
             mine.merge(others);
         }

@@ -1,10 +1,11 @@
 //! What a run tells when it ends, as a value: the JSON object of `--summary`.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::path::Path;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::capture::store::hooks::Tally as HookTally;
 use crate::failure::Failure;
@@ -12,6 +13,7 @@ use crate::flow::text::rfc3339;
 use crate::host::counters::Counts;
 use crate::mirror::allowed::Stranger;
 use crate::mirror::inventory::{Difference, Expected, Label};
+use crate::mirror::lengths::{Lengths, Step};
 use crate::mirror::pairs::{Pairs, TimesApart};
 use crate::mirror::series::{Change, Event, Series, Stretch};
 use crate::mirror::session::{Session, SessionKey};
@@ -231,8 +233,8 @@ pub struct EtherTypeSummary {
     pub packets: u64,
 }
 
-/// One mirror session in the JSON summary.
-#[derive(Debug, Serialize)]
+/// One mirror session in the JSON summary. A report reads it again.
+#[derive(Debug, Deserialize, Serialize)]
 pub struct SessionSummary {
     /// Network identifier; null for input that was not encapsulated.
     pub vni: Option<u32>,
@@ -241,7 +243,7 @@ pub struct SessionSummary {
     /// Outer destination address of its first packet.
     pub target: Option<IpAddr>,
     /// `vxlan`, `vxlan-gpe` or `geneve`.
-    pub tunnel: Option<&'static str>,
+    pub tunnel: Option<Cow<'static, str>>,
     /// What `--labels` calls it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
@@ -279,14 +281,18 @@ pub struct SessionSummary {
     /// Bytes of frame that cut packets keep, when it is one size.
     pub cut_size: Option<u32>,
     /// `session_packet_length`, `mtu`, `snap_length`, `missing_fragments` or `unclear`.
-    pub cut_by: Option<&'static str>,
+    pub cut_by: Option<Cow<'static, str>>,
+    /// The MTU, in bytes, where one cuts.
+    pub cut_mtu: Option<u32>,
     /// What to do about it.
     pub advice: Option<String>,
     /// When another share of its packets was cut, or cut ones kept another length.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub changes: Vec<ChangeSummary>,
     /// How much came when.
     pub over_time: SeriesSummary,
+    /// How long frames were at the mirror source.
+    pub sizes: SizesSummary,
     /// In the entry for sessions that were counted together: how many those are.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub others: Option<OthersSummary>,
@@ -297,7 +303,7 @@ pub struct SessionSummary {
 }
 
 /// What `--expect` lists and what was seen.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Deserialize, Serialize)]
 pub struct InventorySummary {
     /// Sessions expected.
     pub expected: usize,
@@ -310,7 +316,7 @@ pub struct InventorySummary {
 }
 
 /// A session in [`InventorySummary`].
-#[derive(Debug, Serialize)]
+#[derive(Debug, Deserialize, Serialize)]
 pub struct ExpectedSummary {
     /// Network identifier.
     pub vni: Option<u32>,
@@ -371,7 +377,7 @@ impl ExpectedSummary {
 }
 
 /// A session in equal stretches of time, one after the other. They are longer the longer it was heard.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Deserialize, Serialize)]
 pub struct SeriesSummary {
     /// Beginning of the first, RFC 3339.
     pub begin: String,
@@ -385,13 +391,26 @@ pub struct SeriesSummary {
     pub truncated: Vec<u64>,
 }
 
+/// Lengths of frames at the mirror source, in steps that hold some: lists with an entry for each.
+#[derive(Debug, Deserialize, Serialize)]
+pub struct SizesSummary {
+    /// Shortest length of the step, in bytes.
+    pub from: Vec<u64>,
+    /// Longest length of the step, in bytes.
+    pub to: Vec<u64>,
+    /// Frames.
+    pub packets: Vec<u64>,
+    /// Those of them that arrived cut.
+    pub truncated: Vec<u64>,
+}
+
 /// A change of what is cut.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Deserialize, Serialize)]
 pub struct ChangeSummary {
     /// Beginning of the stretch of time from which on it shows, RFC 3339.
     pub at: String,
     /// `cut_size`, bytes of frame that cut packets keep, or `truncated_share`, in parts of one.
-    pub what: &'static str,
+    pub what: Cow<'static, str>,
     /// Before.
     pub from: f64,
     /// From then on.
@@ -418,6 +437,18 @@ impl SeriesSummary {
     }
 }
 
+impl SizesSummary {
+    fn new(lengths: &Lengths) -> Self {
+        let of = |value: fn(Step) -> u64| lengths.steps().map(value).collect();
+        Self {
+            from: of(|step| step.from),
+            to: of(|step| step.to),
+            packets: of(|step| step.packets),
+            truncated: of(|step| step.truncated),
+        }
+    }
+}
+
 impl ChangeSummary {
     fn new(event: &Event) -> Self {
         let (what, from, to) = match event.change {
@@ -425,13 +456,14 @@ impl ChangeSummary {
             Change::Share { from, to } => ("truncated_share", from, to),
         };
         let at = rfc3339(event.at_ns).to_owned();
+        let what = what.into();
         Self { at, what, from, to }
     }
 
     /// For people.
     pub fn sentence(&self) -> String {
         let Self { at, what, from, to } = self;
-        match *what {
+        match &**what {
             "cut_size" => format!("From {at} on, cut packets keep {to} bytes; {from} before."),
             _ => format!(
                 "From {at} on, {:.1} % of the packets arrive cut; {:.1} % before.",
@@ -443,7 +475,7 @@ impl ChangeSummary {
 }
 
 /// Sessions counted together, because the table keeps a bounded number apart.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Deserialize, Serialize)]
 pub struct OthersSummary {
     /// Sessions that found no room, about.
     pub found_no_room: u64,
@@ -642,12 +674,13 @@ impl Routes {
 impl SessionSummary {
     fn new(session: &Session, route: &Route, label: Option<&Label>) -> Self {
         let truncation = &session.truncation;
+        let cause = truncation.cause(route);
         let (source, vni) = session.key.mirror().unzip();
         Self {
             vni: vni.map(|vni| vni.as_u32()),
             source,
             target: session.target,
-            tunnel: session.tunnel.map(|tunnel| tunnel.name()),
+            tunnel: session.tunnel.map(|tunnel| tunnel.name().into()),
             name: label.and_then(|label| label.name.clone()),
             account: label.and_then(|label| label.account.clone()),
             packets: session.packets,
@@ -665,13 +698,11 @@ impl SessionSummary {
             largest_outer_ip: Some(truncation.largest_outer()).filter(|len| *len > 0),
             overhead: truncation.overhead(),
             cut_size: truncation.cut_size(),
-            cut_by: truncation.cause(route).map(|cause| match cause {
-                Cause::SessionPacketLength(_) => "session_packet_length",
-                Cause::Mtu(_) => "mtu",
-                Cause::SnapLength => "snap_length",
-                Cause::MissingFragments => "missing_fragments",
-                Cause::Contradicted(_) | Cause::Unclear => "unclear",
-            }),
+            cut_by: cause.map(|cause| cause_name(cause).into()),
+            cut_mtu: match cause {
+                Some(Cause::Mtu(mtu)) => Some(mtu),
+                _ => None,
+            },
             // Nobody mirrors a capture that was not encapsulated: there is no session to mend.
             advice: match session.key {
                 // Nor one behind packets of many sessions counted together.
@@ -685,6 +716,7 @@ impl SessionSummary {
                 .map(ChangeSummary::new)
                 .collect(),
             over_time: SeriesSummary::new(&session.series),
+            sizes: SizesSummary::new(&session.lengths),
             others: session.others.as_ref().map(|others| OthersSummary {
                 found_no_room: others.found_no_room(),
                 made_room: others.aged,
@@ -692,6 +724,16 @@ impl SessionSummary {
             first_seen: rfc3339(session.first_ns).to_owned(),
             last_seen: rfc3339(session.last_ns).to_owned(),
         }
+    }
+}
+
+const fn cause_name(cause: Cause) -> &'static str {
+    match cause {
+        Cause::SessionPacketLength(_) => "session_packet_length",
+        Cause::Mtu(_) => "mtu",
+        Cause::SnapLength => "snap_length",
+        Cause::MissingFragments => "missing_fragments",
+        Cause::Contradicted(_) | Cause::Unclear => "unclear",
     }
 }
 
