@@ -7,6 +7,7 @@
 
 mod common;
 
+use common::files::shift;
 use common::{assert_closes, replay, vxtap};
 use serde_json::Value;
 
@@ -94,17 +95,4 @@ fn a_cut_that_changes_midway() {
             ("truncated_share", Some(1.0), Some(0.0)),
         ]
     );
-}
-
-/// Copies a pcap file with times `seconds` later.
-fn shift(from: &str, to: &str, seconds: u32) {
-    let mut bytes = std::fs::read(from).unwrap();
-    let mut at = 24;
-    while at < bytes.len() {
-        let word = |at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().unwrap());
-        let (time, len) = (word(at), word(at + 8));
-        bytes[at..at + 4].copy_from_slice(&(time + seconds).to_le_bytes());
-        at += 16 + len as usize;
-    }
-    std::fs::write(to, bytes).unwrap();
 }

@@ -76,6 +76,8 @@ pub enum Command {
     Extcap(ExtcapArgs),
     /// Take packets out of a store or of capture files: by flow, address, VNI, time
     Extract(ExtractArgs),
+    /// Report what was truncated, why and what to set: in captures, a store or an earlier summary
+    Report(ReportArgs),
 }
 
 /// `vxtap ls`.
@@ -178,6 +180,54 @@ pub struct ExtractArgs {
     /// that is replaced]
     #[arg(long, value_name = "OCTAL", value_parser = values::file_mode)]
     pub mode: Option<u32>,
+}
+
+/// `vxtap report`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "report reads captures as vxtap replay does, and writes no other file. It reads stores, and captures that \
+                  vxtap wrote, as decapsulated. The report has, for each mirror session, what arrived truncated, the sizes \
+                  of its frames, the cause with its evidence and what to do; what changed over time; the largest flows \
+                  and protocols; and the ledger. A summary (--summary of listen and replay) holds no flow records, so its \
+                  report has no flows. What report --json printed can be read again, flows included.\n\n\
+                  The HTML page is one file without scripts that needs no network, light or dark as the browser asks.\n\n\
+                  Exit codes: 0 done, whatever was truncated; 1 the input could not be read to its end, and the report is of what was read; 2 bad usage."
+)]
+pub struct ReportArgs {
+    /// Capture files, the directory of a store, or a JSON summary
+    #[arg(required = true, value_name = "FILE|DIR|SUMMARY")]
+    pub paths: Vec<PathBuf>,
+    /// Print one JSON object instead of text
+    #[arg(long)]
+    pub json: bool,
+    /// Write one HTML page to this file, in place of an older one, instead of text; `-` is standard output
+    #[arg(long, value_name = "FILE")]
+    pub html: Option<PathBuf>,
+    /// Permissions of the file written, octal: 640 lets the group read [default: 600, or those of the file
+    /// that is replaced]
+    #[arg(long, value_name = "OCTAL", value_parser = values::file_mode)]
+    pub mode: Option<u32>,
+    /// The files hold packets that are not encapsulated: read them as they are
+    #[arg(long)]
+    pub plain: bool,
+    /// UDP destination port of VXLAN. Repeatable
+    #[arg(long, value_name = "PORT", help_heading = "Tunnels")]
+    pub port: Option<Vec<typed::Text>>,
+    /// What is decapsulated
+    #[command(flatten)]
+    pub tunnels: typed::Tunnels,
+    /// What is wanted
+    #[command(flatten)]
+    pub filters: typed::Filters,
+    /// What is known of mirror sessions
+    #[command(flatten)]
+    pub sessions: typed::KnownSessions,
+    /// What truncation is judged by
+    #[command(flatten)]
+    pub truncation: typed::Truncation,
+    /// Threads and memory
+    #[command(flatten)]
+    pub limits: typed::Limits,
 }
 
 /// `vxtap send`.
@@ -302,6 +352,9 @@ pub fn command() -> clap::Command {
     Cli::command()
         .mut_subcommand("replay", |replay| {
             with_defaults(replay, &typed::Replay::defaults())
+        })
+        .mut_subcommand("report", |report| {
+            with_defaults(report, &typed::Replay::defaults())
         })
         .mut_subcommand("listen", |listen| {
             with_defaults(listen, &typed::Listen::defaults())

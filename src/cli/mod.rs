@@ -9,6 +9,7 @@ pub mod listen;
 pub mod ls;
 mod progress;
 pub mod replay;
+pub mod report;
 pub mod send;
 pub mod settings;
 mod values;
@@ -51,6 +52,7 @@ pub fn main() -> ExitCode {
         Command::Ls(args) => ls::run(&args),
         Command::Verify(args) => verify::run(&args),
         Command::Extract(args) => extract::run(&args),
+        Command::Report(args) => report::run(&args),
     };
     end(&outcome)
 }

@@ -14,6 +14,7 @@ use crate::failure::Failure;
 use crate::mirror::words::counted;
 use crate::pcap::link_type::LinkTypeName;
 use crate::pcap::record::Format;
+use crate::pipeline::flow_sink::TopSink;
 use crate::pipeline::ledger::{Ledger, Noted};
 use crate::pipeline::outcome::Outcome;
 use crate::pipeline::run::Pipeline;
@@ -37,6 +38,38 @@ const LINK_TYPES_NAMED: usize = 8;
 ///
 /// When a file cannot be read or written; what was read before is kept.
 pub fn run(replay: &Replay) -> Result<(), Failure> {
+    let settings = &replay.run;
+    let mut replayed = read(replay, None)?;
+    if settings.outputs.is_empty() {
+        let text = "Nothing was written. -w FILE.pcapng keeps the frames, --flows FILE.jsonl the flow records.";
+        replayed.remarks.insert(0, text.to_owned());
+    }
+    conclude(
+        &replayed.outcome,
+        BTreeMap::new(),
+        &settings.worker,
+        settings.outputs.telling(),
+        replayed.errors,
+        replayed.remarks,
+    )
+}
+
+/// What a replay came to.
+pub struct Replayed {
+    /// What was counted and written.
+    pub outcome: Outcome,
+    /// What went wrong with the files read.
+    pub errors: Vec<String>,
+    /// What there is to say about them.
+    pub remarks: Vec<String>,
+}
+
+/// Reads the files into the outputs asked for, and into `top` beside them.
+///
+/// # Errors
+///
+/// When no file can be read, or an output not be opened.
+pub fn read(replay: &Replay, top: Option<TopSink>) -> Result<Replayed, Failure> {
     let Replay {
         run: settings,
         files,
@@ -46,13 +79,15 @@ pub fn run(replay: &Replay) -> Result<(), Failure> {
     let mut comments = check_inputs(files, stop)?;
     keep_comments(&mut comments, settings.worker.capture);
     let total = Progress::total(files);
-    let others = total.map(|_| "the progress bar");
-    settings.threads(others.into_iter().collect()).check()?;
+    let others = total.map(|_| "the progress bar").into_iter();
+    let others = others.chain(top.as_ref().map(|_| "the largest flows"));
+    settings.threads(others.collect()).check()?;
     let about = format!("replay of {}", names(files));
     let carried: Vec<bool> = comments.iter().map(|said| !said.is_empty()).collect();
     let comments = iter::once(about).chain(comments.into_iter().flatten());
     let outputs = &settings.outputs;
-    let sinks = outputs.open(comments.collect(), settings.worker.mtu, stop)?;
+    let mut sinks = outputs.open(comments.collect(), settings.worker.mtu, stop)?;
+    sinks.flows.extend(top.map(Into::into));
     let mut pipeline = Pipeline::start(settings.worker.clone(), sinks, settings.sharing)?;
     control.tell_on_request(Teller::new(&pipeline, &settings.worker, None, ""));
     if settings.outputs.has_store() {
@@ -64,14 +99,11 @@ pub fn run(replay: &Replay) -> Result<(), Failure> {
     progress.finish();
     let outcome = pipeline.finish(0);
     let remarks = remarks(settings, &outcome, read.told, read.without);
-    conclude(
-        &outcome,
-        BTreeMap::new(),
-        &settings.worker,
-        settings.outputs.telling(),
-        read.errors,
+    Ok(Replayed {
+        outcome,
+        errors: read.errors,
         remarks,
-    )
+    })
 }
 
 /// What reading the files came to, beside what the pipeline counted.
@@ -174,10 +206,6 @@ fn remarks(
     without: Vec<Without>,
 ) -> Vec<String> {
     let mut remarks = Vec::new();
-    if settings.outputs.is_empty() {
-        let text = "Nothing was written. -w FILE.pcapng keeps the frames, --flows FILE.jsonl the flow records.";
-        remarks.push(text.to_owned());
-    }
     for other in outcome
         .other_ports
         .iter()

@@ -1,10 +1,11 @@
-//! Flow records out: one file a format.
+//! Flow records out: one file a format, and the largest of them counted.
 
 pub mod csv;
 pub mod flow_file;
 pub mod jsonl;
 pub mod lines;
 pub mod parquet;
+pub mod top;
 
 /// A format of files of flow records.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

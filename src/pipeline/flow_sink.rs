@@ -1,7 +1,7 @@
-//! A file of flow records as a sink. Each has a queue of its own, so a slow one delays no other.
+//! A file of flow records, or what they come to, as a sink. Each has a queue of its own, so a slow one delays no other.
 
-use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use super::in_order::{InOrder, Ordered};
@@ -10,6 +10,7 @@ use super::outlet::WhenFull;
 use super::sink::Sink;
 use crate::capture::store::flows::FlowStore;
 use crate::export::flow_file::FlowFile;
+use crate::export::top::{Counting, Top};
 use crate::flow::record::{FlowRecord, Order as RecordOrder};
 use crate::outfile::{OutError, Standing};
 use crate::stop::wall_clock_ns;
@@ -54,6 +55,22 @@ pub enum FlowOutput {
     File(FlowFile),
     /// Files that follow each other in a directory.
     Store(Box<FlowStore>),
+    /// The largest of them, told at the end.
+    Top(Box<TopSink>),
+}
+
+/// Counts flow records.
+#[derive(Default)]
+pub struct TopSink {
+    counting: Counting,
+    told: Arc<OnceLock<Top>>,
+}
+
+impl TopSink {
+    /// Where it will be told what they came to.
+    pub fn told(&self) -> Arc<OnceLock<Top>> {
+        Arc::clone(&self.told)
+    }
 }
 
 impl From<FlowFile> for FlowOutput {
@@ -68,12 +85,19 @@ impl From<FlowStore> for FlowOutput {
     }
 }
 
+impl From<TopSink> for FlowOutput {
+    fn from(top: TopSink) -> Self {
+        Self::Top(Box::new(top))
+    }
+}
+
 impl FlowOutput {
     /// Its name in messages.
     pub fn path(&self) -> &str {
         match self {
             Self::File(file) => file.file().path(),
             Self::Store(store) => store.path(),
+            Self::Top(_) => "the largest flows",
         }
     }
 
@@ -82,6 +106,7 @@ impl FlowOutput {
         match self {
             Self::File(file) => file.file().synced(),
             Self::Store(store) => store.synced(),
+            Self::Top(_) => Arc::default(),
         }
     }
 
@@ -89,6 +114,7 @@ impl FlowOutput {
         match self {
             Self::File(file) => file.write(record),
             Self::Store(store) => store.write(record),
+            Self::Top(top) => top.counting.add(record),
         }
     }
 
@@ -96,6 +122,7 @@ impl FlowOutput {
         match self {
             Self::File(file) => file.flush(),
             Self::Store(store) => store.flush(),
+            Self::Top(_) => {}
         }
     }
 }
@@ -158,7 +185,7 @@ impl Sink for FlowSink {
     fn sleeps(&self) -> Option<Duration> {
         match self.file {
             FlowOutput::File(ref file) if file.file().is_direct() => Some(LOOK),
-            FlowOutput::File(_) => None,
+            FlowOutput::File(_) | FlowOutput::Top(_) => None,
             // Files end by the clock too.
             FlowOutput::Store(_) => Some(LOOK),
         }
@@ -168,6 +195,10 @@ impl Sink for FlowSink {
         match &self.file {
             FlowOutput::File(file) => file.file().standing(),
             FlowOutput::Store(store) => store.standing(),
+            FlowOutput::Top(top) => Standing {
+                written: top.counting.records,
+                ..Standing::default()
+            },
         }
     }
 
@@ -175,6 +206,7 @@ impl Sink for FlowSink {
         match &mut self.file {
             FlowOutput::File(file) => file.take_error(),
             FlowOutput::Store(store) => store.take_error(),
+            FlowOutput::Top(_) => None,
         }
     }
 
@@ -186,6 +218,7 @@ impl Sink for FlowSink {
         match file {
             FlowOutput::File(file) => file.end(),
             FlowOutput::Store(store) => store.close(),
+            FlowOutput::Top(_) => {}
         }
     }
 
@@ -193,6 +226,11 @@ impl Sink for FlowSink {
         match self.file {
             FlowOutput::File(file) => file.finish(),
             FlowOutput::Store(store) => Ok((store.path().to_owned(), store.standing().bytes)),
+            FlowOutput::Top(top) => {
+                // Nobody else sets it.
+                let _ = top.told.set(top.counting.end());
+                Ok(("the largest flows".to_owned(), 0))
+            }
         }
     }
 }

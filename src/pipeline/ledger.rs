@@ -90,6 +90,28 @@ fn add_at(counts: &mut [u64], at: usize, n: u64) {
     }
 }
 
+/// What the counter of that name means; `None` where there is none.
+pub fn meaning(reason: &str) -> Option<&'static str> {
+    fn of<R: Copy>(
+        reasons: &[R],
+        asked: &str,
+        word: impl Fn(R) -> &'static str,
+        meaning: impl Fn(R) -> &'static str,
+    ) -> Option<&'static str> {
+        let found = reasons.iter().find(|reason| word(**reason) == asked)?;
+        Some(meaning(*found))
+    }
+    of(
+        Malformed::ALL,
+        reason,
+        Malformed::reason,
+        Malformed::meaning,
+    )
+    .or_else(|| of(Filtered::ALL, reason, Filtered::reason, Filtered::meaning))
+    .or_else(|| of(Dropped::ALL, reason, Dropped::reason, Dropped::meaning))
+    .or_else(|| of(Noted::ALL, reason, Noted::reason, Noted::meaning))
+}
+
 /// A counter as people read it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Explained {

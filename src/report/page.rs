@@ -332,7 +332,7 @@ impl Summary {
 }
 
 impl OthersSummary {
-    fn sentence(&self) -> String {
+    pub(super) fn sentence(&self) -> String {
         let found_no_room = match self.found_no_room {
             1 => "One session".to_owned(),
             sessions => format!("About {sessions} sessions"),
@@ -426,7 +426,7 @@ pub fn bytes(count: u64) -> String {
     indicatif::DecimalBytes(count).to_string()
 }
 
-fn wrap(text: &str, width: usize) -> Vec<String> {
+pub(super) fn wrap(text: &str, width: usize) -> Vec<String> {
     let mut lines = vec![String::new()];
     for word in text.split_whitespace() {
         match lines.last_mut() {

@@ -235,6 +235,14 @@ impl CaptureFile {
         }
     }
 
+    /// Whether vxtap wrote it, as its first section says.
+    pub const fn is_ours(&self) -> bool {
+        match &self.format {
+            Format::Pcap(..) => false,
+            Format::PcapNg(section) => section.is_ours(),
+        }
+    }
+
     /// Comments, and blocks of secrets and names, that were read so far, whatever became of them.
     pub fn annotations(&self) -> Tally {
         let other_comments = match &self.format {

@@ -74,3 +74,16 @@ pub fn replay_bytes(name: &str, bytes: &[u8], args: &[&str]) -> Replayed {
     all.extend(args);
     replay(all)
 }
+
+/// Copies a pcap file with times `seconds` later.
+pub fn shift(from: &str, to: &str, seconds: u32) {
+    let mut bytes = fs::read(from).unwrap();
+    let mut at = 24;
+    while at < bytes.len() {
+        let word = |at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().unwrap());
+        let (time, len) = (word(at), word(at + 8));
+        bytes[at..at + 4].copy_from_slice(&(time + seconds).to_le_bytes());
+        at += 16 + len as usize;
+    }
+    fs::write(to, bytes).unwrap();
+}
