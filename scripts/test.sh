@@ -16,6 +16,8 @@ needed=(
   capinfos:wireshark-common
   tcpdump:tcpdump
   nfdump:nfdump
+  nfacctd:pmacct
+  ipfixDump:libfixbuf-tools
   zstd:zstd
   lz4:lz4
   python3:python3

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use super::ipfix::file::{self, IpfixFile};
 use super::lines::{self, Lines};
 use super::parquet::{self, Parquet};
 use super::{FlowFormat, csv, jsonl};
@@ -15,6 +16,8 @@ pub enum FlowFile {
     Lines(Box<Lines>),
     /// Parquet.
     Parquet(Box<Parquet>),
+    /// IPFIX.
+    Ipfix(Box<IpfixFile>),
 }
 
 impl FlowFormat {
@@ -23,6 +26,7 @@ impl FlowFormat {
         match self {
             Self::JsonLines | Self::Csv => lines::MEMORY_BYTES,
             Self::Parquet => parquet::MEMORY_BYTES,
+            Self::Ipfix => file::MEMORY_BYTES,
         }
     }
 }
@@ -53,6 +57,7 @@ impl FlowFile {
             FlowFormat::JsonLines => Self::Lines(Box::new(Lines::begin(&jsonl::FORM, file)?)),
             FlowFormat::Csv => Self::Lines(Box::new(Lines::begin(&csv::FORM, file)?)),
             FlowFormat::Parquet => Self::Parquet(Box::new(Parquet::begin(file)?)),
+            FlowFormat::Ipfix => Self::Ipfix(Box::new(IpfixFile::begin(file))),
         })
     }
 
@@ -61,6 +66,7 @@ impl FlowFile {
         match self {
             Self::Lines(file) => file.write(record),
             Self::Parquet(file) => file.write(record),
+            Self::Ipfix(file) => file.write(record),
         }
     }
 
@@ -70,13 +76,14 @@ impl FlowFile {
         match self {
             Self::Lines(file) => file.flush(),
             Self::Parquet(file) => file.flush(),
+            Self::Ipfix(file) => file.flush(),
         }
     }
 
     /// Writes what was counted as if it could not be compressed; `false` where that is too little.
     pub fn settle(&mut self) -> bool {
         match self {
-            Self::Lines(_) => false,
+            Self::Lines(_) | Self::Ipfix(_) => false,
             Self::Parquet(file) => file.settle(),
         }
     }
@@ -86,6 +93,7 @@ impl FlowFile {
         match self {
             Self::Lines(file) => file.flush(),
             Self::Parquet(file) => file.end(),
+            Self::Ipfix(file) => file.end(),
         }
     }
 
@@ -94,6 +102,7 @@ impl FlowFile {
         match self {
             Self::Lines(file) => file.bytes_at_end(),
             Self::Parquet(file) => file.bytes_at_end(),
+            Self::Ipfix(file) => file.bytes_at_end(),
         }
     }
 
@@ -102,6 +111,7 @@ impl FlowFile {
         match self {
             Self::Lines(file) => file.look_for_reader(),
             Self::Parquet(file) => file.look_for_reader(),
+            Self::Ipfix(file) => file.look_for_reader(),
         }
     }
 
@@ -110,6 +120,7 @@ impl FlowFile {
         match self {
             Self::Lines(file) => file.file(),
             Self::Parquet(file) => file.file(),
+            Self::Ipfix(file) => file.file(),
         }
     }
 
@@ -118,6 +129,7 @@ impl FlowFile {
         match self {
             Self::Lines(file) => file.span(),
             Self::Parquet(file) => file.span(),
+            Self::Ipfix(file) => file.span(),
         }
     }
 
@@ -130,6 +142,7 @@ impl FlowFile {
         match self {
             Self::Lines(file) => file.sync(),
             Self::Parquet(file) => file.sync(),
+            Self::Ipfix(file) => file.sync(),
         }
     }
 
@@ -138,6 +151,7 @@ impl FlowFile {
         match self {
             Self::Lines(file) => file.into_out(),
             Self::Parquet(file) => file.into_out(),
+            Self::Ipfix(file) => file.into_out(),
         }
     }
 
@@ -146,6 +160,7 @@ impl FlowFile {
         match self {
             Self::Lines(file) => file.take_error(),
             Self::Parquet(file) => file.take_error(),
+            Self::Ipfix(file) => file.take_error(),
         }
     }
 

@@ -1,7 +1,9 @@
-//! Flow records out: one file a format, and the largest of them counted.
+//! Flow records out: one file a format, the way to collectors, and the largest of them counted.
 
+pub mod collector;
 pub mod csv;
 pub mod flow_file;
+pub mod ipfix;
 pub mod jsonl;
 pub mod lines;
 pub mod parquet;
@@ -16,11 +18,13 @@ pub enum FlowFormat {
     Csv,
     /// Apache Parquet.
     Parquet,
+    /// IPFIX messages, one behind the other.
+    Ipfix,
 }
 
 impl FlowFormat {
     /// All of them.
-    pub const ALL: [Self; 3] = [Self::JsonLines, Self::Csv, Self::Parquet];
+    pub const ALL: [Self; 4] = [Self::JsonLines, Self::Csv, Self::Parquet, Self::Ipfix];
 
     /// Its name in flags; with a dot in front, the ending of its files.
     pub const fn name(self) -> &'static str {
@@ -28,6 +32,7 @@ impl FlowFormat {
             Self::JsonLines => "jsonl",
             Self::Csv => "csv",
             Self::Parquet => "parquet",
+            Self::Ipfix => "ipfix",
         }
     }
 
@@ -37,6 +42,7 @@ impl FlowFormat {
             Self::JsonLines => ".jsonl",
             Self::Csv => ".csv",
             Self::Parquet => ".parquet",
+            Self::Ipfix => ".ipfix",
         }
     }
 
@@ -46,7 +52,13 @@ impl FlowFormat {
             Self::JsonLines => "JSON lines",
             Self::Csv => "CSV",
             Self::Parquet => "Parquet",
+            Self::Ipfix => "IPFIX",
         }
+    }
+
+    /// Whether it is bytes that a terminal cannot show.
+    pub const fn is_binary(self) -> bool {
+        matches!(self, Self::Parquet | Self::Ipfix)
     }
 
     /// By its name in flags, or the ending of a file without the dot.

@@ -17,6 +17,8 @@ pub struct Standing {
     pub lost: u64,
     /// Items that the disk of a store did not take.
     pub disk: u64,
+    /// Items that a collector did not take.
+    pub collector: u64,
     /// Bytes of the file.
     pub bytes: u64,
 }
@@ -343,6 +345,7 @@ impl ItemFile {
             written: self.written,
             lost: self.lost,
             disk: 0,
+            collector: 0,
             bytes: self.out.bytes(),
         }
     }

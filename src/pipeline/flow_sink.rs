@@ -1,6 +1,7 @@
-//! A file of flow records, or what they come to, as a sink. Each has a queue of its own, so a slow one delays no other.
+//! Files and collectors of flow records, and what they come to, as sinks. Each has a queue of its own, so a slow one delays
+//! no other.
 
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -9,6 +10,7 @@ use super::orders::{Inbox, Order};
 use super::outlet::WhenFull;
 use super::sink::Sink;
 use crate::capture::store::flows::FlowStore;
+use crate::export::collector::{Beside, Collector};
 use crate::export::flow_file::FlowFile;
 use crate::export::top::{Counting, Top};
 use crate::flow::record::{FlowRecord, Order as RecordOrder};
@@ -55,6 +57,8 @@ pub enum FlowOutput {
     File(FlowFile),
     /// Files that follow each other in a directory.
     Store(Box<FlowStore>),
+    /// An IPFIX collector.
+    Collector(Box<Collector>),
     /// The largest of them, told at the end.
     Top(Box<TopSink>),
 }
@@ -70,6 +74,27 @@ impl TopSink {
     /// Where it will be told what they came to.
     pub fn told(&self) -> Arc<OnceLock<Top>> {
         Arc::clone(&self.told)
+    }
+}
+
+/// What sinks of flow records are told beside them.
+#[derive(Default)]
+pub struct FlowNotes {
+    ignored: AtomicU64,
+    dropped: AtomicU64,
+}
+
+impl FlowNotes {
+    /// So many more packets are in no flow, and so many were lost before they could be looked at.
+    pub fn add(&self, ignored: u64, dropped: u64) {
+        self.ignored.fetch_add(ignored, Ordering::Relaxed);
+        self.dropped.fetch_add(dropped, Ordering::Relaxed);
+    }
+
+    /// So many are and were in the whole run.
+    pub fn set(&self, ignored: u64, dropped: u64) {
+        self.ignored.store(ignored, Ordering::Relaxed);
+        self.dropped.store(dropped, Ordering::Relaxed);
     }
 }
 
@@ -91,13 +116,31 @@ impl From<TopSink> for FlowOutput {
     }
 }
 
+impl From<Collector> for FlowOutput {
+    fn from(collector: Collector) -> Self {
+        Self::Collector(Box::new(collector))
+    }
+}
+
 impl FlowOutput {
+    /// What is told to whoever takes it: `notes`, and records that were lost before they came to it.
+    pub fn tell(&mut self, notes: Arc<FlowNotes>, no_room: Arc<AtomicU64>) {
+        if let Self::Collector(collector) = self {
+            collector.tell_beside(move || Beside {
+                no_room: no_room.load(Ordering::Relaxed),
+                ignored: notes.ignored.load(Ordering::Relaxed),
+                dropped: notes.dropped.load(Ordering::Relaxed),
+            });
+        }
+    }
+
     /// Its name in messages.
     pub fn path(&self) -> &str {
         match self {
             Self::File(file) => file.file().path(),
             Self::Store(store) => store.path(),
             Self::Top(_) => "the largest flows",
+            Self::Collector(collector) => collector.name(),
         }
     }
 
@@ -107,6 +150,7 @@ impl FlowOutput {
             Self::File(file) => file.file().synced(),
             Self::Store(store) => store.synced(),
             Self::Top(_) => Arc::default(),
+            Self::Collector(collector) => collector.progress(),
         }
     }
 
@@ -115,6 +159,7 @@ impl FlowOutput {
             Self::File(file) => file.write(record),
             Self::Store(store) => store.write(record),
             Self::Top(top) => top.counting.add(record),
+            Self::Collector(collector) => collector.write(record),
         }
     }
 
@@ -123,6 +168,7 @@ impl FlowOutput {
             Self::File(file) => file.flush(),
             Self::Store(store) => store.flush(),
             Self::Top(_) => {}
+            Self::Collector(collector) => collector.flush(),
         }
     }
 }
@@ -168,11 +214,15 @@ impl Sink for FlowSink {
         let rotates = std::iter::from_fn(|| self.inbox.take())
             .filter(|order| matches!(order, Order::Rotate))
             .count();
-        if let FlowOutput::Store(store) = &mut self.file {
-            if rotates > 0 {
-                store.rotate();
+        match &mut self.file {
+            FlowOutput::File(_) | FlowOutput::Top(_) => {}
+            FlowOutput::Store(store) => {
+                if rotates > 0 {
+                    store.rotate();
+                }
+                store.tick(now, wall_clock_ns());
             }
-            store.tick(now, wall_clock_ns());
+            FlowOutput::Collector(collector) => collector.tick(),
         }
     }
 
@@ -188,6 +238,7 @@ impl Sink for FlowSink {
             FlowOutput::File(_) | FlowOutput::Top(_) => None,
             // Files end by the clock too.
             FlowOutput::Store(_) => Some(LOOK),
+            FlowOutput::Collector(ref collector) => Some(collector.sleeps()),
         }
     }
 
@@ -199,6 +250,7 @@ impl Sink for FlowSink {
                 written: top.counting.records,
                 ..Standing::default()
             },
+            FlowOutput::Collector(collector) => collector.standing(),
         }
     }
 
@@ -207,6 +259,8 @@ impl Sink for FlowSink {
             FlowOutput::File(file) => file.take_error(),
             FlowOutput::Store(store) => store.take_error(),
             FlowOutput::Top(_) => None,
+            // It may be there again: until the end nothing is final.
+            FlowOutput::Collector(_) => None,
         }
     }
 
@@ -219,6 +273,7 @@ impl Sink for FlowSink {
             FlowOutput::File(file) => file.end(),
             FlowOutput::Store(store) => store.close(),
             FlowOutput::Top(_) => {}
+            FlowOutput::Collector(collector) => collector.close(),
         }
     }
 
@@ -231,6 +286,7 @@ impl Sink for FlowSink {
                 let _ = top.told.set(top.counting.end());
                 Ok(("the largest flows".to_owned(), 0))
             }
+            FlowOutput::Collector(collector) => collector.finish(),
         }
     }
 }

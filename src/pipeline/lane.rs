@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use super::clock::Step;
+use super::flow_sink::FlowNotes;
 use super::inquiry::{Answer, WorkerAnswer};
 use super::measure::{LiveMeasures, Measured};
 use super::orders::{Inbox, Order};
@@ -101,6 +102,17 @@ pub(super) struct Lane {
     pub highest_ns: u64,
     /// Packets that its source lost, as it was last asked.
     pub lost: Arc<AtomicU64>,
+    /// What the sinks of flow records are told beside them.
+    pub flow_notes: Arc<FlowNotes>,
+    /// What this worker has told them.
+    pub told: Told,
+}
+
+/// What a worker has told the sinks of flow records.
+#[derive(Default)]
+pub(super) struct Told {
+    ignored: u64,
+    dropped: u64,
 }
 
 impl Shared {
@@ -267,6 +279,20 @@ impl Lane {
         outcome
     }
 
+    /// Tells the sinks of flow records what they do not see: packets that are in no record.
+    fn tell_flows(&mut self) {
+        let ignored = self.worker.ledger().in_no_flow();
+        let dropped = self.lost.load(Ordering::Relaxed);
+        let Told {
+            ignored: before,
+            dropped: dropped_before,
+        } = std::mem::replace(&mut self.told, Told { ignored, dropped });
+        self.flow_notes.add(
+            ignored.saturating_sub(before),
+            dropped.saturating_sub(dropped_before),
+        );
+    }
+
     /// Tells the worker, and the writer, how late it is.
     #[allow(
         clippy::disallowed_methods,
@@ -279,9 +305,12 @@ impl Lane {
         }
         let mut now_ns = self.latest_ns;
         let mut wall_ns = None;
-        if self.live.is_some() && now >= clock.tell_lost_at {
+        if now >= clock.tell_lost_at {
             clock.tell_lost_at = now + TELL_LOST;
-            self.lost.store(source.lost_so_far(), Ordering::Relaxed);
+            if self.live.is_some() {
+                self.lost.store(source.lost_so_far(), Ordering::Relaxed);
+            }
+            self.tell_flows();
         }
         if let Some(live) = &mut self.live {
             let wall = wall_clock_ns();

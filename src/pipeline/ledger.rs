@@ -191,6 +191,12 @@ impl Ledger {
         add_at(&mut self.noted, note as usize, n);
     }
 
+    /// Packets received that are in no flow: those that were not delivered, and those without an IP header.
+    pub fn in_no_flow(&self) -> u64 {
+        let not_ip = self.noted.get(Noted::InnerNotIp as usize);
+        (self.received - self.delivered) + not_ip.copied().unwrap_or_default()
+    }
+
     /// Malformed packets by reason, those counted only.
     pub fn malformed(&self) -> BTreeMap<&'static str, u64> {
         by_reason(Malformed::ALL, &self.malformed, Malformed::reason)

@@ -7,7 +7,6 @@ use super::outlet::{FLOW_CHUNK, MOST_AWAITED};
 use super::run::{FLOW_QUEUE, Sharing, capture_queue_batches, max_flows_of};
 use super::worker::WorkerSettings;
 use crate::capture::first_places;
-use crate::export::FlowFormat;
 use crate::flow::record::FlowRecord;
 use crate::flow::{lookup, names, table, updates};
 use crate::mirror::{duplicates, pairs, session};
@@ -29,7 +28,7 @@ const GATHERED: u64 = 2 * BATCH_LEN as u64;
 pub fn most_bytes(
     worker: &WorkerSettings,
     sharing: &Sharing,
-    flow_files: &[FlowFormat],
+    flow_sinks: &[usize],
     compression: Option<Compression>,
 ) -> u64 {
     let workers = u64::from(sharing.steering.workers.max(1));
@@ -70,9 +69,9 @@ pub fn most_bytes(
         }
         bytes += table::memory_bytes(shares, worker.first_places)
             + workers * updates::MEMORY_BYTES as u64
-            + flow_files
+            + flow_sinks
                 .iter()
-                .map(|format| records + format.memory_bytes() as u64)
+                .map(|own| records + *own as u64)
                 .sum::<u64>();
         if worker.first_places {
             bytes += workers * (MOST_AWAITED * (size_of::<FlowRecord>() + names)) as u64
@@ -88,6 +87,7 @@ mod tests {
 
     use super::*;
     use crate::bpf::steer::Steering;
+    use crate::export::FlowFormat;
     use crate::pcap::record::Format;
     use crate::pipeline::run::WhenFull;
 
@@ -114,7 +114,12 @@ mod tests {
             max_reorder: Duration::ZERO,
             when_full: WhenFull::Drop,
         };
-        most_bytes(settings, &sharing, &[FlowFormat::JsonLines], None)
+        most_bytes(
+            settings,
+            &sharing,
+            &[FlowFormat::JsonLines.memory_bytes()],
+            None,
+        )
     }
 
     #[test]

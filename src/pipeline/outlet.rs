@@ -1,6 +1,7 @@
 //! The way out of a worker: batches of records and chunks of flow records, through bounded queues.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, SendTimeoutError};
@@ -69,17 +70,24 @@ impl Offers {
     }
 }
 
-/// The queue of one sink for flow records.
+/// The queue of one sink for flow records; clones lead to the same.
+#[derive(Clone)]
 pub struct FlowQueue {
     queue: Callers<Arc<FlowChunk>>,
     /// Records it had no room for.
-    pub no_room: u64,
+    no_room: Arc<AtomicU64>,
 }
 
 impl FlowQueue {
     /// Of a sink that has lost nothing yet.
-    pub const fn new(queue: Callers<Arc<FlowChunk>>) -> Self {
-        Self { queue, no_room: 0 }
+    pub fn new(queue: Callers<Arc<FlowChunk>>) -> Self {
+        let no_room = Arc::default();
+        Self { queue, no_room }
+    }
+
+    /// Counts records it had no room for.
+    pub fn no_room(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.no_room)
     }
 }
 
@@ -252,11 +260,6 @@ impl QueueOutlet {
         self.offers
     }
 
-    /// Flow records that found no room in the queue of each sink.
-    pub fn flows_without_room(&self) -> impl Iterator<Item = u64> {
-        self.flows.iter().map(|queue| queue.no_room)
-    }
-
     /// The batch to hand over, replaced by `next`, with its promise and what is to be told with it.
     fn swap(&mut self, next: Batch) -> Batch {
         let mut full = std::mem::replace(&mut self.current, next);
@@ -373,7 +376,9 @@ impl QueueOutlet {
                 WhenFull::Wait => _ = queue.send(chunk),
                 WhenFull::Drop => {
                     let len = chunk.records.len() as u64;
-                    *no_room += u64::from(queue.try_send(chunk).is_err()) * len;
+                    if queue.try_send(chunk).is_err() {
+                        no_room.fetch_add(len, Ordering::Relaxed);
+                    }
                 }
             }
         }

@@ -21,13 +21,13 @@ use crate::pipeline::apart::{Apart, ApartFile};
 use crate::pipeline::ending::{PATIENCE, Patience};
 use crate::pipeline::flow_sink::FlowOutput;
 use crate::pipeline::inquiry::Answer;
-use crate::pipeline::lane::{Lane, Meeting, Shared};
+use crate::pipeline::lane::{Lane, Meeting, Shared, Told};
 use crate::pipeline::ledger::Ledger;
 use crate::pipeline::measure::{LiveMeasures, Measured};
 use crate::pipeline::orders::{Inbox, Orders, orders};
 use crate::pipeline::outcome::Outcome;
 pub use crate::pipeline::outlet::WhenFull;
-use crate::pipeline::outlet::{FlowQueue, LAST_PLACES, QueueOutlet};
+use crate::pipeline::outlet::{LAST_PLACES, QueueOutlet};
 use crate::pipeline::shares::Shares;
 use crate::pipeline::sink::{OnReaderGone, SinkError, Watch, Working};
 use crate::pipeline::sinks::{Queues, SinkSet};
@@ -404,6 +404,7 @@ impl Pipeline {
             total.ledger.note_many(note, packets);
         }
         let delivered = total.ledger.delivered;
+        sinks.tell_flows(total.ledger.in_no_flow(), kernel_dropped);
         let mut closed = sinks.finish(outlets, delivered, &mut patience);
         closed.accounts.retain(|_| is_begun);
         let carried = closed.annotations;
@@ -445,7 +446,7 @@ fn lanes(
             when_full,
             queues.full.clone(),
             empty,
-            queues.flows.iter().cloned().map(FlowQueue::new).collect(),
+            queues.flows.clone(),
         ),
         logged_sessions: 0,
         // The first worker watches the clock.
@@ -454,6 +455,8 @@ fn lanes(
         latest_ns: 0,
         highest_ns: 0,
         lost: Arc::default(),
+        flow_notes: Arc::clone(&queues.flow_notes),
+        told: Told::default(),
     };
     let lanes = queues.empty.into_iter().zip(inboxes).enumerate();
     lanes.map(lane).collect()

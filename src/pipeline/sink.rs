@@ -30,6 +30,8 @@ reasons! {
         Write => "write",
         /// The disk of a store did not take it.
         Disk => "disk",
+        /// The collector refused it, or was not there.
+        Collector => "collector",
         /// The reader of the pipe went away.
         ReaderLeft => "reader_left",
         /// The output took nothing any more when the run ended.
@@ -169,6 +171,7 @@ impl Account {
         account.drop(Missing::Queue, no_room);
         account.drop(Missing::Write, standing.lost);
         account.drop(Missing::Disk, standing.disk);
+        account.drop(Missing::Collector, standing.collector);
         // The sink was looked at after the workers answered.
         account.offered = offered.max(account.written + account.lost());
         account.waiting = account.offered - account.written - account.lost();
@@ -293,6 +296,7 @@ struct Progress {
     written: AtomicU64,
     lost: AtomicU64,
     disk: AtomicU64,
+    collector: AtomicU64,
     bytes: AtomicU64,
     synced: Arc<AtomicU64>,
 }
@@ -302,6 +306,8 @@ impl Progress {
         self.written.store(standing.written, Ordering::Relaxed);
         self.lost.store(standing.lost, Ordering::Relaxed);
         self.disk.store(standing.disk, Ordering::Relaxed);
+        let collector = standing.collector;
+        self.collector.store(collector, Ordering::Relaxed);
         self.bytes.store(standing.bytes, Ordering::Relaxed);
     }
 
@@ -310,6 +316,7 @@ impl Progress {
             written: self.written.load(Ordering::Relaxed),
             lost: self.lost.load(Ordering::Relaxed),
             disk: self.disk.load(Ordering::Relaxed),
+            collector: self.collector.load(Ordering::Relaxed),
             bytes: self.bytes.load(Ordering::Relaxed),
         }
     }
@@ -320,12 +327,14 @@ impl Progress {
             written,
             lost,
             disk,
+            collector,
             bytes,
         } = self.standing();
         let synced = self.synced.load(Ordering::Relaxed);
         written
             .wrapping_add(lost)
             .wrapping_add(disk)
+            .wrapping_add(collector)
             .wrapping_add(bytes)
             .wrapping_add(synced)
     }
@@ -413,6 +422,7 @@ impl Running {
             written,
             lost,
             disk,
+            collector,
             bytes,
         } = end.standing;
         let mut account = Account {
@@ -434,6 +444,7 @@ impl Running {
         };
         account.drop(reason, lost);
         account.drop(Missing::Disk, disk);
+        account.drop(Missing::Collector, collector);
         // What is in no counter never reached the sink.
         let rest = offered.saturating_sub(account.written + account.lost());
         account.drop(Missing::Stuck, rest);

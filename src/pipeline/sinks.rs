@@ -10,11 +10,11 @@ use super::annotations::Annotations;
 use super::capture_sink::{CaptureNotes, CaptureSink};
 use super::doorbell::{Callers, Sleeper, doorbell};
 use super::ending::{PATIENCE, Patience};
-use super::flow_sink::{FlowChunk, FlowSink, flow_lanes};
+use super::flow_sink::{FlowNotes, FlowSink, flow_lanes};
 use super::inquiry::Answer;
 use super::measure::{Distribution, WriterMeasures};
 use super::orders::{Inbox, Orders, orders};
-use super::outlet::{FromWorker, Offers, QueueOutlet, WhenFull, queue_places};
+use super::outlet::{FlowQueue, FromWorker, Offers, QueueOutlet, WhenFull, queue_places};
 use super::run::{FLOW_QUEUE, Sharing, Sinks, capture_queue_batches};
 use super::sink::{Account, Kind, Running, Watch, Working};
 use crate::capture::merge::{Behind, Merge};
@@ -34,6 +34,10 @@ pub struct SinkSet {
     viewers_have: Option<Duration>,
     /// What the capture's sink is told and tells beside its account.
     notes: Arc<CaptureNotes>,
+    /// The same of the sinks of flow records.
+    flow_notes: Arc<FlowNotes>,
+    /// Flow records that each of them had no room for.
+    flows_no_room: Vec<Arc<AtomicU64>>,
     measured: Receiver<WriterMeasures>,
 }
 
@@ -45,8 +49,10 @@ pub struct Queues {
     pub full: Callers<FromWorker>,
     /// For each worker, the way back of empty batches.
     pub empty: Vec<Receiver<Batch>>,
-    /// The queue of each flow file.
-    pub flows: Vec<Callers<Arc<FlowChunk>>>,
+    /// The queue of each sink of flow records.
+    pub flows: Vec<FlowQueue>,
+    /// What these sinks are told beside records.
+    pub flow_notes: Arc<FlowNotes>,
     /// What gives the sinks of flow records orders.
     pub flow_orders: Orders<()>,
 }
@@ -91,6 +97,8 @@ impl SinkSet {
                     tees,
                     viewers_have: (sharing.when_full == WhenFull::Drop).then_some(PATIENCE),
                     notes,
+                    flow_notes: Arc::clone(&queues.flow_notes),
+                    flows_no_room: queues.flows.iter().map(FlowQueue::no_room).collect(),
                     measured,
                 };
                 Ok((set, queues))
@@ -120,6 +128,11 @@ impl SinkSet {
             .store(kernel_dropped, Ordering::Relaxed);
     }
 
+    /// So many packets are in no flow, and so many never came, in the whole run: before the queues of flow records end.
+    pub fn tell_flows(&self, ignored: u64, dropped: u64) {
+        self.flow_notes.set(ignored, dropped);
+    }
+
     /// Waits for the sinks to end and closes their accounts. `outlets` have handed over what they had;
     /// `delivered` frames were there for a capture.
     pub fn finish(
@@ -133,16 +146,20 @@ impl SinkSet {
             tees,
             viewers_have,
             notes,
+            flows_no_room,
             measured,
+            ..
         } = self;
-        let (offers, flows_no_room) = offered(&outlets);
+        let offers = offered(&outlets);
         // The sinks end when nobody can send to them any more.
         drop(outlets);
         let mut flows_no_room = flows_no_room.into_iter();
         let finish = |sink: Running| match sink.kind() {
             Kind::Capture => sink.finish(delivered, offers.capture_no_room, patience),
             Kind::Flows => {
-                let no_room = flows_no_room.next().unwrap_or_default();
+                let no_room = flows_no_room
+                    .next()
+                    .map_or(0, |lost| lost.load(Ordering::Relaxed));
                 sink.finish(offers.flow_records, no_room, patience)
             }
             // What its thread was offered is told by tee.
@@ -215,9 +232,12 @@ fn start_each(
     }
     let lanes = flow_lanes(workers, sharing.when_full);
     let mut flows = Vec::new();
+    let flow_notes = Arc::<FlowNotes>::default();
     let (flow_orders, inboxes) = orders(sinks.flows.len());
-    for (file, inbox) in sinks.flows.into_iter().zip(inboxes) {
+    for (mut file, inbox) in sinks.flows.into_iter().zip(inboxes) {
         let (queue, queue_rx) = doorbell(FLOW_QUEUE);
+        let queue = FlowQueue::new(queue);
+        file.tell(Arc::clone(&flow_notes), queue.no_room());
         let (path, synced) = (file.path().to_owned(), file.synced());
         let sink = FlowSink::new(file, inbox, lanes);
         let started = Running::start(Kind::Flows, &path, synced, sink, queue_rx, working);
@@ -229,6 +249,7 @@ fn start_each(
         full,
         empty,
         flows,
+        flow_notes,
         flow_orders,
     };
     Ok((notes, measured, queues))
@@ -256,20 +277,12 @@ const fn max_wait(sharing: Sharing) -> Duration {
     }
 }
 
-/// What all workers had for the sinks, and for each flow sink what its queue had no room for.
-fn offered(outlets: &[QueueOutlet]) -> (Offers, Vec<u64>) {
+/// What all workers had for the sinks.
+fn offered(outlets: &[QueueOutlet]) -> Offers {
     let mut offers = Offers::default();
-    let mut no_room: Vec<u64> = Vec::new();
-    for outlet in outlets {
-        offers.merge(outlet.offers());
-        for (at, records) in outlet.flows_without_room().enumerate() {
-            no_room.resize(no_room.len().max(at + 1), 0);
-            if let Some(sum) = no_room.get_mut(at) {
-                *sum += records;
-            }
-        }
-    }
-    (offers, no_room)
+    let all = outlets.iter().map(QueueOutlet::offers);
+    all.for_each(|of| offers.merge(of));
+    offers
 }
 
 #[cfg(test)]

@@ -49,7 +49,7 @@ pub struct File {
     /// What the manifest says of it.
     #[serde(flatten)]
     pub facts: FileFacts,
-    /// `pcapng`, `pcap`, `jsonl`, `csv` or `parquet`.
+    /// `pcapng`, `pcap`, `jsonl`, `csv`, `parquet` or `ipfix`.
     pub format: String,
     /// `zst`, or `none`.
     pub compression: String,

@@ -101,6 +101,21 @@ fn set_number(
     set_option(socket, level, name, &value)
 }
 
+/// Bytes that were written to a connected TCP socket and that the other side has not acknowledged.
+///
+/// # Errors
+///
+/// As ioctl(2).
+pub fn unacknowledged(socket: BorrowedFd<'_>) -> io::Result<u64> {
+    let mut bytes: libc::c_int = 0;
+    // SAFETY: SIOCOUTQ, which is TIOCOUTQ, writes one int to where the pointer leads, and `bytes` lives that long.
+    let outcome = unsafe { libc::ioctl(socket.as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) };
+    match outcome {
+        0 => Ok(u64::try_from(bytes).unwrap_or_default()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
 /// Sets an option whose value is a plain C structure.
 fn set_option<T: Copy>(
     socket: BorrowedFd<'_>,

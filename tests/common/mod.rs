@@ -9,6 +9,8 @@
 )]
 
 #[cfg(target_os = "linux")]
+pub mod collectors;
+#[cfg(target_os = "linux")]
 pub mod extract;
 pub mod files;
 #[cfg(target_os = "linux")]

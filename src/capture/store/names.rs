@@ -71,7 +71,7 @@ impl StoreName {
 }
 
 /// The endings that a store gives.
-pub const ENDINGS: [&str; 11] = [
+pub const ENDINGS: [&str; 12] = [
     ".pcapng.gz",
     ".pcapng.zst",
     ".pcapng",
@@ -83,6 +83,7 @@ pub const ENDINGS: [&str; 11] = [
     ".jsonl",
     ".csv",
     ".parquet",
+    ".ipfix",
 ];
 
 #[cfg(test)]

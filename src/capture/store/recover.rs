@@ -4,7 +4,7 @@
 
 use std::io::{self, BufRead, ErrorKind, Read};
 
-use crate::export::{FlowFormat, csv};
+use crate::export::{FlowFormat, csv, ipfix};
 use crate::pcap::blocks::{ENHANCED_PACKET, INTERFACE_DESCRIPTION, SECTION_HEADER};
 use crate::pcap::record::Format;
 
@@ -100,6 +100,7 @@ pub fn scan(holds: Holds, file: impl BufRead) -> io::Result<Option<Whole>> {
         Holds::Flows(FlowFormat::Csv) => scan_rows(file),
         // Its end, which was not written, says what is where.
         Holds::Flows(FlowFormat::Parquet) => Ok(None),
+        Holds::Flows(FlowFormat::Ipfix) => scan_messages(file),
     }
 }
 
@@ -157,6 +158,57 @@ fn read_row(mut file: impl BufRead, row: &mut Vec<u8>) -> io::Result<bool> {
             _ => return Ok(false),
         }
     }
+}
+
+/// Reads IPFIX messages.
+fn scan_messages(mut file: impl Read) -> io::Result<Option<Whole>> {
+    let mut whole = Whole::default();
+    let mut seen = Seen::NONE;
+    let mut reader = ipfix::read::Reader::default();
+    let mut message = Vec::new();
+    while let Some(len) = read_message(&mut file, &mut message)? {
+        let Some(len) = len else {
+            if whole.bytes == 0 {
+                return Ok(None);
+            }
+            break;
+        };
+        let mut of_message = seen;
+        let mut flows = 0;
+        let outcome = reader.message(&message, |record| {
+            flows += 1;
+            if let Some((first, last)) = ipfix::read::span(record) {
+                of_message.first_ns = of_message.first_ns.min(first);
+                of_message.last_ns = of_message.last_ns.max(last);
+            }
+        });
+        if outcome.is_err() {
+            break;
+        }
+        seen = of_message;
+        seen.packets += flows;
+        whole.packets += flows;
+        whole.bytes += len as u64;
+    }
+    whole.interfaces.push(seen);
+    Ok(Some(whole))
+}
+
+/// Reads the next message and tells its length, or that there is none of ours; `None` where it is not whole.
+fn read_message(mut file: impl Read, message: &mut Vec<u8>) -> io::Result<Option<Option<usize>>> {
+    message.clear();
+    file.by_ref()
+        .take(ipfix::HEADER_LEN as u64)
+        .read_to_end(message)?;
+    let Some(header) = message.first_chunk() else {
+        return Ok(None);
+    };
+    let Some(len) = ipfix::read::message_len(header) else {
+        return Ok(Some(None));
+    };
+    let rest = len - ipfix::HEADER_LEN;
+    file.take(rest as u64).read_to_end(message)?;
+    Ok((message.len() == len).then_some(Some(len)))
 }
 
 fn scan_lines(mut file: impl BufRead) -> io::Result<Option<Whole>> {

@@ -79,7 +79,7 @@ impl FlowsTo {
     }
 }
 
-/// The names of all formats: "jsonl, csv or parquet".
+/// The names of all formats: "jsonl, csv, parquet or ipfix".
 fn names() -> String {
     let mut names: Vec<&str> = FlowFormat::ALL.iter().map(|format| format.name()).collect();
     let last = names.pop().unwrap_or_default();
@@ -119,7 +119,7 @@ mod tests {
 
     #[test]
     fn endings_and_prefixes_name_formats() {
-        use FlowFormat::{Csv, JsonLines, Parquet};
+        use FlowFormat::{Csv, Ipfix, JsonLines, Parquet};
         for (typed, format, path) in [
             ("f.jsonl", JsonLines, "f.jsonl"),
             ("f.json", JsonLines, "f.json"),
@@ -133,6 +133,8 @@ mod tests {
             ("f.csv.gz", Csv, "f.csv.gz"),
             ("f.parquet", Parquet, "f.parquet"),
             ("parquet:-", Parquet, "-"),
+            ("f.ipfix", Ipfix, "f.ipfix"),
+            ("ipfix:dir/", Ipfix, "dir/"),
             ("parquet:dir/", Parquet, "dir/"),
             ("csv:f", Csv, "f"),
             ("csv:-", Csv, "-"),
@@ -155,7 +157,7 @@ mod tests {
         for (typed, words) in [
             (
                 "xml:f",
-                "'xml' is no format of flow records: jsonl, csv or parquet is needed",
+                "'xml' is no format of flow records: jsonl, csv, parquet or ipfix is needed",
             ),
             ("CSV:f", "'CSV' is no format"),
             ("csv:", "needs the name of a file or directory"),

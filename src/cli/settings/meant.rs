@@ -24,7 +24,8 @@ use crate::capture::view::tee::Tees;
 use crate::capture::view::{self, Views, WhenSlow};
 use crate::capture::writer::CaptureWriter;
 use crate::cli::values;
-use crate::export::FlowFormat;
+use crate::export::collector::target::Target;
+use crate::export::collector::{self, Collector};
 use crate::export::flow_file::FlowFile;
 use crate::failure::Failure;
 use crate::flow::lifetime::Lifetimes;
@@ -77,6 +78,8 @@ pub struct Outputs {
     /// How much of each frame is stored, where that is not all.
     slice: Option<Slice>,
     flows: Vec<FlowsTo>,
+    /// Where flow records go over the network.
+    collectors: Vec<Target>,
     /// Flow records have the names in the first packets.
     app: bool,
     /// Where viewers connect to.
@@ -367,9 +370,9 @@ impl Settings {
             lifetimes: parts.lifetimes,
             capture: outputs.has_capture().then_some(outputs.format),
             slice: outputs.slice,
-            flows: !outputs.flows.is_empty(),
+            flows: outputs.has_flows(),
             app: outputs.app,
-            first_places: has_place && !outputs.flows.is_empty(),
+            first_places: has_place && outputs.has_flows(),
             allowed: parts.allowed,
             inventory: Arc::new(parts.inventory),
             dedup: parts.dedup,
@@ -396,6 +399,7 @@ impl Settings {
             write,
             store,
             flows,
+            collectors,
             tees,
             summary,
             ..
@@ -424,7 +428,8 @@ impl Settings {
                 .sum::<usize>()
                 + self.outputs.compression().map_or(0, |how| how.threads)
                 + viewed
-                + tees.len(),
+                + tees.len()
+                + collectors.len() * collector::THREADS,
             others: summary
                 .iter()
                 .map(|_| "the summary")
@@ -435,18 +440,18 @@ impl Settings {
 
     /// Most bytes of memory the run may take, its end included; `source` is what its inputs need.
     pub fn memory_bytes(&self, source: usize) -> u64 {
-        let flow_files: Vec<_> = self
-            .outputs
-            .flows
-            .iter()
-            .map(|flows| flows.format)
-            .collect();
+        let Outputs {
+            flows, collectors, ..
+        } = &self.outputs;
+        let files = flows.iter().map(|flows| flows.format.memory_bytes());
+        let collectors = collectors.iter().map(|_| collector::MEMORY_BYTES);
+        let flows: Vec<usize> = files.chain(collectors).collect();
         let views = match self.outputs.tees.is_empty() {
             true => 0,
             false => view::MEMORY_BYTES,
         };
         let compression = self.outputs.compression();
-        memory::most_bytes(&self.worker, &self.sharing, &flow_files, compression)
+        memory::most_bytes(&self.worker, &self.sharing, &flows, compression)
             + (source + views) as u64
     }
 }
@@ -476,11 +481,7 @@ impl Outputs {
         let gone = mistakes.one(typed, "--on-reader-gone", |t| &t.on_reader_gone, gone);
         let format_meant = format.unwrap_or(Format::PcapNg);
         let flows = flows.into_iter().flat_map(|(_, typed)| typed);
-        let read = |typed: &PathBuf| {
-            let meant = FlowsTo::read(typed);
-            meant.map_err(|mistake| mistakes.note(mistake)).ok()
-        };
-        let flows: Vec<FlowsTo> = flows.filter_map(read).collect();
+        let (flows, collectors) = read_flows(flows, mistakes);
         let mut places = write.iter().chain(flows.iter().map(|flows| &flows.path));
         let is_asked = places.any(|path| storing::is_store(path));
         let compression = compression(typed, write.as_deref(), mistakes);
@@ -493,6 +494,7 @@ impl Outputs {
             compression,
             slice,
             flows,
+            collectors,
             app: !no_app.is_some_and(|(_, no_app)| *no_app),
             tees,
             when_slow: WhenSlow::Wait,
@@ -521,7 +523,12 @@ impl Outputs {
 
     /// Whether nothing but a summary is asked for.
     pub fn is_empty(&self) -> bool {
-        !self.has_capture() && self.flows.is_empty()
+        !self.has_capture() && !self.has_flows()
+    }
+
+    /// Whether flow records go anywhere.
+    const fn has_flows(&self) -> bool {
+        !self.flows.is_empty() || !self.collectors.is_empty()
     }
 
     /// Whether frames are written or shown.
@@ -544,8 +551,8 @@ impl Outputs {
         if let Some(path) = &self.write {
             check_no_terminal("-w", path, mistakes);
         }
-        let parquet = self.flows.iter();
-        for flows in parquet.filter(|flows| flows.format == FlowFormat::Parquet) {
+        let binary = self.flows.iter();
+        for flows in binary.filter(|flows| flows.format.is_binary()) {
             check_no_terminal("--flows", &flows.path, mistakes);
         }
         check_places(&self.named().collect::<Vec<_>>(), inputs, mistakes);
@@ -590,6 +597,10 @@ impl Outputs {
                 }
                 _ => FlowFile::create(*format, path, self.creation, stop)?.into(),
             });
+        }
+        for target in &self.collectors {
+            let waits = self.when_slow == WhenSlow::Wait;
+            sinks.flows.push(Collector::open(target, waits)?.into());
         }
         let about = About { comments, mtu };
         if let Some(path) = &self.write {
@@ -687,6 +698,30 @@ impl Outputs {
         };
         Some((self.summary.as_deref()?, creation))
     }
+}
+
+/// Where flow records go: files and directories, and collectors.
+fn read_flows<'a>(
+    typed: impl Iterator<Item = &'a PathBuf>,
+    mistakes: &mut Mistakes,
+) -> (Vec<FlowsTo>, Vec<Target>) {
+    let (mut files, mut collectors) = (Vec::new(), Vec::<Target>::new());
+    for typed in typed {
+        match typed.to_str().and_then(Target::read) {
+            None => match FlowsTo::read(typed) {
+                Ok(file) => files.push(file),
+                Err(mistake) => mistakes.note(mistake),
+            },
+            Some(Ok(target)) if collectors.contains(&target) => {
+                mistakes.note(format!("--flows {target} is given twice"));
+            }
+            Some(Ok(target)) => collectors.push(target),
+            Some(Err(mistake)) => {
+                mistakes.note(format!("--flows {}: {mistake}", typed.display()));
+            }
+        }
+    }
+    (files, collectors)
 }
 
 /// Where viewers connect to.

@@ -190,9 +190,10 @@ pub struct Output {
     #[arg(long, value_name = "pcapng|pcap")]
     pub format: Option<Text>,
     /// Write flow records to this file, or into this directory as a store, as -w does; `-` is standard output. A FILE that
-    /// ends in .csv is CSV, in .parquet Parquet, any other JSON lines; a format in front says it too: csv:DIR/, parquet:FILE,
-    /// jsonl:-. Repeatable, and each goes its own way
-    #[arg(long, value_name = "[FORMAT:]FILE|DIR")]
+    /// ends in .csv is CSV, in .parquet Parquet, in .ipfix IPFIX, any other JSON lines; a format in front says it too: csv:DIR/,
+    /// parquet:FILE, jsonl:-. ipfix://HOST[:PORT] sends IPFIX to a collector over UDP, ipfix+tcp://HOST[:PORT] over TCP (port
+    /// 4739 unless given). Repeatable, and each goes its own way
+    #[arg(long, value_name = "[FORMAT:]FILE|DIR|URL")]
     pub flows: Option<Vec<PathBuf>>,
     /// Show the mirrored frames live to whoever connects to this TCP port: pcapng, from the moment of connecting on, as
     /// 'wireshark -k -i TCP@127.0.0.1:57012' or Arkime read it. Without ADDR it is 127.0.0.1. There is no
