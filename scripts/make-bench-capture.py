@@ -5,7 +5,8 @@ without a loss.
 
     make-bench-capture.py FILE [MEGABYTES] [FLOWS]
 
-The same bytes every time. The number of packets is left in FILE.packets.
+The same bytes every time. No two packets are alike: each has a number, in its IPv4 identification and in its TCP
+sequence number or the first bytes of its UDP payload. The number of packets is left in FILE.packets.
 """
 import random, struct, sys
 
@@ -32,6 +33,14 @@ def inner(flow, forward, size):
     return bytes.fromhex("020000000002" "020000000001") + struct.pack(">H", kind) + ip + l4
 
 
+def number_places(frame, start):
+    """Where in a packet, behind `start` bytes, the frame's number goes: the IPv4 identification or None, and four
+    bytes behind the IP header."""
+    v6 = frame[12] == 0x86
+    proto, behind = (frame[20], 54) if v6 else (frame[23], 34)
+    return (None if v6 else start + 18), start + behind + (4 if proto == 6 else 8)
+
+
 def outer(source, port, vni, frame):
     udp = struct.pack(">HHHH", port, 4789, 16 + len(frame), 0)
     ip = struct.pack(">BBHHHBBH", 0x45, 0, 36 + len(frame), 0, 0x4000, 64, 17, 0) + source + bytes([10, 0, 9, 9])
@@ -53,11 +62,12 @@ def main():
         source, port = bytes([10, 0, 1, 11 + at % 4]), 49152 + rng.randrange(16384)
         reached = [1, 1]
         for _ in range(3):
-            forward, size = rng.random() < 0.5, max(rng.choice(sizes), 74 if v6 else 64)
-            packet = outer(source, port, 100 + at % 4, inner(flow, forward, size))
-            tcp_at = 50 + 14 + (40 if v6 else 20)
+            forward = rng.random() < 0.5
+            frame = inner(flow, forward, max(rng.choice(sizes), 84 if v6 else 64))
+            packet = bytearray(outer(source, port, 100 + at % 4, frame))
+            tcp_at = len(packet) - len(frame) + (54 if v6 else 34)
             follows = (reached, not forward, tcp_at + 4, len(packet) - tcp_at - 20) if proto == 6 else None
-            packets.append((bytearray(packet), follows))
+            packets.append((packet, follows, *number_places(frame, len(packet) - len(frame))))
     order = list(range(len(packets)))
     rng.shuffle(order)
     ts, written, count = 1_768_469_400_000_000_000, 24, 0
@@ -66,11 +76,15 @@ def main():
         while written < megabytes * 1_000_000:
             chunk = []
             for at in order:
-                packet, follows = packets[at]
+                packet, follows, identification, number = packets[at]
+                if identification:
+                    struct.pack_into(">H", packet, identification, (count + len(chunk) // 2) & 0xFFFF)
                 if follows:
                     reached, side, offset, payload = follows
                     struct.pack_into(">II", packet, offset, reached[side], reached[not side])
                     reached[side] = (reached[side] + payload) & 0xFFFFFFFF
+                else:
+                    struct.pack_into(">I", packet, number, count + len(chunk) // 2)
                 ts += 2_000
                 chunk.append(struct.pack("<IIII", ts // 10**9, ts % 10**9, len(packet), len(packet)))
                 chunk.append(bytes(packet))

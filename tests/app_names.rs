@@ -349,35 +349,133 @@ fn names_in_a_conversation() {
     assert!(of_records(&left_out).is_empty());
 }
 
-/// A classic pcap of requests, each of a flow of its own.
-fn requests(count: u32, host: impl Fn(u32) -> String) -> Vec<u8> {
+/// A frame with `payload` from a client of this number to port `port`.
+fn segment(client: u32, port: u16, seq: u32, payload: &[u8]) -> Vec<u8> {
+    let mut frame = vec![2; 12];
+    frame.extend([8, 0, 0x45, 0]);
+    frame.extend((payload.len() as u16 + 40).to_be_bytes());
+    frame.extend([0, 0, 0x40, 0, 64, 6, 0, 0, 10, 0, 0, 1, 10, 1]);
+    frame.extend((client as u16).to_be_bytes());
+    frame.extend([0x30, 0x39]);
+    frame.extend(port.to_be_bytes());
+    frame.extend(seq.to_be_bytes());
+    frame.extend([0, 0, 0, 1, 0x50, 0x18, 2, 0, 0, 0, 0, 0]);
+    frame.extend(payload);
+    frame
+}
+
+/// A classic pcap of frames, 10 ms apart, all but the last `cut` bytes of each.
+fn pcap(frames: &[Vec<u8>], cut: usize) -> Vec<u8> {
     let mut pcap = vec![
         0xd4, 0xc3, 0xb2, 0xa1, 2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 4, 0, 1, 0, 0, 0,
     ];
-    for number in 0..count {
-        let payload = format!("GET / HTTP/1.1\r\nHost: {}\r\n\r\n", host(number));
-        let mut frame = vec![2; 12];
-        frame.extend([8, 0, 0x45, 0]);
-        frame.extend((payload.len() as u16 + 40).to_be_bytes());
-        frame.extend([0, 0, 0x40, 0, 64, 6, 0, 0, 10, 0, 0, 1, 10, 1]);
-        frame.extend((number as u16).to_be_bytes());
-        frame.extend([
-            0x30, 0x39, 0, 80, 0, 0, 0, 1, 0, 0, 0, 1, 0x50, 0x18, 2, 0, 0, 0, 0, 0,
-        ]);
-        frame.extend(payload.bytes());
-        pcap.extend(
-            [
-                number / 100,
-                number % 100,
-                frame.len() as u32,
-                frame.len() as u32,
-            ]
-            .map(u32::to_le_bytes)
-            .concat(),
-        );
-        pcap.extend(frame);
+    for (number, frame) in frames.iter().enumerate() {
+        let (number, len) = (number as u32, frame.len() as u32);
+        let kept = &frame[..frame.len() - cut];
+        let header = [number / 100, number % 100 * 10_000, kept.len() as u32, len];
+        pcap.extend(header.map(u32::to_le_bytes).concat());
+        pcap.extend(kept);
     }
     pcap
+}
+
+/// Requests, each of a flow of its own.
+fn requests(count: u32, host: impl Fn(u32) -> String) -> Vec<u8> {
+    let frame = |number| {
+        let request = format!("GET / HTTP/1.1\r\nHost: {}\r\n\r\n", host(number));
+        segment(number, 80, 1, request.as_bytes())
+    };
+    pcap(&(0..count).map(frame).collect::<Vec<_>>(), 0)
+}
+
+/// A ClientHello as browsers send it now: a key of 1.2 KB, and the server's name behind it.
+fn long_hello(server: &str) -> Vec<u8> {
+    let extension = |kind: u16, content: &[u8]| {
+        let len = content.len() as u16;
+        [&kind.to_be_bytes()[..], &len.to_be_bytes(), content].concat()
+    };
+    let len = server.len() as u16;
+    let name = [
+        &(len + 3).to_be_bytes()[..],
+        &[0],
+        &len.to_be_bytes(),
+        server.as_bytes(),
+    ]
+    .concat();
+    let key = extension(51, &[7; 1263]);
+    let extensions = [key, extension(0, &name), extension(16, b"\0\x03\x02h2")].concat();
+    let mut body = vec![3, 3];
+    body.extend([5; 32]);
+    body.extend([0, 0, 2, 0x13, 1, 1, 0]);
+    body.extend((extensions.len() as u16).to_be_bytes());
+    body.extend(extensions);
+    let len = body.len() as u16;
+    let head = [
+        &[0x16, 3, 1][..],
+        &(len + 4).to_be_bytes(),
+        &[1, 0],
+        &len.to_be_bytes(),
+    ]
+    .concat();
+    [head, body].concat()
+}
+
+/// A ClientHello in two segments, of many connections at the same time; whole, and with the end of each packet cut off by
+/// a mirror. Where the second segment comes first nobody knows what it is.
+#[test]
+fn names_in_a_second_segment() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("hellos.pcap");
+    let hellos: Vec<Vec<u8>> = (0..40)
+        .map(|client| long_hello(&format!("s{client}.example")))
+        .collect();
+    let part = |client: usize, first: bool| {
+        let (head, tail) = hellos[client].split_at(1200);
+        let (seq, payload) = if first { (0, head) } else { (1200, tail) };
+        // Behind the name there has to be something to be cut off.
+        let payload = [payload, &[0; 60][..if first { 0 } else { 60 }]].concat();
+        segment(client as u32, 443, seq + client as u32 * 7919, &payload)
+    };
+    let parts: Vec<_> = [true, false]
+        .into_iter()
+        .flat_map(|first| (0..40).map(move |client| (client, first)))
+        .collect();
+    let frames: Vec<_> = parts
+        .iter()
+        .map(|(client, first)| part(*client, *first))
+        .collect();
+    let backwards: Vec<_> = parts
+        .iter()
+        .rev()
+        .map(|(client, first)| part(*client, *first))
+        .collect();
+    for (frames, cut, is_named) in [
+        (&frames, 0, true),
+        (&frames, 50, true),
+        (&backwards, 0, false),
+    ] {
+        std::fs::write(&path, pcap(frames, cut)).unwrap();
+        for workers in ["1", "2"] {
+            let replayed = replay(["--plain", path.to_str().unwrap(), "--workers", workers]);
+            assert_closes(&replayed.summary);
+            assert_eq!(replayed.flows.len(), 40);
+            for flow in &replayed.flows {
+                let client = flow["dst_ip"].as_str().unwrap().rsplit('.').next().unwrap();
+                let name = Value::from(format!("s{client}.example"));
+                assert_eq!(flow["app"], "tls");
+                assert_eq!(
+                    flow.get("tls_sni"),
+                    is_named.then_some(&name),
+                    "{cut} {workers}"
+                );
+                assert_eq!(
+                    flow.get("tls_alpn"),
+                    is_named.then_some(&"h2".into()),
+                    "{cut} {workers}"
+                );
+            }
+        }
+    }
 }
 
 /// Names have a bounded part of memory: the packets whose names find no room are counted, and all else is as ever.

@@ -12,7 +12,9 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use common::{Replayed, assert_closes, replay, replay_testdata, testdata, tool, tshark, vxtap};
+use common::{
+    Replayed, assert_closes, flow_packets, replay, replay_testdata, testdata, tool, tshark, vxtap,
+};
 use serde_json::{Value, json};
 
 const MS: u64 = 1_000_000;
@@ -168,6 +170,16 @@ fn noted(replayed: &Replayed) -> u64 {
     noted.get("duplicate").copied().unwrap_or_default()
 }
 
+/// Packets of the flow records of a mirror source, both ways, and how many of them are duplicates.
+fn in_flows(replayed: &Replayed, source: &str) -> (u64, u64) {
+    let flows = replayed.flows.iter();
+    let flows = flows.filter(|flow| flow["outer_src"][0] == source);
+    flows.fold((0, 0), |(packets, duplicates), flow| {
+        let more = flow["dup_pkts"].as_u64().unwrap();
+        (packets + flow_packets(flow), duplicates + more)
+    })
+}
+
 /// The page without its line breaks.
 fn page(replayed: &Replayed) -> String {
     let words: Vec<&str> = replayed.run.stderr.split_whitespace().collect();
@@ -239,6 +251,9 @@ fn both_ends() {
     let replayed = replayed(packets, &[]);
     assert_eq!(noted(&replayed), 35);
     assert_eq!(copies(&replayed), [(2, 35)].into());
+    // Behind another VLAN too.
+    assert_eq!(in_flows(&replayed, "192.0.2.11"), (35, 35));
+    assert_eq!(in_flows(&replayed, "192.0.2.12"), (35, 35));
     let expected = json!([{
         "first": {"vni": 11, "source": "192.0.2.11"},
         "second": {"vni": 12, "source": "192.0.2.12"},
@@ -280,10 +295,13 @@ fn retransmissions_are_no_copies() {
         let both = replayed(packets.clone(), &[]);
         assert_eq!((noted(&both), copies(&both)), (2, [(2, 2)].into()));
         assert_eq!(both.summary["duplicates"][0]["after_ns"]["max"], 300_000);
+        assert_eq!(in_flows(&both, "192.0.2.11"), (2, 2));
+        assert_eq!(in_flows(&both, "192.0.2.12"), (2, 2));
         packets.retain(|(_, source, _)| *source == 11);
         let one = replayed(packets, &[]);
         assert_eq!((noted(&one), copies(&one)), (0, [(1, 2)].into()));
         assert_eq!(one.summary["duplicates"], json!([]));
+        assert_eq!(in_flows(&one, "192.0.2.11"), (2, 0));
     }
     // Numbered, as most senders do.
     let mut packets = Vec::new();
@@ -305,6 +323,7 @@ fn twice_by_one_source() {
     }
     let replayed = replayed(packets, &[]);
     assert_eq!((noted(&replayed), copies(&replayed)), (5, [(2, 5)].into()));
+    assert_eq!(in_flows(&replayed, "192.0.2.11"), (10, 5));
     let pair = &replayed.summary["duplicates"][0];
     assert_eq!(
         (&pair["first"], &pair["packets"]),
@@ -315,6 +334,22 @@ fn twice_by_one_source() {
         page.contains("5 packets came twice from vni11@192.0.2.11"),
         "{page}"
     );
+}
+
+/// A segment that the mirror source sent twice was not sent twice by its sender.
+#[test]
+fn copies_of_one_source_are_no_retransmissions() {
+    let mut packets = Vec::new();
+    for number in 1..=4 {
+        let frame = tcp(number, 2000, 100 * u32::from(number)).frame();
+        packets.push((u64::from(number) * MS, 11, frame.clone()));
+        packets.push((u64::from(number) * MS + 30 * US, 11, frame));
+    }
+    // The sender's own copy has another number.
+    packets.push((90 * MS, 11, tcp(5, 2000, 400).frame()));
+    let replayed = replayed(packets, &[]);
+    assert_eq!(in_flows(&replayed, "192.0.2.11"), (9, 4));
+    assert_eq!(replayed.flows[0]["retrans_o"], 1);
 }
 
 /// 96 bytes of a frame are enough to tell a packet, behind a VLAN tag and IPv6 too.
@@ -375,6 +410,8 @@ fn drop_and_off() {
     assert_eq!(dropped.count("duplicate"), 20);
     assert_eq!(noted(&dropped), 0);
     assert_eq!(copies(&dropped), [(1, 20)].into());
+    // A packet that has two copies counts once.
+    assert_eq!(in_flows(&dropped, "192.0.2.11"), (20, 10));
     assert_eq!(dropped.packets_in_flows(), 20);
     let session = dropped.session(13, "192.0.2.13");
     assert_eq!(
@@ -403,6 +440,7 @@ fn drop_and_off() {
     assert_eq!((noted(&off), off.packets_in_flows()), (0, 40));
     assert!(off.frames().iter().all(|frame| frame.packet_id.is_none()));
     assert_eq!(off.summary.get("duplicates"), None);
+    assert_eq!(in_flows(&off, "192.0.2.11"), (20, 0));
     assert!(!off.run.stderr.contains("duplicate"), "{}", off.run.stderr);
 }
 
@@ -466,6 +504,9 @@ fn the_bundled_conversation() {
             (&pair["packets"], &pair["after_ns"]["p99"]),
             (&json!(4), &json!(240_000))
         );
+    }
+    for source in ["10.0.1.11", "10.0.2.21"] {
+        assert_eq!(in_flows(&replayed, source), (8, 8));
     }
     if !tool("tshark") {
         return;

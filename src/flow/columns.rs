@@ -264,6 +264,7 @@ macro_rules! with_columns {
             max_ip_len_o: U32, Bytes, one(LARGEST), "Largest IP packet of the originator, counted as in `ip_bytes_o`.";
             max_ip_len_r: U32, Bytes, reverse(LARGEST), "The same of the responder.";
             frag_pkts: U64, Packets, one(own(8, 8, "fragmentedPacketDeltaCount")), "Packets that were IP fragments.";
+            dup_pkts: U64, Packets, one(own(24, 8, "duplicatePacketDeltaCount")), "Packets that are copies of others, or of which copies came from other mirror sessions (`--dedup`); each session's flow counts its own.";
             tcp_flags_o: U16, None, one(FLAGS), "Every TCP flag that the originator sent, as a number of nine bits: FIN 1, SYN 2, RST 4, PSH 8, ACK 16, URG 32, ECE 64, CWR 128, AE (once NS) 256.";
             tcp_flags_r: U16, None, reverse(FLAGS), "The same of the responder.";
             history: Text, None, one(own(22, VARIABLE, "tcpHistory")), "What happened on a TCP connection, a letter an event as in Zeek, upper case for the originator; [TCP.md](TCP.md) has the letters.";

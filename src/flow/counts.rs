@@ -57,6 +57,8 @@ pub struct Flow {
     pub icmp: Option<(u8, u8)>,
     /// Packets that were fragments.
     pub fragments: u64,
+    /// Packets that are copies of others, or of which there are copies in other mirror sessions.
+    pub duplicates: u64,
     /// Flows of the same name that began at the same time before this one, where the clock is too coarse to
     /// tell them apart.
     pub namesakes: u8,
@@ -123,6 +125,7 @@ impl Flow {
         self.ttl_min = self.ttl_min.min(other.ttl_min);
         self.ttl_max = self.ttl_max.max(other.ttl_max);
         self.fragments += other.fragments;
+        self.duplicates += other.duplicates;
         match (&mut self.app, other.app) {
             (Some(app), Some(other)) => {
                 Arc::make_mut(app).learn(Arc::unwrap_or_clone(other));
@@ -163,6 +166,22 @@ pub struct FlowPacket {
     pub macs: Option<(Mac, Mac)>,
     /// Where it lies in the capture.
     pub first: First,
+    /// What is known of copies of it.
+    pub copies: Copies,
+}
+
+/// What a packet tells of copies.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Copies {
+    /// Nothing.
+    #[default]
+    None,
+    /// It is a copy of one that another flow has.
+    There,
+    /// It is a copy of one of this flow: a segment of it was not sent again.
+    Here,
+    /// It is no packet of the flow: one that was counted has a copy in another mirror session now.
+    OfAnother,
 }
 
 impl FlowPacket {
@@ -199,6 +218,7 @@ impl FlowPacket {
             icmp,
             macs: inner.src_mac.zip(inner.dst_mac),
             first: First::NOWHERE,
+            copies: Copies::None,
         })
     }
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use hashbrown::HashMap;
 
-use super::app::{App, NAME_BYTES};
+use super::app::{App, NAME_BYTES, Opening};
 
 /// Bytes that names may take for each flow that there is room for.
 const BYTES_A_FLOW: u64 = 64;
@@ -76,6 +76,22 @@ impl Names {
         }
     }
 
+    /// Reads a packet of the flow at `at` with which an opening may go on.
+    pub(super) fn go_on(&mut self, at: u32, opening: &Opening<'_>) {
+        let Some(known) = self.by_place.get_mut(&at) else {
+            return;
+        };
+        let mut app = App::clone(known);
+        app.go_on(opening);
+        let bytes = self.bytes - bytes_of(known) + bytes_of(&app);
+        if bytes > self.most_bytes {
+            self.left_out += 1;
+        } else {
+            self.bytes = bytes;
+            *known = Arc::new(app);
+        }
+    }
+
     /// What is known of the flow at `at`; it stays.
     pub(super) fn share(&self, at: u32) -> Option<Arc<App>> {
         self.by_place.get(&at).cloned()
@@ -106,7 +122,7 @@ fn bytes_of(app: &App) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::flow::app::{Guess, Opening};
+    use crate::flow::app::{Awaited, Guess};
     use crate::flow::counts::{Flow, FlowPacket};
     use crate::flow::key::FlowKey;
     use crate::flow::lifetime::{Lifetimes, step};
@@ -145,7 +161,7 @@ mod tests {
         let packet = FlowPacket::of(at_ns, lengths, Verdict::Whole, inner.ip_len, &inner).unwrap();
         let hash = table.hash(&key);
         let ended = table.update(hash, u32::MAX, &key, way, &packet);
-        if let Some(opening) = Opening::of(&inner, &frame) {
+        if let Some(opening) = Opening::of(&inner, &frame, &mut Awaited::default()) {
             table.look_inside(hash, &key, way, &opening);
         }
         ended.map(|ended| ended.flow)
@@ -225,6 +241,8 @@ mod tests {
         let opening = Opening {
             guess: Guess::Stream,
             payload: payload.as_bytes(),
+            missing: 0,
+            seq: 0,
         };
         App::read(&opening).unwrap()
     }
@@ -261,6 +279,8 @@ mod tests {
         let answer = Opening {
             guess: Guess::Stream,
             payload: b"HTTP/1.1 200 OK\r\n",
+            missing: 0,
+            seq: 0,
         };
         names.learn(7, App::read(&answer).unwrap());
         assert!(!names.is_complete(7) && !names.is_complete(8));

@@ -126,6 +126,8 @@ pub struct FlowRecord {
     pub max_ip_len_r: u32,
     /// Packets that were IP fragments.
     pub frag_pkts: u64,
+    /// Packets that are copies of others, or of which there are copies in other mirror sessions.
+    pub dup_pkts: u64,
     /// Every TCP flag the originator sent, as a number (FIN 1, SYN 2, RST 4, PSH 8, ACK 16, … AE 256).
     pub tcp_flags_o: Option<u16>,
     /// Every TCP flag the responder sent.
@@ -264,6 +266,7 @@ impl FlowRecord {
             max_ip_len_o: o.max_ip_len,
             max_ip_len_r: r.max_ip_len,
             frag_pkts: flow.fragments,
+            dup_pkts: flow.duplicates,
             tcp_flags_o: tcp(o),
             tcp_flags_r: tcp(r),
             history: facts.map(|facts| facts.history),
@@ -341,10 +344,11 @@ impl FlowRecord {
                 let answer = b"\0\x01\x81\x80\0\x01\0\0\0\0\0\0\x01a\x07example\0\0\x01\0\x01";
                 App::Dns(super::app::Dns::read(answer, false).unwrap())
             }
-            1 => App::Tls(super::app::Tls {
-                sni: name("b.example"),
-                alpn: name("h2"),
-            }),
+            1 => {
+                let mut tls = super::app::Tls::default();
+                (tls.sni, tls.alpn) = (name("b.example"), name("h2"));
+                App::Tls(tls)
+            }
             _ => App::Http(super::app::Http {
                 method: Some("GET"),
                 host: name("c.example:80"),
@@ -401,6 +405,7 @@ impl FlowRecord {
             max_ip_len_o: u32::MAX,
             max_ip_len_r: 9,
             frag_pkts: 10,
+            dup_pkts: 11,
             tcp_flags_o: Some(0x1ff),
             tcp_flags_r: Some(18),
             history: Some(history.letters(Way::AToB)),

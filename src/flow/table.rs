@@ -12,8 +12,8 @@ use std::hash::BuildHasher;
 use hashbrown::HashMap;
 use prefetch_index::prefetch_index;
 
-use super::app::{App, Opening};
-use super::counts::{Counts, Flow, FlowPacket};
+use super::app::{App, Guess, Opening};
+use super::counts::{Copies, Counts, Flow, FlowPacket};
 use super::ended::{EndReason, Ended};
 use super::first::First;
 use super::index::{Index, entries_for};
@@ -72,6 +72,7 @@ struct Cold {
     icmp: Option<(u8, u8)>,
     namesakes: u8,
     fragments: u32,
+    duplicates: u32,
     /// First packet of the flow.
     begun_ns: u64,
     /// TCP flags in records before this one and [`SEEN`], from the first end of the key and from the second; 0 where
@@ -94,6 +95,7 @@ struct Line(Connection);
 pub(super) struct Large {
     counts: [Counts; 2],
     fragments: u64,
+    duplicates: u64,
 }
 
 /// Flows of neighbouring places.
@@ -261,6 +263,10 @@ impl FlowTable {
         } else {
             self.index.find(hash, is_it)
         };
+        if packet.copies == Copies::OfAnother {
+            self.count_duplicate(found?);
+            return None;
+        }
         if let Some(at) = found {
             if self.may_end(at, packet)
                 && let Some(reason) = self.ended_by(at, way, packet)
@@ -291,6 +297,20 @@ impl FlowTable {
         self.count(at, way, packet);
         self.wait_for_end(at);
         ended
+    }
+
+    /// Counts a packet of the flow at `at` that has a copy, or is one.
+    #[cold]
+    fn count_duplicate(&mut self, at: u32) {
+        let chunk = self.chunks.get_mut(at as usize / CHUNK);
+        let Some(cold) = chunk.and_then(|chunk| chunk.cold.get_mut(at as usize % CHUNK)) else {
+            return;
+        };
+        if cold.duplicates == u32::MAX {
+            let large = self.large.entry(at).or_default();
+            large.duplicates += u64::from(std::mem::take(&mut cold.duplicates));
+        }
+        cold.duplicates += 1;
     }
 
     /// Puts a new flow where there is room.
@@ -444,7 +464,7 @@ impl FlowTable {
             if side.seen { flags as u8 | SEEN } else { 0 }
         });
         cold.records = cold.records.saturating_add(1);
-        cold.fragments = 0;
+        (cold.fragments, cold.duplicates) = (0, 0);
         hot.tallies = [Tally::NOTHING; 2];
         (hot.first_ns, hot.last_ns) = (packet.ts_ns, packet.ts_ns);
         self.begins(at, packet);
@@ -496,10 +516,12 @@ impl FlowTable {
             let tally = if way == Way::AToB { a_to_b } else { b_to_a };
             tally.packets <= LOOKED_AT && cold.records == 0 && !self.large.contains_key(&at)
         });
-        if is_early
-            && !self.names.is_complete(at)
-            && let Some(app) = App::read(opening)
-        {
+        if !is_early || self.names.is_complete(at) {
+            return;
+        }
+        if opening.guess == Guess::Continued {
+            self.names.go_on(at, opening);
+        } else if let Some(app) = App::read(opening) {
             self.names.learn(at, app);
         }
     }
@@ -614,7 +636,9 @@ impl FlowTable {
         tally.tcp_flags |= tcp_flags;
         tally.ttl_min = tally.ttl_min.min(packet.ttl);
         tally.ttl_max = tally.ttl_max.max(packet.ttl);
-        if let Some(head) = &packet.tcp {
+        if let Some(head) = &packet.tcp
+            && packet.copies != Copies::Here
+        {
             let segment = Segment {
                 way,
                 head,
@@ -626,6 +650,9 @@ impl FlowTable {
             {
                 connection.take(&segment, &mut self.holes, at);
             }
+        }
+        if packet.copies != Copies::None {
+            self.count_duplicate(at);
         }
         if is_earlier {
             self.begins(at, packet);
@@ -702,7 +729,12 @@ impl Chunk {
             });
             (tally.ttl_min, tally.ttl_max) = (flow.ttl_min, flow.ttl_max);
         }
-        let fits = large.fragments == 0 && large.counts == [Counts::default(); 2];
+        cold.duplicates = u32::try_from(flow.duplicates).unwrap_or_else(|_| {
+            large.duplicates = flow.duplicates;
+            0
+        });
+        let fits =
+            (large.fragments, large.duplicates) == (0, 0) && large.counts == [Counts::default(); 2];
         (!fits).then_some(large)
     }
 
@@ -837,6 +869,7 @@ fn open(key: &FlowKey, way: Way, packet: &FlowPacket) -> (Hot, Cold) {
         icmp: packet.icmp,
         namesakes: 0,
         fragments: 0,
+        duplicates: 0,
         begun_ns: packet.ts_ns,
         before: [0; 2],
         records: 0,
@@ -849,11 +882,13 @@ fn open(key: &FlowKey, way: Way, packet: &FlowPacket) -> (Hot, Cold) {
 fn flow(hot: &Hot, cold: &Cold, large: Option<&Large>) -> Flow {
     let mut counts = hot.tallies.each_ref().map(Tally::counts);
     let mut fragments = u64::from(cold.fragments);
+    let mut duplicates = u64::from(cold.duplicates);
     if let Some(large) = large {
         for (counts, large) in counts.iter_mut().zip(&large.counts) {
             counts.absorb(large);
         }
         fragments += large.fragments;
+        duplicates += large.duplicates;
     }
     let [a_to_b, b_to_a] = &hot.tallies;
     Flow {
@@ -869,6 +904,7 @@ fn flow(hot: &Hot, cold: &Cold, large: Option<&Large>) -> Flow {
         ttl_max: a_to_b.ttl_max.max(b_to_a.ttl_max),
         icmp: cold.icmp,
         fragments,
+        duplicates,
         namesakes: cold.namesakes,
         begun_ns: cold.begun_ns.min(hot.first_ns),
         records: cold.records,
@@ -943,6 +979,11 @@ mod tests {
     }
 
     fn feed_any(table: &mut FlowTable, ts_ns: u64, frame: &[u8]) -> Option<Ended> {
+        let (key, way, packet) = packet_of(ts_ns, frame);
+        table.update(table.hash(&key), u32::MAX, &key, way, &packet)
+    }
+
+    fn packet_of(ts_ns: u64, frame: &[u8]) -> (FlowKey, Way, FlowPacket) {
         let inner = Inner::read(frame);
         let (key, way) = FlowKey::of(SessionId(0), None, &inner).unwrap();
         let lengths = FrameLen {
@@ -951,7 +992,7 @@ mod tests {
         };
         let packet =
             FlowPacket::of(ts_ns, lengths, Verdict::Truncated, inner.ip_len, &inner).unwrap();
-        table.update(table.hash(&key), u32::MAX, &key, way, &packet)
+        (key, way, packet)
     }
 
     /// The ninth flag is the last bit of the byte before the other eight (RFC 9768 §3.1).
@@ -1524,6 +1565,35 @@ mod tests {
         assert_eq!(flow.fragments, beyond);
         flow.absorb(flow.clone());
         assert_eq!(flow.fragments, 2 * beyond);
+    }
+
+    /// A copy counts as a packet, the word of a copy elsewhere does not; nor does it make a flow.
+    #[test]
+    fn copies_count_on() {
+        let mut table = FlowTable::new(9, Lifetimes::default());
+        let frame = tcp(1, 9, 0x10);
+        let with = |copies| {
+            let (key, way, packet) = packet_of(1, &frame);
+            (key, way, FlowPacket { copies, ..packet })
+        };
+        let mut update = |copies| {
+            let (key, way, packet) = with(copies);
+            let ended = table.update(table.hash(&key), u32::MAX, &key, way, &packet);
+            assert!(ended.is_none());
+            table.len()
+        };
+        assert_eq!(update(Copies::OfAnother), 0);
+        let copies = [Copies::None, Copies::Here, Copies::OfAnother, Copies::There];
+        assert_eq!(copies.map(&mut update), [1; 4]);
+        table.chunks[0].cold[0].duplicates += u32::MAX - 3;
+        let (key, way, packet) = with(Copies::OfAnother);
+        table.update(table.hash(&key), u32::MAX, &key, way, &packet);
+        let mut flow = drain(&mut table).pop().unwrap();
+        let beyond = u64::from(u32::MAX) + 1;
+        let packets = flow.counts.iter().map(|counts| counts.packets);
+        assert_eq!((packets.sum::<u64>(), flow.duplicates), (3, beyond));
+        flow.absorb(flow.clone());
+        assert_eq!(flow.duplicates, 2 * beyond);
     }
 
     #[test]

@@ -60,8 +60,17 @@ struct Update {
     key: FlowKey,
     way: Way,
     packet: FlowPacket,
-    /// What the packet may open, and where its payload is among those of the group: from, to.
-    opening: Option<(Guess, u32, u32)>,
+    /// What the packet may open.
+    opening: Option<Kept>,
+}
+
+/// An [`Opening`] whose payload is among those of the group.
+struct Kept {
+    guess: Guess,
+    from: usize,
+    to: usize,
+    missing: u32,
+    seq: u32,
 }
 
 impl Updates {
@@ -183,10 +192,8 @@ fn apply(table: &mut FlowTable, group: &mut Group, mut changed: impl FnMut(u64, 
         } = update;
         let ended = table.update(*hash, *foreseen, key, *way, packet);
         tell(table, *order, ended, packet, &mut changed);
-        if let Some((guess, from, to)) = *opening {
-            let payload = group.payloads.get(from as usize..to as usize);
-            let payload = payload.unwrap_or_default();
-            table.look_inside(*hash, key, *way, &Opening { guess, payload });
+        if let Some(kept) = opening {
+            table.look_inside(*hash, key, *way, &group.opening(kept));
         }
     }
     group.updates.clear();
@@ -201,12 +208,34 @@ impl Group {
         }
     }
 
-    /// Keeps a copy of the payload until its update is done: where it is then.
+    /// Keeps a copy of the payload until its update is done.
     #[cold]
-    fn keep(&mut self, opening: &Opening<'_>) -> (Guess, u32, u32) {
-        let from = self.payloads.len() as u32;
-        self.payloads.extend_from_slice(opening.payload);
-        (opening.guess, from, self.payloads.len() as u32)
+    fn keep(&mut self, opening: &Opening<'_>) -> Kept {
+        let Opening {
+            guess,
+            payload,
+            missing,
+            seq,
+        } = *opening;
+        let from = self.payloads.len();
+        self.payloads.extend_from_slice(payload);
+        Kept {
+            guess,
+            from,
+            to: self.payloads.len(),
+            missing,
+            seq,
+        }
+    }
+
+    fn opening(&self, kept: &Kept) -> Opening<'_> {
+        let payload = self.payloads.get(kept.from..kept.to);
+        Opening {
+            guess: kept.guess,
+            payload: payload.unwrap_or_default(),
+            missing: kept.missing,
+            seq: kept.seq,
+        }
     }
 }
 
@@ -263,6 +292,8 @@ mod tests {
             let opening = (at % 5 == 0).then_some(Opening {
                 guess: Guess::Stream,
                 payload: payload.as_bytes(),
+                missing: 0,
+                seq: 0,
             });
             updates.add(&key, way, &packet, opening, at.into(), |order, change| {
                 evicted.push((order, format!("{change:?}")))

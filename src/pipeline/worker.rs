@@ -7,18 +7,18 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::capture::store::index;
-use crate::flow::app::Opening;
-use crate::flow::counts::FlowPacket;
+use crate::flow::app::{Awaited, Opening};
+use crate::flow::counts::{Copies, FlowPacket};
 use crate::flow::ended::Ended;
 use crate::flow::first::First;
-use crate::flow::key::FlowKey;
+use crate::flow::key::{FlowKey, Way};
 use crate::flow::lifetime::{Lifetimes, step};
 use crate::flow::lookup;
 use crate::flow::record::{FlowRecord, Occasion};
 use crate::flow::remaining::Remaining;
 use crate::flow::updates::{Change, Updates};
 use crate::mirror::allowed::{Allowed, Strangers};
-use crate::mirror::duplicates::{Dedup, Duplicates, Fingerprint, Seen, Sighting};
+use crate::mirror::duplicates::{CopyOf, Dedup, Duplicates, Fingerprint, Seen, Sighting};
 use crate::mirror::inventory::Inventory;
 use crate::mirror::pairs::{self, Pairs};
 use crate::mirror::session::{Session, SessionId, SessionKey, Sessions};
@@ -184,6 +184,8 @@ pub struct Worker {
     flows: Updates,
     /// Records encoded, where flows are told where theirs lie.
     records: u64,
+    /// Where openings go on.
+    awaited: Awaited,
     /// By what flows are found in an index, where there is one.
     keys: Option<lookup::Keys>,
     reassembly: Reassembly,
@@ -212,6 +214,7 @@ impl Worker {
         Self {
             flows,
             records: 0,
+            awaited: Awaited::default(),
             keys: settings.index.then(lookup::Keys::default),
             duplicates: settings.dedup.map(|dedup| Duplicates::new(dedup.window_ns)),
             pairs: Pairs::default(),
@@ -672,7 +675,9 @@ impl Worker {
         let fingerprint = self.look_ahead(&observed);
         let session = self.meet(&observed);
         let seen = self.look_back(session, fingerprint, &observed);
-        if seen.is_some_and(|seen| seen.copy.is_some()) {
+        let copy = seen.and_then(|seen| seen.copy);
+        if let Some(copy) = &copy {
+            self.tell_first(copy, session, &observed, outlet);
             if self.settings.dedup.is_some_and(|dedup| dedup.drop) {
                 self.ledger.duplicate += 1;
                 return;
@@ -681,7 +686,11 @@ impl Worker {
         }
         self.account(&observed);
         let first = self.keep(session, seen, &observed, ahead, outlet);
-        self.follow(session, &observed, first, outlet);
+        let copies = copy.map_or(Copies::None, |copy| {
+            let is_here = copy.first.session == session && copy.first.vlan == observed.inner.vlan;
+            if is_here { Copies::Here } else { Copies::There }
+        });
+        self.follow(session, &observed, (first, copies), outlet);
     }
 
     /// Whether the frame is wanted. Nothing is refused yet.
@@ -778,7 +787,7 @@ impl Worker {
         &mut self,
         session: SessionId,
         observed: &Observed<'_>,
-        first: First,
+        (first, copies): (First, Copies),
         outlet: &mut impl Outlet,
     ) {
         if !self.settings.flows {
@@ -794,22 +803,70 @@ impl Worker {
         let Some(packet) = FlowPacket::of(ts_ns, lengths, observed.verdict, ip_len, inner) else {
             return;
         };
-        let packet = FlowPacket { first, ..packet };
+        let packet = FlowPacket {
+            first,
+            copies,
+            ..packet
+        };
+        let opening = if self.settings.app {
+            Opening::of(inner, observed.frame.bytes, &mut self.awaited)
+        } else {
+            None
+        };
+        self.count_in_flow(&key, way, &packet, opening, outlet);
+    }
+
+    #[inline]
+    fn count_in_flow(
+        &mut self,
+        key: &FlowKey,
+        way: Way,
+        packet: &FlowPacket,
+        opening: Option<Opening<'_>>,
+        outlet: &mut impl Outlet,
+    ) {
         let Self {
             flows,
             sessions,
             records,
             ..
         } = self;
-        let opening = if self.settings.app {
-            Opening::of(inner, observed.frame.bytes)
-        } else {
-            None
-        };
-        flows.add(&key, way, &packet, opening, self.place, |order, change| {
+        flows.add(key, way, packet, opening, self.place, |order, change| {
             let occasion = Occasion::Packet(order);
             tell(change, occasion, sessions, *records, outlet);
         });
+    }
+
+    /// Counts in the flow of the packet's first copy that there is another one, where that flow is another.
+    #[cold]
+    fn tell_first(
+        &mut self,
+        copy: &CopyOf,
+        session: SessionId,
+        observed: &Observed<'_>,
+        outlet: &mut impl Outlet,
+    ) {
+        let there = copy.first.session;
+        if !self.settings.flows || there == session || !copy.is_second {
+            return;
+        }
+        let key = self.sessions.session(there).map(|session| session.key);
+        let vni = key.and_then(SessionKey::mirror).map(|(_, vni)| vni);
+        // The flow's key as it was there.
+        let inner = Inner {
+            vlan: copy.first.vlan,
+            ..*observed.inner
+        };
+        let (ts_ns, lengths) = (observed.frame.ts_ns, observed.wire_lengths);
+        let packet = FlowPacket::of(ts_ns, lengths, observed.verdict, 0, &inner);
+        let Some(((key, way), packet)) = FlowKey::of(there, vni, &inner).zip(packet) else {
+            return;
+        };
+        let packet = FlowPacket {
+            copies: Copies::OfAnother,
+            ..packet
+        };
+        self.count_in_flow(&key, way, &packet, None, outlet);
     }
 
     /// Offers the frame to the capture, as a record, and tells where that lies, as far as it is known.

@@ -125,7 +125,7 @@ mod tests {
     use super::super::read::{Reader, message_len, span};
     use super::super::{UDP_MESSAGE_LEN, fields};
     use super::*;
-    use crate::flow::app::{App, Tls};
+    use crate::flow::first::Place;
 
     /// Messages of `records`, numbered.
     fn encoded(records: &[FlowRecord], most: usize) -> Vec<Message> {
@@ -210,13 +210,9 @@ mod tests {
     /// A record that no message of the usual length holds has a longer one of its own.
     #[test]
     fn a_long_record_has_a_message_of_its_own() {
-        let long = "n".repeat(255);
-        let name = || crate::flow::app::Name::of(long.as_bytes(), 255);
         let mut records = samples();
-        records[1].app = Some(std::sync::Arc::new(App::Tls(Tls {
-            sni: name(),
-            alpn: name(),
-        })));
+        let long = "n".repeat(600);
+        records[1].place = Some(Place::new(long.as_str().into(), 1));
         let messages = encoded(&records[..3], 600);
         let longer = messages
             .iter()

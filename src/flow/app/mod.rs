@@ -35,6 +35,8 @@ pub enum Guess {
     DnsOverTcp,
     /// TLS or HTTP.
     Stream,
+    /// A ClientHello that goes on.
+    Continued,
 }
 
 /// The payload of a packet that may open a conversation, not read yet; at most [`MOST_READ`] bytes.
@@ -44,13 +46,52 @@ pub struct Opening<'a> {
     pub guess: Guess,
     /// Its bytes, as far as they came.
     pub payload: &'a [u8],
+    /// Bytes that did not come, or are more than are read.
+    pub missing: u32,
+    /// Sequence number of the first byte; 0 without TCP.
+    pub seq: u32,
+}
+
+/// Places for sequence numbers at which something goes on.
+const AWAITED: usize = 256;
+
+/// Where ClientHellos go on that began in segments before. A browser's is hardly ever in one: its key for the time of
+/// quantum computers has 1.2 KB. By sequence number alone, so that a packet pays for one comparison; whether it is the right
+/// flow is known later. Of two that want one place the later one gets it.
+pub struct Awaited(Box<[Segments; AWAITED]>);
+
+/// Where the next segment begins, and where the message ends; both alike for none.
+type Segments = (u32, u32);
+
+impl Default for Awaited {
+    fn default() -> Self {
+        Self(Box::new([(0, 0); AWAITED]))
+    }
+}
+
+impl Awaited {
+    /// Where the message ends that goes on at `seq`.
+    #[inline]
+    fn end(&self, seq: u32) -> Option<u32> {
+        let (next, end) = *self.0.get(seq as usize % AWAITED)?;
+        (next == seq && next != end).then_some(end)
+    }
+
+    /// A message goes on at `next` and ends at `end`, if that is behind it.
+    fn expect(&mut self, next: u32, end: u32) {
+        if let Some(place) = self.0.get_mut(next as usize % AWAITED)
+            && end.wrapping_sub(next).cast_signed() > 0
+        {
+            *place = (next, end);
+        }
+    }
 }
 
 impl<'a> Opening<'a> {
     /// Of the frame `frame`, whose headers are `inner`; `None` where it surely opens nothing. Most packets pay for a
-    /// look at one byte, or at two ports.
+    /// look at one byte and for a sequence number, or for two ports. What goes on in another packet is noted in `awaited`.
     #[inline]
-    pub fn of(inner: &Inner, frame: &'a [u8]) -> Option<Self> {
+    pub fn of(inner: &Inner, frame: &'a [u8], awaited: &mut Awaited) -> Option<Self> {
         let ip = inner.ip.as_ref()?;
         let Transport::Ports { src, dst, tcp } = ip.transport else {
             return None;
@@ -58,9 +99,13 @@ impl<'a> Opening<'a> {
         if let Some(tcp) = tcp {
             let payload_at =
                 ip.offset as usize + ip.header.header_len + usize::from(tcp.header_len);
-            return match first_byte(*frame.get(payload_at)?) {
+            let first = first_byte(*frame.get(payload_at)?);
+            if let Some(end) = awaited.end(tcp.seq) {
+                return Self::going_on(tcp.seq, end, ip, frame, awaited);
+            }
+            return match first {
                 FirstByte::Other => None,
-                FirstByte::Stream => Self::of_payload(Guess::Stream, ip, frame),
+                FirstByte::Stream => Self::of_stream(tcp.seq, ip, frame, awaited),
                 FirstByte::Length if src == DNS_PORT || dst == DNS_PORT => {
                     Self::of_payload(Guess::DnsOverTcp, ip, frame)
                 }
@@ -76,6 +121,40 @@ impl<'a> Opening<'a> {
         }
     }
 
+    #[cold]
+    fn going_on(
+        seq: u32,
+        end: u32,
+        ip: &InnerIp,
+        frame: &'a [u8],
+        awaited: &mut Awaited,
+    ) -> Option<Self> {
+        let opening = Self::of_payload(Guess::Continued, ip, frame)?;
+        let opening = Self { seq, ..opening };
+        awaited.expect(opening.end(), end);
+        Some(opening)
+    }
+
+    #[inline(never)]
+    fn of_stream(seq: u32, ip: &InnerIp, frame: &'a [u8], awaited: &mut Awaited) -> Option<Self> {
+        let opening = Self::of_payload(Guess::Stream, ip, frame)?;
+        let opening = Self { seq, ..opening };
+        if let Some(len) = tls::client_hello_len(opening.payload) {
+            awaited.expect(opening.end(), seq.wrapping_add(len));
+        }
+        Some(opening)
+    }
+
+    /// Bytes of the payload at the mirror source.
+    const fn len(&self) -> usize {
+        self.payload.len() + self.missing as usize
+    }
+
+    /// Sequence number behind the payload.
+    const fn end(&self) -> u32 {
+        self.seq.wrapping_add(self.len() as u32)
+    }
+
     #[inline(never)]
     fn of_payload(guess: Guess, ip: &InnerIp, frame: &'a [u8]) -> Option<Self> {
         let span = ip.payload(u32::try_from(frame.len()).unwrap_or(u32::MAX))?;
@@ -87,12 +166,18 @@ impl<'a> Opening<'a> {
                 ip.header.protocol == protocol::UDP && may_be_dns(payload)
             }
             Guess::DnsOverTcp => may_be_dns(payload.get(2..)?),
+            Guess::Continued => !payload.is_empty(),
             Guess::Stream => matches!(
                 payload,
                 [0x16, 3, ..] | [b'A'..=b'Z', b'A'..=b'Z', b'A'..=b'Z' | b' ', ..]
             ),
         };
-        may_open.then_some(Self { guess, payload })
+        may_open.then_some(Self {
+            guess,
+            payload,
+            missing: span.len - payload.len() as u32,
+            seq: 0,
+        })
     }
 }
 
@@ -133,16 +218,17 @@ pub enum App {
 }
 
 impl App {
-    /// Reads an opening. `None` where it is nothing known.
+    /// Reads an opening. `None` where it is nothing known, or goes on: see [`Self::go_on`].
     pub fn read(opening: &Opening<'_>) -> Option<Self> {
         let payload = opening.payload;
         match opening.guess {
             Guess::Dns => Dns::read(payload, false).map(Self::Dns),
             Guess::MulticastDns => Dns::read(payload, true).map(Self::Dns),
             Guess::DnsOverTcp => Dns::read_tcp(payload).map(Self::Dns),
-            Guess::Stream => Tls::read(payload)
+            Guess::Stream => Tls::read(opening)
                 .map(Self::Tls)
                 .or_else(|| Http::read(payload).map(Self::Http)),
+            Guess::Continued => None,
         }
     }
 
@@ -156,11 +242,18 @@ impl App {
         }
     }
 
+    /// Reads a packet with which the opening of the same flow may go on.
+    pub fn go_on(&mut self, opening: &Opening<'_>) {
+        if let Self::Tls(tls) = self {
+            tls.go_on(opening);
+        }
+    }
+
     /// Whether later packets can add nothing.
     pub const fn is_complete(&self) -> bool {
         match self {
             Self::Dns(Dns { query, rcode, .. }) => query.is_some() && rcode.is_some(),
-            Self::Tls(Tls { sni, alpn }) => sni.is_some() && alpn.is_some(),
+            Self::Tls(Tls { sni, alpn, .. }) => sni.is_some() && alpn.is_some(),
             Self::Http(Http { method, host }) => method.is_some() && host.is_some(),
         }
     }
@@ -226,7 +319,7 @@ impl App {
     fn names(&self) -> [Option<&Name>; 2] {
         match self {
             Self::Dns(Dns { query, .. }) => [query.as_ref(), None],
-            Self::Tls(Tls { sni, alpn }) => [sni.as_ref(), alpn.as_ref()],
+            Self::Tls(Tls { sni, alpn, .. }) => [sni.as_ref(), alpn.as_ref()],
             Self::Http(Http { host, .. }) => [host.as_ref(), None],
         }
     }

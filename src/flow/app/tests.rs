@@ -23,7 +23,11 @@ fn frame(protocol: u8, ports: [u16; 2], payload: &[u8]) -> Vec<u8> {
 }
 
 fn read(frame: &[u8]) -> Option<App> {
-    App::read(&Opening::of(&Inner::read(frame), frame)?)
+    App::read(&Opening::of(
+        &Inner::read(frame),
+        frame,
+        &mut Awaited::default(),
+    )?)
 }
 
 fn texts(app: &App) -> Vec<String> {
@@ -170,4 +174,50 @@ proptest! {
         let protocol = if is_tcp { protocol::TCP } else { protocol::UDP };
         prefixes_have_no_other_names(&frame(protocol, ports, &payload));
     }
+}
+
+/// A segment is read on if it has the sequence number at which a ClientHello goes on, and as long as that goes on.
+#[test]
+fn segments_that_go_on() {
+    let hello = hello();
+    let (first, second) = hello.split_at(60);
+    let segment = |seq: u32, payload: &[u8]| {
+        let mut frame = frame(protocol::TCP, [9999, 443], payload);
+        frame[38..42].copy_from_slice(&seq.to_be_bytes());
+        frame
+    };
+    let mut awaited = Awaited::default();
+    let mut guess = |frame: &[u8]| {
+        let opening = Opening::of(&Inner::read(frame), frame, &mut awaited)?;
+        Some((opening.guess, opening.seq, opening.payload.len()))
+    };
+    let begin = u32::MAX - 70;
+    let next = begin.wrapping_add(60);
+    assert_eq!(guess(&segment(next, second)), None, "nothing is awaited");
+    assert_eq!(
+        guess(&segment(begin, first)),
+        Some((Guess::Stream, begin, 60))
+    );
+    assert_eq!(guess(&segment(next, b"")), None, "an acknowledgement");
+    assert_eq!(guess(&segment(next.wrapping_add(1), second)), None);
+    let (third, fourth) = second.split_at(5);
+    for _ in 0..2 {
+        assert_eq!(
+            guess(&segment(next, third)),
+            Some((Guess::Continued, next, 5))
+        );
+    }
+    let next = next.wrapping_add(5);
+    let len = fourth.len();
+    assert_eq!(
+        guess(&segment(next, fourth)),
+        Some((Guess::Continued, next, len))
+    );
+    let end = next.wrapping_add(len as u32);
+    assert_eq!(guess(&segment(end, b"data")), None, "the message has ended");
+    // Whole, or of a record that does not begin a ClientHello: nothing goes on.
+    assert!(guess(&segment(1000, &hello)).is_some());
+    assert_eq!(guess(&segment(1000 + hello.len() as u32, b"data")), None);
+    assert!(guess(&segment(5000, &[0x16, 3, 3, 9, 9, 2, 0, 0])).is_some());
+    assert_eq!(guess(&segment(5008, b"data")), None);
 }
