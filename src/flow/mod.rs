@@ -8,6 +8,7 @@ pub mod community_id;
 pub mod counts;
 pub mod ended;
 pub mod first;
+mod growth;
 mod index;
 pub mod key;
 pub mod lifetime;

@@ -1,18 +1,26 @@
 //! The order in which flows were last seen: a list through their places.
 //!
 //! It stands apart from the flows. Moving one to the end writes to two others, and these links are eight
-//! to a cache line.
+//! to a cache line. Places that flows have left are a list through the same links, and are given to the next ones.
 
 use prefetch_index::prefetch_index;
+
+use super::growth;
 
 /// Ends the list.
 const NONE: u32 = u32::MAX;
 
 /// Neighbours of a place.
 #[derive(Clone, Copy)]
-pub struct Link {
+struct Link {
     older: u32,
+    /// Of a place that was left: the one left before it.
     newer: u32,
+}
+
+/// Most bytes of a list of `most` places.
+pub const fn memory_bytes(most: u64) -> u64 {
+    most * size_of::<Link>() as u64
 }
 
 /// Places 0, 1, 2, … by the time they were last seen.
@@ -20,33 +28,47 @@ pub struct Recent {
     links: Vec<Link>,
     oldest: u32,
     newest: u32,
+    /// The place that was left last.
+    left: u32,
+    /// How many places there may be.
+    most: u32,
 }
 
-impl Default for Recent {
-    fn default() -> Self {
+impl Recent {
+    /// For at most `most` places, none yet.
+    pub const fn new(most: u32) -> Self {
         Self {
             links: Vec::new(),
             oldest: NONE,
             newest: NONE,
+            left: NONE,
+            most,
         }
     }
-}
 
-impl Recent {
-    /// Adds `at`, a place that was removed or the number of places so far, as the newest.
-    pub fn add(&mut self, at: u32) {
-        if at as usize == self.links.len() {
-            self.links.push(Link {
-                older: NONE,
-                newer: NONE,
-            });
-        }
+    /// Adds a place as the newest: one that was left, or else the number of places so far.
+    pub fn add(&mut self) -> u32 {
+        let at = match self.links.get(self.left as usize) {
+            Some(link) => std::mem::replace(&mut self.left, link.newer),
+            None => {
+                let alone = Link {
+                    older: NONE,
+                    newer: NONE,
+                };
+                growth::push(&mut self.links, alone, self.most as usize);
+                (self.links.len() - 1) as u32
+            }
+        };
         self.link_newest(at);
+        at
     }
 
-    /// Removes `at`.
-    pub fn remove(&mut self, at: u32) {
+    /// Removes `at`: its flow has left it.
+    pub fn leave(&mut self, at: u32) {
         self.unlink(at);
+        if let Some(link) = self.links.get_mut(at as usize) {
+            link.newer = std::mem::replace(&mut self.left, at);
+        }
     }
 
     /// Makes `at` the newest.

@@ -7,17 +7,20 @@
 //! because nothing but making room needs it. `wheel` tells which to look at because their time may have come.
 //! A place that a flow has left is given to the next one.
 
+mod marks;
+
 use std::hash::BuildHasher;
 
 use hashbrown::HashMap;
 use prefetch_index::prefetch_index;
 
+use self::marks::Marks;
 use super::app::{App, Guess, Opening};
 use super::counts::{Copies, Counts, Flow, FlowPacket};
 use super::ended::{EndReason, Ended};
 use super::first::First;
 use super::index::{Index, entries_for};
-use super::key::{FlowKey, Way};
+use super::key::{FlowKey, Ports, Way};
 use super::lifetime::{Lifetimes, State};
 use super::names::Names;
 use super::recent::{self, Recent};
@@ -27,6 +30,7 @@ use super::tcp::{self, Connection, Segment, Side};
 use super::wheel::{self, Wheel};
 use crate::wire::inner::Mac;
 use crate::wire::length::Verdict;
+use crate::wire::numbers::protocol;
 use crate::wire::numbers::tcp_flag::{ACK, FIN, RST, SYN};
 
 /// Flows of a chunk.
@@ -46,6 +50,13 @@ pub(super) struct Hot {
     pub(super) first_ns: u64,
     last_ns: u64,
     tallies: [Tally; 2],
+    fragments: u16,
+    duplicates: u16,
+    ttl_min: u8,
+    ttl_max: u8,
+    /// Of the first packet.
+    tos: u8,
+    namesakes: u8,
 }
 
 /// [`Counts`] of one direction at half the size; what does not fit is moved to [`Large`].
@@ -57,33 +68,20 @@ struct Tally {
     captured_bytes: u32,
     truncated: u32,
     missing_bytes: u32,
-    max_ip_len: u32,
+    max_ip_len: u16,
     tcp_flags: u16,
-    ttl_min: u8,
-    ttl_max: u8,
 }
 
 /// What packets after the first hardly ever touch.
 struct Cold {
-    originator: Way,
-    originator_sure: bool,
-    macs: Option<(Mac, Mac)>,
-    tos: u8,
-    icmp: Option<(u8, u8)>,
-    namesakes: u8,
-    fragments: u32,
-    duplicates: u32,
     /// First packet of the flow.
     begun_ns: u64,
-    /// TCP flags in records before this one and [`SEEN`], from the first end of the key and from the second; 0 where
-    /// it sent nothing.
-    before: [u8; 2],
+    /// Hardware addresses of the originator's first packet, if [`Marks`] say so: source, destination.
+    macs: [Mac; 2],
     /// Records before this one.
     records: u16,
+    marks: Marks,
 }
-
-/// In [`Cold::before`], beside the flags that decide how a flow ends: there were packets.
-const SEEN: u8 = 0x80;
 
 /// What every segment of a connection touches beside [`Hot`].
 #[derive(Clone, Copy, Default)]
@@ -113,8 +111,6 @@ pub struct FlowTable {
     index: Index,
     hasher: foldhash::fast::RandomState,
     chunks: Vec<Chunk>,
-    /// Places that flows have left.
-    free: Vec<u32>,
     names: Names,
     recent: Recent,
     wheel: Wheel,
@@ -146,8 +142,8 @@ pub fn memory_bytes(max_flows: impl Iterator<Item = u32>, keeps_firsts: bool) ->
         flows += max_flows.next_multiple_of(CHUNK as u64);
         finding += holes
             + entries_for(max_flows) * size_of::<u64>() as u64
-            + max_flows.next_power_of_two()
-                * (size_of::<recent::Link>() + size_of::<wheel::Link>() + size_of::<u32>()) as u64;
+            + recent::memory_bytes(max_flows)
+            + wheel::memory_bytes(max_flows);
     }
     let first = if keeps_firsts { size_of::<First>() } else { 0 };
     flows * (size_of::<Hot>() + size_of::<Cold>() + size_of::<Line>() + first) as u64
@@ -157,20 +153,20 @@ pub fn memory_bytes(max_flows: impl Iterator<Item = u32>, keeps_firsts: bool) ->
 impl FlowTable {
     /// A table for at most `max_flows` flows (at least one).
     pub fn new(max_flows: u32, lifetimes: Lifetimes) -> Self {
+        let max_flows = max_flows.clamp(1, wheel::MOST_PLACES);
         Self {
-            index: Index::default(),
+            index: Index::new(max_flows),
             hasher: foldhash::fast::RandomState::default(),
             chunks: Vec::new(),
-            free: Vec::new(),
             names: Names::new(max_flows),
-            recent: Recent::default(),
-            wheel: Wheel::default(),
+            recent: Recent::new(max_flows),
+            wheel: Wheel::new(max_flows),
             lifetimes,
             shortest_ns: lifetimes.shortest_ns(),
             large: HashMap::default(),
-            holes: Pool::new(max_flows.max(1)),
+            holes: Pool::new(max_flows),
             len: 0,
-            max_flows: max_flows.clamp(1, wheel::MOST_PLACES),
+            max_flows,
             over: Vec::new(),
             keeps_firsts: false,
             begun: None,
@@ -303,28 +299,24 @@ impl FlowTable {
     #[cold]
     fn count_duplicate(&mut self, at: u32) {
         let chunk = self.chunks.get_mut(at as usize / CHUNK);
-        let Some(cold) = chunk.and_then(|chunk| chunk.cold.get_mut(at as usize % CHUNK)) else {
+        let Some(hot) = chunk.and_then(|chunk| chunk.hot.get_mut(at as usize % CHUNK)) else {
             return;
         };
-        if cold.duplicates == u32::MAX {
+        if hot.duplicates == u16::MAX {
             let large = self.large.entry(at).or_default();
-            large.duplicates += u64::from(std::mem::take(&mut cold.duplicates));
+            large.duplicates += u64::from(std::mem::take(&mut hot.duplicates));
         }
-        cold.duplicates += 1;
+        hot.duplicates += 1;
     }
 
     /// Puts a new flow where there is room.
     fn place(&mut self, hot: Hot, cold: Cold) -> u32 {
         self.len += 1;
-        if let Some(at) = self.free.pop() {
-            if let Some((old_hot, old_cold)) = self.slot(at) {
-                (*old_hot, *old_cold) = (hot, cold);
-            }
-            self.recent.add(at);
+        let at = self.recent.add();
+        if let Some((old_hot, old_cold)) = self.slot(at) {
+            (*old_hot, *old_cold) = (hot, cold);
             return at;
         }
-        // Every place so far is taken.
-        let at = self.len - 1;
         if self.chunks.last().is_none_or(Chunk::is_full) {
             self.chunks.push(Chunk::with_room(self.keeps_firsts));
         }
@@ -335,7 +327,6 @@ impl FlowTable {
                 chunk.firsts.push(First::NOWHERE);
             }
         }
-        self.recent.add(at);
         at
     }
 
@@ -350,9 +341,8 @@ impl FlowTable {
         chunk.forget(within);
         self.index.remove(hash_of(hasher, &flow.key), at);
         self.take_connection(at);
-        self.recent.remove(at);
+        self.recent.leave(at);
         self.wheel.cancel(at);
-        self.free.push(at);
         self.len -= 1;
         Some(flow)
     }
@@ -459,13 +449,12 @@ impl FlowTable {
         }
         let (hot, cold) = self.slot(at)?;
         let (a, b) = sides(hot, cold, [0; 2]);
-        cold.before = [a, b].map(|side| {
-            let flags = side.flags & (SYN | FIN | RST | ACK);
-            if side.seen { flags as u8 | SEEN } else { 0 }
-        });
+        if hot.key.protocol() == Some(protocol::TCP) {
+            let before = [a, b].map(|side| side.seen.then_some(side.flags));
+            cold.marks.set_before(before);
+        }
         cold.records = cold.records.saturating_add(1);
-        (cold.fragments, cold.duplicates) = (0, 0);
-        hot.tallies = [Tally::NOTHING; 2];
+        hot.empty();
         (hot.first_ns, hot.last_ns) = (packet.ts_ns, packet.ts_ns);
         self.begins(at, packet);
         self.count(at, way, packet);
@@ -477,9 +466,9 @@ impl FlowTable {
     fn begin_anew(&mut self, at: u32, way: Way, packet: &FlowPacket) -> Option<Flow> {
         self.recent.touch(at);
         let (old_hot, old_cold) = self.slot(at)?;
-        let (hot, mut cold) = open(&old_hot.key, way, packet);
+        let (mut hot, cold) = open(&old_hot.key, way, packet);
         if cold.begun_ns == old_cold.begun_ns {
-            cold.namesakes = old_cold.namesakes.saturating_add(1);
+            hot.namesakes = old_hot.namesakes.saturating_add(1);
         }
         let old_hot = std::mem::replace(old_hot, hot);
         let old_cold = std::mem::replace(old_cold, cold);
@@ -601,27 +590,28 @@ impl FlowTable {
         let tally = if way == Way::AToB { a_to_b } else { b_to_a };
         // Now its end may be nearer.
         let closes = tcp_flags & !tally.tcp_flags & (FIN | RST) != 0;
-        if (tcp_flags & SYN != 0 || is_fragment)
+        if tcp_flags & (SYN | ACK) == SYN
             && let Some(cold) = chunk.cold.get_mut(at as usize % CHUNK)
         {
-            if tcp_flags & (SYN | ACK) == SYN {
-                cold.opened(way);
-            }
-            if is_fragment {
-                if cold.fragments == u32::MAX {
-                    let large = self.large.entry(at).or_default();
-                    large.fragments += u64::from(std::mem::take(&mut cold.fragments));
-                }
-                cold.fragments += 1;
-            }
+            cold.opened(way);
         }
-        // Nothing else counts faster than these two.
+        if is_fragment {
+            if hot.fragments == u16::MAX {
+                let large = self.large.entry(at).or_default();
+                large.fragments += u64::from(std::mem::take(&mut hot.fragments));
+            }
+            hot.fragments += 1;
+        }
+        // No other sum grows faster than these two. The length of a super-frame may be too much.
+        let short_len = u16::try_from(ip_len);
         let fits = tally.ip_bytes.checked_add(ip_len).is_some()
-            && tally.l2_bytes.checked_add(lengths.orig).is_some();
+            && tally.l2_bytes.checked_add(lengths.orig).is_some()
+            && short_len.is_ok();
         if !fits {
             let [a_to_b, b_to_a] = &mut self.large.entry(at).or_default().counts;
             let large = if way == Way::AToB { a_to_b } else { b_to_a };
             large.absorb(&tally.counts());
+            large.max_ip_len = large.max_ip_len.max(ip_len);
             *tally = tally.emptied();
         }
         tally.packets += 1;
@@ -632,10 +622,10 @@ impl FlowTable {
             tally.truncated += 1;
             tally.missing_bytes += lengths.missing();
         }
-        tally.max_ip_len = tally.max_ip_len.max(ip_len);
+        tally.max_ip_len = tally.max_ip_len.max(short_len.unwrap_or_default());
         tally.tcp_flags |= tcp_flags;
-        tally.ttl_min = tally.ttl_min.min(packet.ttl);
-        tally.ttl_max = tally.ttl_max.max(packet.ttl);
+        hot.ttl_min = hot.ttl_min.min(packet.ttl);
+        hot.ttl_max = hot.ttl_max.max(packet.ttl);
         if let Some(head) = &packet.tcp
             && packet.copies != Copies::Here
         {
@@ -708,31 +698,35 @@ impl Chunk {
         let hot = self.hot.get_mut(within)?;
         let cold = self.cold.get_mut(within)?;
         (hot.first_ns, hot.last_ns) = (flow.first_ns, flow.last_ns);
-        (cold.originator, cold.originator_sure) = (flow.originator, flow.originator_sure);
-        (cold.macs, cold.tos, cold.icmp) = (flow.macs, flow.tos, flow.icmp);
-        cold.namesakes = flow.namesakes;
+        hot.tos = flow.tos;
+        hot.namesakes = flow.namesakes;
+        (hot.ttl_min, hot.ttl_max) = (flow.ttl_min, flow.ttl_max);
         (cold.begun_ns, cold.records) = (flow.begun_ns, flow.records);
+        (cold.marks).set_originator(flow.originator, flow.originator_sure);
+        cold.set_macs(flow.macs);
+        if let Some((_, code)) = flow.icmp {
+            cold.marks.set_code(code);
+        }
         if let Some(first) = self.firsts.get_mut(within) {
             *first = flow.first;
         }
         let mut large = Large::default();
-        cold.fragments = u32::try_from(flow.fragments).unwrap_or_else(|_| {
-            large.fragments = flow.fragments;
-            0
-        });
+        hot.fragments = narrow(flow.fragments, &mut large.fragments);
+        hot.duplicates = narrow(flow.duplicates, &mut large.duplicates);
         for ((tally, large), counts) in
             (hot.tallies.iter_mut().zip(&mut large.counts)).zip(&flow.counts)
         {
             *tally = Tally::of(counts).unwrap_or_else(|| {
                 *large = *counts;
-                Tally::NOTHING
+                // One packet stays, to tell that there were some.
+                let packets = large.packets.min(1);
+                large.packets -= packets;
+                Tally {
+                    packets: packets as u32,
+                    ..Tally::NOTHING
+                }
             });
-            (tally.ttl_min, tally.ttl_max) = (flow.ttl_min, flow.ttl_max);
         }
-        cold.duplicates = u32::try_from(flow.duplicates).unwrap_or_else(|_| {
-            large.duplicates = flow.duplicates;
-            0
-        });
         let fits =
             (large.fragments, large.duplicates) == (0, 0) && large.counts == [Counts::default(); 2];
         (!fits).then_some(large)
@@ -741,7 +735,7 @@ impl Chunk {
     /// Leaves nothing of the flow at `within`.
     pub(super) fn forget(&mut self, within: usize) {
         if let Some(hot) = self.hot.get_mut(within) {
-            hot.tallies = [Tally::NOTHING; 2];
+            hot.empty();
         }
     }
 }
@@ -751,6 +745,24 @@ impl Hot {
     pub(super) fn is_used(&self) -> bool {
         self.tallies.iter().any(Tally::is_used)
     }
+
+    /// Leaves nothing of what was counted.
+    fn empty(&mut self) {
+        self.tallies = [Tally::NOTHING; 2];
+        (self.fragments, self.duplicates) = (0, 0);
+        (self.ttl_min, self.ttl_max) = NO_TTL;
+    }
+}
+
+/// Smallest and largest time to live of no packet.
+const NO_TTL: (u8, u8) = (u8::MAX, 0);
+
+/// `count`, if it is narrow enough; else it is left in `large`.
+fn narrow(count: u64, large: &mut u64) -> u16 {
+    u16::try_from(count).unwrap_or_else(|_| {
+        *large = count;
+        0
+    })
 }
 
 impl Tally {
@@ -763,8 +775,6 @@ impl Tally {
         missing_bytes: 0,
         max_ip_len: 0,
         tcp_flags: 0,
-        ttl_min: u8::MAX,
-        ttl_max: 0,
     };
 
     /// `counts` at half the size, if they fit.
@@ -777,9 +787,8 @@ impl Tally {
             captured_bytes: narrow(counts.captured_bytes)?,
             truncated: narrow(counts.truncated)?,
             missing_bytes: narrow(counts.missing_bytes)?,
-            max_ip_len: counts.max_ip_len,
+            max_ip_len: u16::try_from(counts.max_ip_len).ok()?,
             tcp_flags: counts.tcp_flags,
-            ..Self::NOTHING
         })
     }
 
@@ -791,30 +800,21 @@ impl Tally {
             captured_bytes: self.captured_bytes.into(),
             truncated: self.truncated.into(),
             missing_bytes: self.missing_bytes.into(),
-            max_ip_len: self.max_ip_len,
+            max_ip_len: self.max_ip_len.into(),
             tcp_flags: self.tcp_flags,
         }
     }
 
-    /// Whether a packet was counted here at any time.
+    /// Whether there were packets.
     const fn is_used(&self) -> bool {
-        self.ttl_min <= self.ttl_max
+        self.packets > 0
     }
 
     /// The same without what adds up.
     const fn emptied(self) -> Self {
-        let Self {
-            max_ip_len,
-            tcp_flags,
-            ttl_min,
-            ttl_max,
-            ..
-        } = self;
         Self {
-            max_ip_len,
-            tcp_flags,
-            ttl_min,
-            ttl_max,
+            max_ip_len: self.max_ip_len,
+            tcp_flags: self.tcp_flags,
             ..Self::NOTHING
         }
     }
@@ -823,13 +823,31 @@ impl Tally {
 impl Cold {
     /// A SYN without ACK went `way`: the first of them names the originator.
     fn opened(&mut self, way: Way) {
-        if self.originator_sure {
+        if self.marks.is_originator_sure() {
             return;
         }
-        if self.originator != way {
-            self.macs = self.macs.map(|(src, dst)| (dst, src));
+        if self.marks.originator() != way {
+            self.macs.reverse();
         }
-        (self.originator, self.originator_sure) = (way, true);
+        self.marks.set_originator(way, true);
+    }
+
+    fn macs(&self) -> Option<(Mac, Mac)> {
+        let [src, dst] = self.macs;
+        self.marks.has_macs().then_some((src, dst))
+    }
+
+    fn set_macs(&mut self, macs: Option<(Mac, Mac)>) {
+        self.marks.set_has_macs(macs.is_some());
+        let (src, dst) = macs.unwrap_or_default();
+        self.macs = [src, dst];
+    }
+
+    /// ICMP type and code of the first packet of the flow `key`. The key has the type, as the originator's port.
+    fn icmp(&self, key: &FlowKey) -> Option<(u8, u8)> {
+        let is_icmp = matches!(key.ports(), Ports::IcmpPair | Ports::IcmpOneWay);
+        let [(_, kind), _] = key.ends(self.marks.originator());
+        is_icmp.then_some((kind as u8, self.marks.code()))
     }
 }
 
@@ -856,24 +874,28 @@ fn open(key: &FlowKey, way: Way, packet: &FlowPacket) -> (Hot, Cold) {
         first_ns: packet.ts_ns,
         last_ns: packet.ts_ns,
         tallies: [Tally::NOTHING; 2],
-    };
-    let cold = Cold {
-        originator: if flipped { way.reverse() } else { way },
-        originator_sure: syn == Some(SYN),
-        macs: if flipped {
-            packet.macs.map(|(src, dst)| (dst, src))
-        } else {
-            packet.macs
-        },
-        tos: packet.tos,
-        icmp: packet.icmp,
-        namesakes: 0,
         fragments: 0,
         duplicates: 0,
-        begun_ns: packet.ts_ns,
-        before: [0; 2],
-        records: 0,
+        ttl_min: NO_TTL.0,
+        ttl_max: NO_TTL.1,
+        tos: packet.tos,
+        namesakes: 0,
     };
+    let mut cold = Cold {
+        begun_ns: packet.ts_ns,
+        macs: Default::default(),
+        records: 0,
+        marks: Marks::default(),
+    };
+    cold.set_macs(packet.macs);
+    if flipped {
+        cold.macs.reverse();
+    }
+    let originator = if flipped { way.reverse() } else { way };
+    (cold.marks).set_originator(originator, syn == Some(SYN));
+    if let Some((_, code)) = packet.icmp {
+        cold.marks.set_code(code);
+    }
     (hot, cold)
 }
 
@@ -881,8 +903,8 @@ fn open(key: &FlowKey, way: Way, packet: &FlowPacket) -> (Hot, Cold) {
 /// and what its segments tell.
 fn flow(hot: &Hot, cold: &Cold, large: Option<&Large>) -> Flow {
     let mut counts = hot.tallies.each_ref().map(Tally::counts);
-    let mut fragments = u64::from(cold.fragments);
-    let mut duplicates = u64::from(cold.duplicates);
+    let mut fragments = u64::from(hot.fragments);
+    let mut duplicates = u64::from(hot.duplicates);
     if let Some(large) = large {
         for (counts, large) in counts.iter_mut().zip(&large.counts) {
             counts.absorb(large);
@@ -890,22 +912,21 @@ fn flow(hot: &Hot, cold: &Cold, large: Option<&Large>) -> Flow {
         fragments += large.fragments;
         duplicates += large.duplicates;
     }
-    let [a_to_b, b_to_a] = &hot.tallies;
     Flow {
         key: hot.key,
         first_ns: hot.first_ns,
         last_ns: hot.last_ns,
         counts,
-        originator: cold.originator,
-        originator_sure: cold.originator_sure,
-        macs: cold.macs,
-        tos: cold.tos,
-        ttl_min: a_to_b.ttl_min.min(b_to_a.ttl_min),
-        ttl_max: a_to_b.ttl_max.max(b_to_a.ttl_max),
-        icmp: cold.icmp,
+        originator: cold.marks.originator(),
+        originator_sure: cold.marks.is_originator_sure(),
+        macs: cold.macs(),
+        tos: hot.tos,
+        ttl_min: hot.ttl_min,
+        ttl_max: hot.ttl_max,
+        icmp: cold.icmp(&hot.key),
         fragments,
         duplicates,
-        namesakes: cold.namesakes,
+        namesakes: hot.namesakes,
         begun_ns: cold.begun_ns.min(hot.first_ns),
         records: cold.records,
         app: None,
@@ -916,12 +937,12 @@ fn flow(hot: &Hot, cold: &Cold, large: Option<&Large>) -> Flow {
 
 /// What each side of a flow has sent, records before this one included.
 fn sides(hot: &Hot, cold: &Cold, syns: [u32; 2]) -> (Side, Side) {
-    let side = |tally: &Tally, before: u8, syn| Side {
-        seen: tally.is_used() || before != 0,
-        flags: tally.tcp_flags | u16::from(before & !SEEN),
+    let side = |tally: &Tally, before: Option<u16>, syn| Side {
+        seen: tally.is_used() || before.is_some(),
+        flags: tally.tcp_flags | before.unwrap_or_default(),
         syn,
     };
-    let ([a, b], [a_before, b_before], [a_syn, b_syn]) = (&hot.tallies, cold.before, syns);
+    let ([a, b], [a_before, b_before], [a_syn, b_syn]) = (&hot.tallies, cold.marks.before(), syns);
     (side(a, a_before, a_syn), side(b, b_before, b_syn))
 }
 
@@ -1164,6 +1185,71 @@ mod tests {
             60,
             "nothing is left of the other"
         );
+    }
+
+    /// A super-frame may be longer than an IP header can tell; packets around it count as ever.
+    #[test]
+    fn the_longest_packet_may_be_beyond_sixteen_bits() {
+        let (key, way, packet) = packet_of(1, &tcp(1, 9, 0x18));
+        let table_of = |lengths: &[u32]| {
+            let mut table = FlowTable::new(9, Lifetimes::default());
+            for ip_len in lengths {
+                let packet = FlowPacket {
+                    ip_len: *ip_len,
+                    ..packet
+                };
+                table.update(table.hash(&key), u32::MAX, &key, way, &packet);
+            }
+            table
+        };
+        for lengths in [
+            vec![40, 70_000, 65_535, 190_000, 60],
+            vec![65_536],
+            vec![65_535],
+        ] {
+            let joined = Remaining::join([table_of(&lengths).end(), table_of(&[50]).end()]).0;
+            let flows: Vec<Flow> = joined.iter().collect();
+            assert_eq!(flows.len(), 1, "{lengths:?}");
+            let counts = flows[0].counts(way);
+            let (most, sum) = (lengths.iter().max(), lengths.iter().sum::<u32>());
+            assert_eq!(Some(&counts.max_ip_len), most);
+            assert_eq!(counts.ip_bytes, u64::from(sum + 50));
+            assert_eq!(counts.packets, lengths.len() as u64 + 1);
+        }
+    }
+
+    /// Of requests and answers, and of messages that nobody answers; also in a later record.
+    #[test]
+    fn type_and_code_of_icmp_are_those_of_the_first_message() {
+        for (kind, answer) in [(8, 0), (0, 8), (13, 14), (3, 3), (11, 11)] {
+            for (src, dst) in [(1, 9), (9, 1)] {
+                let message = |kind: u8, code: u8, src: u8, dst: u8| {
+                    let mut frame = tcp(src, dst, 0);
+                    (frame[23], frame[34], frame[35]) = (1, kind, code);
+                    frame
+                };
+                let mut table = FlowTable::new(9, Lifetimes::default());
+                let second = 1_000_000_000;
+                let mut ended = Vec::new();
+                for time in 0..=400 {
+                    let frame = match time % 2 {
+                        0 if answer != kind => message(kind, 255, src, dst),
+                        0 => message(kind, 201, src, dst),
+                        _ if answer != kind => message(answer, 3, dst, src),
+                        _ => message(kind, 201, src, dst),
+                    };
+                    ended.extend(feed_any(&mut table, time * second, &frame));
+                }
+                let code = if answer == kind { 201 } else { 255 };
+                let reasons: Vec<_> = ended.iter().map(|ended| ended.reason).collect();
+                assert_eq!(reasons, [EndReason::Active]);
+                let left = drain(&mut table).pop().unwrap();
+                for flow in [&ended[0].flow, &left] {
+                    assert_eq!(flow.icmp, Some((kind, code)), "{kind} from {src}");
+                }
+                assert_eq!(left.records, 1);
+            }
+        }
     }
 
     /// A segment, as the model below keeps it.
@@ -1550,18 +1636,18 @@ mod tests {
         assert_eq!(table.chunks[0].firsts.capacity(), 0);
     }
 
-    /// Fragments beyond 32 bits, in the table and where two parts of a flow are put together.
+    /// Fragments beyond 16 bits, in the table and where two parts of a flow are put together.
     #[test]
     fn fragments_count_on() {
         let mut table = FlowTable::new(1, Lifetimes::default());
         let mut fragment = tcp(1, 9, 0x10);
         fragment[20] = 0x20;
         feed(&mut table, 1, &fragment);
-        table.chunks[0].cold[0].fragments = u32::MAX;
+        table.chunks[0].hot[0].fragments = u16::MAX;
         feed(&mut table, 2, &fragment);
         feed(&mut table, 3, &fragment);
         let mut flow = drain(&mut table).pop().unwrap();
-        let beyond = u64::from(u32::MAX) + 2;
+        let beyond = u64::from(u16::MAX) + 2;
         assert_eq!(flow.fragments, beyond);
         flow.absorb(flow.clone());
         assert_eq!(flow.fragments, 2 * beyond);
@@ -1585,11 +1671,11 @@ mod tests {
         assert_eq!(update(Copies::OfAnother), 0);
         let copies = [Copies::None, Copies::Here, Copies::OfAnother, Copies::There];
         assert_eq!(copies.map(&mut update), [1; 4]);
-        table.chunks[0].cold[0].duplicates += u32::MAX - 3;
+        table.chunks[0].hot[0].duplicates += u16::MAX - 3;
         let (key, way, packet) = with(Copies::OfAnother);
         table.update(table.hash(&key), u32::MAX, &key, way, &packet);
         let mut flow = drain(&mut table).pop().unwrap();
-        let beyond = u64::from(u32::MAX) + 1;
+        let beyond = u64::from(u16::MAX) + 1;
         let packets = flow.counts.iter().map(|counts| counts.packets);
         assert_eq!((packets.sum::<u64>(), flow.duplicates), (3, beyond));
         flow.absorb(flow.clone());
@@ -1598,16 +1684,24 @@ mod tests {
 
     #[test]
     fn a_live_flow_fits_the_memory_figure() {
-        let bytes = memory_bytes(std::iter::once(1 << 20), false) >> 20;
-        assert!(bytes <= 272, "{bytes} bytes a flow");
-        // However the flows are shared out, and the end of the run included.
-        let shares = memory_bytes(std::iter::repeat_n(1 << 17, 8), false) >> 20;
-        assert!(shares <= 272, "{shares} bytes a flow");
-        // Where the first packet lies takes eight.
-        let with_first = memory_bytes(std::iter::repeat_n(1 << 17, 8), true) >> 20;
-        assert_eq!(with_first, shares + 8);
-        assert!(with_first <= 280, "{with_first} bytes a flow");
+        for most in [1 << 20, 1_000_000, 1_100_000] {
+            for keeps_firsts in [false, true] {
+                let figure = if keeps_firsts { 256 } else { 248 };
+                let bytes = memory_bytes(std::iter::once(most), keeps_firsts);
+                assert!(
+                    bytes <= figure * u64::from(most),
+                    "{bytes} for {most} flows"
+                );
+                // However the flows are shared out, and the end of the run included.
+                let shares = memory_bytes(std::iter::repeat_n(most / 8, 8), keeps_firsts);
+                assert!(
+                    shares <= figure * u64::from(most),
+                    "{shares} for {most} flows"
+                );
+            }
+        }
         assert_eq!(size_of::<Hot>(), 128, "two cache lines");
         assert_eq!(size_of::<Line>(), 64, "one more for TCP");
+        assert_eq!(size_of::<Cold>(), 24);
     }
 }

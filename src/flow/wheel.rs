@@ -4,6 +4,8 @@
 //! moving and taking one out touches three links, however many there are. A flow is not moved when a packet comes: who
 //! finds it too early looks again later, so the wheel costs nothing for each packet.
 
+use super::growth;
+
 /// Slots, as many as a power of two: with the steps of [`super::lifetime`] about nine minutes. What is due later is
 /// looked at earlier, in vain.
 const SLOTS: u32 = 2048;
@@ -14,9 +16,14 @@ pub const MOST_PLACES: u32 = u32::MAX - SLOTS;
 
 /// Neighbours in the ring of a slot; a slot is a place of its own.
 #[derive(Clone, Copy)]
-pub struct Link {
+struct Link {
     before: u32,
     after: u32,
+}
+
+/// Most bytes of a wheel of `most` places.
+pub const fn memory_bytes(most: u64) -> u64 {
+    (SLOTS as u64 + most) * size_of::<Link>() as u64
 }
 
 /// Places by the step of time in which to look at them.
@@ -25,32 +32,28 @@ pub struct Wheel {
     links: Vec<Link>,
     /// The step to be looked at next; the ones before it are done.
     next: u64,
-}
-
-impl Default for Wheel {
-    fn default() -> Self {
-        let alone = |at| Link {
-            before: at,
-            after: at,
-        };
-        Self {
-            links: (0..SLOTS).map(alone).collect(),
-            next: 0,
-        }
-    }
+    /// How many places there may be.
+    most: u32,
 }
 
 impl Wheel {
+    /// For at most `most` places, none yet.
+    pub fn new(most: u32) -> Self {
+        Self {
+            links: (0..SLOTS).map(Link::alone).collect(),
+            next: 0,
+            most,
+        }
+    }
+
     /// Looks at `place` in `step`, or in the next one that is left. It may be waited for already: then that is
     /// forgotten.
     pub fn schedule(&mut self, place: u32, step: u64) {
         let at = place + SLOTS;
         while self.links.len() <= at as usize {
-            let new = self.links.len() as u32;
-            self.links.push(Link {
-                before: new,
-                after: new,
-            });
+            let new = Link::alone(self.links.len() as u32);
+            let most = SLOTS as usize + self.most as usize;
+            growth::push(&mut self.links, new, most);
         }
         self.unlink(at);
         let step = step.clamp(self.next, self.next.saturating_add(u64::from(SLOTS) - 1));
@@ -116,6 +119,15 @@ impl Wheel {
     }
 }
 
+impl Link {
+    const fn alone(at: u32) -> Self {
+        Self {
+            before: at,
+            after: at,
+        }
+    }
+}
+
 const fn slot_of(step: u64) -> u32 {
     (step % SLOTS as u64) as u32
 }
@@ -134,7 +146,7 @@ mod tests {
 
     #[test]
     fn each_in_its_step() {
-        let mut wheel = Wheel::default();
+        let mut wheel = Wheel::new(20);
         let begin = 6_000_000_000;
         assert_eq!(wheel.due(begin), None);
         wheel.schedule(7, begin + 3);
@@ -154,7 +166,7 @@ mod tests {
 
     #[test]
     fn what_is_due_late_is_looked_at_early() {
-        let mut wheel = Wheel::default();
+        let mut wheel = Wheel::new(20);
         wheel.due(99);
         wheel.schedule(5, 100 + 5000);
         assert_eq!(all_due(&mut wheel, 99 + u64::from(SLOTS)), [5]);
@@ -162,7 +174,7 @@ mod tests {
 
     #[test]
     fn time_goes_back() {
-        let mut wheel = Wheel::default();
+        let mut wheel = Wheel::new(20);
         wheel.due(1_000_000);
         wheel.schedule(1, 1_000_010);
         // A little: nothing changes.
@@ -182,7 +194,7 @@ mod tests {
         fn as_a_map_would(
             steps in proptest::collection::vec((0u32..20, 0u64..1500, 0u64..40, any::<bool>()), 1..200),
         ) {
-            let (mut wheel, mut model) = (Wheel::default(), BTreeMap::new());
+            let (mut wheel, mut model) = (Wheel::new(20), BTreeMap::new());
             let mut now = 77_777;
             wheel.due(now);
             for (place, ahead, pause, cancels) in steps {

@@ -6,6 +6,7 @@
 //! never come. Four holes of a connection are known exactly. When a fifth opens, two neighbours become one with
 //! known bytes missing somewhere in it; so the sum stays right however many packets a mirror loses.
 
+use crate::flow::growth;
 use crate::flow::key::Way;
 
 /// Holes of a connection that are told apart.
@@ -473,7 +474,7 @@ impl Pool {
             return at + 1;
         }
         if self.places.len() < self.most as usize {
-            self.places.push(taken);
+            growth::push(&mut self.places, taken, self.most as usize);
             return u32::try_from(self.places.len()).unwrap_or_default();
         }
         let at = self.hand;
