@@ -7,51 +7,39 @@
 
 use std::hash::BuildHasher;
 
-use hashbrown::HashMap;
-
 use super::counts::Flow;
 use super::index::Index;
 use super::names::ByPlace;
-use super::table::{CHUNK, Chunk, Hot, Large};
+use super::table::{Hot, Places};
 use crate::mirror::session::SessionId;
 
 /// Flows by place.
 #[derive(Default)]
 pub struct Remaining {
-    chunks: Vec<Chunk>,
-    /// What flows counted beyond the width of their tallies, by place.
-    large: HashMap<u32, Large, foldhash::fast::RandomState>,
+    places: Places,
     /// What flows are about, by place.
     names: ByPlace,
 }
 
 impl Remaining {
     /// What a table held.
-    pub(super) const fn new(
-        chunks: Vec<Chunk>,
-        large: HashMap<u32, Large, foldhash::fast::RandomState>,
-        names: ByPlace,
-    ) -> Self {
-        Self {
-            chunks,
-            large,
-            names,
-        }
+    pub(super) const fn new(places: Places, names: ByPlace) -> Self {
+        Self { places, names }
     }
 
     /// How many flows there are.
     pub fn len(&self) -> usize {
-        self.places().count()
+        self.places.used().count()
     }
 
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
-        self.places().next().is_none()
+        self.places.used().next().is_none()
     }
 
     /// Gives every flow's session another number.
     pub fn renumber(&mut self, new: impl Fn(SessionId) -> SessionId) {
-        for hot in self.chunks.iter_mut().flat_map(|chunk| &mut chunk.hot) {
+        for hot in self.places.hot_mut() {
             hot.key = hot.key.in_session(new(hot.key.session()));
         }
     }
@@ -61,11 +49,7 @@ impl Remaining {
         let mut all = Self::default();
         let mut tables = 0;
         for part in parts {
-            let base = place(all.chunks.len(), 0);
-            all.chunks.extend(part.chunks);
-            let large = part.large.into_iter();
-            all.large
-                .extend(large.map(|(at, large)| (base + at, large)));
+            let base = all.places.append(part.places);
             let names = part.names.into_iter();
             all.names.extend(names.map(|(at, app)| (base + at, app)));
             tables += 1;
@@ -77,25 +61,22 @@ impl Remaining {
 
     fn join_equal(&mut self) -> u64 {
         let hasher = foldhash::fast::RandomState::default();
-        let mut index = Index::with_room(self.chunks.iter().map(|chunk| chunk.hot.len()).sum());
+        let mut index = Index::with_room(self.places.room());
         let mut joined = 0;
-        for number in 0..self.chunks.len() {
-            let len = self.chunks.get(number).map_or(0, |chunk| chunk.hot.len());
-            for at in (0..len).map(|within| place(number, within)) {
-                // Flows that have ended left their places.
-                let Some(key) = self.hot(at).filter(|hot| hot.is_used()).map(|hot| hot.key) else {
-                    continue;
-                };
-                let hash = hasher.hash_one(key);
-                let hash = (hash ^ (hash >> 32)) as u32;
-                let same = |other| self.hot(other).is_some_and(|hot| hot.key == key);
-                match index.find(hash, same) {
-                    Some(first) => {
-                        self.absorb(first, at);
-                        joined += 1;
-                    }
-                    None => index.insert(hash, at),
+        for at in self.places.all() {
+            // Flows that have ended left their places.
+            let Some(key) = self.hot(at).filter(|hot| hot.is_used()).map(|hot| hot.key) else {
+                continue;
+            };
+            let hash = hasher.hash_one(key);
+            let hash = (hash ^ (hash >> 32)) as u32;
+            let same = |other| self.hot(other).is_some_and(|hot| hot.key == key);
+            match index.find(hash, same) {
+                Some(first) => {
+                    self.absorb(first, at);
+                    joined += 1;
                 }
+                None => index.insert(hash, at),
             }
         }
         joined
@@ -105,29 +86,20 @@ impl Remaining {
     fn absorb(&mut self, first: u32, other: u32) {
         if let (Some(mut flow), Some(more)) = (self.flow(first), self.flow(other)) {
             flow.absorb(more);
-            self.large.remove(&other);
-            self.large.remove(&first);
             self.names.remove(&other);
             if let Some(app) = flow.app.take() {
                 self.names.insert(first, app);
             }
-            let Some(chunk) = self.chunks.get_mut(first as usize / CHUNK) else {
-                return;
-            };
-            if let Some(large) = chunk.put(first as usize % CHUNK, &flow) {
-                self.large.insert(first, large);
-            }
-            if let Some(chunk) = self.chunks.get_mut(other as usize / CHUNK) {
-                chunk.forget(other as usize % CHUNK);
-            }
+            self.places.put(first, &flow);
+            self.places.forget(other);
         }
     }
 
     /// The flows in the order of their first packets.
     pub fn by_first_packet(&self) -> impl Iterator<Item = Flow> {
-        let mut order = Vec::with_capacity(self.chunks.len() * CHUNK);
+        let mut order = Vec::with_capacity(self.places.room());
         let timed = |at| self.hot(at).map(|hot| (hot.first_ns, at));
-        order.extend(self.places().filter_map(timed));
+        order.extend(self.places.used().filter_map(timed));
         order.sort_unstable_by(|(a_ns, a), (b_ns, b)| {
             let key = |at| self.hot(at).map(|hot| hot.key);
             a_ns.cmp(b_ns).then_with(|| key(*a).cmp(&key(*b)))
@@ -137,33 +109,18 @@ impl Remaining {
 
     /// The flows in the order they stand in.
     pub fn iter(&self) -> impl Iterator<Item = Flow> {
-        self.places().filter_map(|at| self.flow(at))
-    }
-
-    fn places(&self) -> impl Iterator<Item = u32> {
-        self.chunks.iter().enumerate().flat_map(|(number, chunk)| {
-            let hot = chunk.hot.iter().enumerate();
-            hot.filter(|(_, hot)| hot.is_used())
-                .map(move |(within, _)| place(number, within))
-        })
+        self.places.used().filter_map(|at| self.flow(at))
     }
 
     fn hot(&self, at: u32) -> Option<&Hot> {
-        let chunk = self.chunks.get(at as usize / CHUNK)?;
-        chunk.hot.get(at as usize % CHUNK)
+        self.places.hot(at)
     }
 
     fn flow(&self, at: u32) -> Option<Flow> {
-        let chunk = self.chunks.get(at as usize / CHUNK)?;
-        let flow = chunk.flow(at as usize % CHUNK, self.large.get(&at))?;
+        let flow = self.places.flow(at)?;
         let app = self.names.get(&at).cloned();
         Some(Flow { app, ..flow })
     }
-}
-
-/// The place of a flow that is so far into a chunk.
-fn place(chunk: usize, within: usize) -> u32 {
-    u32::try_from(chunk * CHUNK + within).unwrap_or(u32::MAX)
 }
 
 /// Most bytes that joining and ordering `flows` flows takes beside them.
