@@ -18,6 +18,7 @@ needed=(
   nfdump:nfdump
   nfacctd:pmacct
   ipfixDump:libfixbuf-tools
+  pkg-config:pkg-config
   zstd:zstd
   lz4:lz4
   python3:python3
@@ -47,6 +48,10 @@ done
 # A compiler without the C library's headers and start files cannot link.
 if ! echo 'int main(void) { return 0; }' | cc -xc - -o "$scratch/a.out" 2>/dev/null; then
   missing+=(libc6-dev)
+fi
+# The collector of scripts/ipfix-collector.c is made from this library.
+if ! pkg-config --exists libfixbuf 2>/dev/null; then
+  missing+=(libfixbuf-dev)
 fi
 # Debian's Python makes no virtual environments without this package.
 if ! python3 -c 'import ensurepip, venv' 2>/dev/null; then

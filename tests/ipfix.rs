@@ -12,8 +12,8 @@ mod common;
 use std::collections::BTreeSet;
 use std::fs;
 use std::net::{IpAddr, Shutdown, TcpListener, TcpStream};
-use std::path::PathBuf;
-use std::process::Command;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use common::collectors::{
@@ -22,8 +22,8 @@ use common::collectors::{
 };
 use common::store::{Place, assert_sound};
 use common::{
-    Run, assert_closes, complaints, flags_for, json_lines, readable_names, run, testdata, tool,
-    vxtap_command,
+    Run, Running, assert_closes, complaints, flags_for, json_lines, readable_names, run, testdata,
+    tool, vxtap_command,
 };
 use serde_json::Value;
 use tempfile::TempDir;
@@ -443,6 +443,57 @@ fn connections_break_and_nothing_is_lost() {
     }
     assert_eq!(ids.len(), records);
     assert!(connections >= 2, "{connections}");
+}
+
+/// The collector of `scripts/`, made from libfixbuf, in `dir`; says so when it cannot be made.
+fn compiled_collector(dir: &Path) -> Option<PathBuf> {
+    if !tool("cc") || !tool("pkg-config") {
+        return None;
+    }
+    let flags = run(Command::new("pkg-config").args(["--cflags", "--libs", "libfixbuf"]));
+    if flags.code != Some(0) {
+        eprintln!("skipped: libfixbuf's headers are not installed");
+        return None;
+    }
+    let flags = String::from_utf8(flags.stdout).unwrap();
+    let program = dir.join("ipfix-collector");
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/ipfix-collector.c");
+    let mut cc = Command::new("cc");
+    cc.args(["-O2", "-Wall", "-Wextra", "-Werror", "-o"]);
+    let made = run(cc.arg(&program).arg(source).args(flags.split_whitespace()));
+    assert_eq!(made.code, Some(0), "{}", made.stderr);
+    Some(program)
+}
+
+/// A collector over TCP that nobody here wrote has the sums of the JSON lines, and finds nothing to say of sequence numbers.
+#[test]
+fn libfixbuf_collects_over_tcp() {
+    let dir = tempfile::tempdir().unwrap();
+    let Some(program) = compiled_collector(dir.path()) else {
+        return;
+    };
+    let generated = Generated::new(5000);
+    let port = free_port().to_string();
+    let mut command = Command::new(program);
+    command
+        .arg(&port)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let collector = Running::start(&mut command);
+    let captures = [generated.path(), testdata("demo.pcap")];
+    let exported = export(&captures, &format!("ipfix+tcp://127.0.0.1:{port}"), &[]);
+    assert_eq!(exported.run.code, Some(0), "{}", exported.run.stderr);
+    let said = collector.wait_with_output();
+    assert_eq!(String::from_utf8_lossy(&said.stderr), "");
+    let sums: Value = serde_json::from_slice(&said.stdout).unwrap();
+    assert_eq!(sums["flows"], exported.records.len());
+    for name in ["pkts_o", "pkts_r", "ip_bytes_o", "ip_bytes_r"] {
+        let values = exported
+            .records
+            .iter()
+            .map(|record| record[name].as_u64().unwrap());
+        assert_eq!(sums[name], values.sum::<u64>(), "{name}");
+    }
 }
 
 /// What is wrong with the place of a collector is told before anything begins.
