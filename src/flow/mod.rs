@@ -13,6 +13,7 @@ mod index;
 pub mod key;
 pub mod lifetime;
 pub mod lookup;
+mod loss;
 pub mod names;
 mod recent;
 pub mod record;

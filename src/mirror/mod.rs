@@ -8,6 +8,7 @@ pub mod duplicates;
 pub mod ether_types;
 pub mod inventory;
 pub mod lengths;
+pub mod loss;
 pub mod others;
 pub mod pairs;
 pub mod series;

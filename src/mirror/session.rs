@@ -13,6 +13,7 @@ use hashbrown::HashMap;
 
 use super::direction::Direction;
 use super::lengths::{self, Lengths};
+use super::loss::MirrorLoss;
 use super::others::{self, EARNS_A_PLACE, Others};
 use super::series::{self, Series};
 use super::truncation::{self, Truncation};
@@ -136,6 +137,8 @@ pub struct Session {
     pub series: Series,
     /// How long frames were at the mirror source.
     pub lengths: Lengths,
+    /// What TCP connections tell of bytes that never came.
+    pub loss: MirrorLoss,
     /// What is known of the sessions counted together here; only in [`SessionKey::Other`].
     pub others: Option<Box<Others>>,
 }
@@ -156,6 +159,7 @@ impl Session {
             truncation: Truncation::default(),
             series: Series::default(),
             lengths: Lengths::default(),
+            loss: MirrorLoss::default(),
             others: matches!(key, SessionKey::Other).then(Box::default),
         }
     }
@@ -202,6 +206,7 @@ impl Session {
         self.truncation.merge(&other.truncation);
         self.series.merge(&other.series);
         self.lengths.merge(&other.lengths);
+        self.loss.merge(&other.loss);
         if let (Some(mine), Some(others)) = (&mut self.others, &other.others) {
             mine.merge(others);
         }

@@ -61,6 +61,7 @@ impl Interim {
                 other_ports: sum.other_ports,
                 not_allowed: sum.strangers.most(),
                 pairs: sum.pairs,
+                one_in: sum.one_in,
                 received: sum.received,
                 measured: sum.measured,
                 flow_records: offers.flow_records,

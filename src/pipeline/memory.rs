@@ -5,6 +5,7 @@
 use super::measure;
 use super::outlet::{FLOW_CHUNK, MOST_AWAITED};
 use super::run::{FLOW_QUEUE, Sharing, capture_queue_batches, max_flows_of};
+use super::watched;
 use super::worker::WorkerSettings;
 use crate::capture::first_places;
 use crate::flow::record::FlowRecord;
@@ -77,6 +78,9 @@ pub fn most_bytes(
             bytes += workers * (MOST_AWAITED * (size_of::<FlowRecord>() + names)) as u64
                 + first_places::MEMORY_BYTES;
         }
+    } else {
+        let watched = (0..workers).map(|_| watched::PLACES);
+        bytes += table::memory_bytes(watched, false) + workers * updates::MEMORY_BYTES as u64;
     }
     bytes
 }

@@ -25,4 +25,5 @@ pub mod sink;
 mod sinks;
 pub mod spread;
 pub mod total;
+mod watched;
 pub mod worker;

@@ -26,6 +26,8 @@ pub struct Outcome {
     pub not_allowed: Vec<Stranger>,
     /// Sessions that saw the same packets.
     pub pairs: Pairs<SessionKey>,
+    /// One TCP connection in so many was looked at for what the mirror lost; 0 where nothing was received.
+    pub one_in: u32,
     /// The account of each sink, the capture first.
     pub sinks: Vec<Account>,
     /// Flow records made.
@@ -74,6 +76,7 @@ impl Outcome {
             other_ports: total.other_ports,
             not_allowed: total.strangers.most(),
             pairs: total.pairs,
+            one_in: total.one_in,
             sinks: closed.accounts,
             flow_records: closed.flow_records,
             received: total.received,

@@ -29,6 +29,8 @@ pub struct Sum {
     pub strangers: Strangers,
     /// Sessions that saw the same packets.
     pub pairs: Pairs<SessionKey>,
+    /// One TCP connection in so many was looked at for what the mirror lost.
+    pub one_in: u32,
     /// Packets each worker received.
     pub received: Vec<u64>,
     /// What was measured.
@@ -42,6 +44,7 @@ impl Sum {
     pub fn add(&mut self, worker: Snapshot) {
         self.ledger.merge(&worker.ledger);
         self.received.push(worker.ledger.received);
+        self.one_in = self.one_in.max(worker.one_in);
         for session in worker.sessions {
             let place = self.places.get(&session.key);
             match place.and_then(|place| self.sessions.get_mut(*place)) {
@@ -89,6 +92,8 @@ pub struct Total {
     pub strangers: Strangers,
     /// Sessions that saw the same packets.
     pub pairs: Pairs<SessionKey>,
+    /// One TCP connection in so many was looked at for what the mirror lost.
+    pub one_in: u32,
     /// Packets each worker received.
     pub received: Vec<u64>,
     /// What the workers measured.
@@ -123,6 +128,7 @@ impl Total {
                 other_ports: part.other_ports,
                 strangers: part.strangers,
                 pairs: part.pairs,
+                one_in: part.one_in,
                 frames: part.frames,
             });
             parts.push((keys, part.flows));
@@ -130,10 +136,11 @@ impl Total {
         sum.sort();
         let Sum {
             ledger,
-            sessions,
+            mut sessions,
             other_ports,
             strangers,
             pairs,
+            one_in,
             received,
             measured,
             ..
@@ -159,12 +166,19 @@ impl Total {
             flows
         });
         let (flows, flows_joined) = Remaining::join(parts);
+        for flow in flows.iter() {
+            let session = sessions.get_mut(flow.key.session().0 as usize);
+            if let Some((session, lost)) = session.zip(flow.lost()) {
+                session.loss.add(&lost);
+            }
+        }
         Self {
             ledger,
             sessions,
             other_ports,
             strangers,
             pairs,
+            one_in,
             received,
             measured,
             flows_joined,

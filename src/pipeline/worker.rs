@@ -9,7 +9,7 @@ use std::sync::Arc;
 use crate::capture::store::index;
 use crate::flow::app::{Awaited, Opening};
 use crate::flow::counts::{Copies, FlowPacket};
-use crate::flow::ended::Ended;
+use crate::flow::ended::{EndReason, Ended};
 use crate::flow::first::First;
 use crate::flow::key::{FlowKey, Way};
 use crate::flow::lifetime::{Lifetimes, step};
@@ -30,9 +30,10 @@ use crate::pcap::slice::{LeftOut, Slice};
 use crate::pipeline::ledger::{Dropped, Ledger, Noted};
 use crate::pipeline::measure::Distribution;
 use crate::pipeline::observe::{Frame, Observed};
+use crate::pipeline::watched::{self, Watched};
 use crate::source::{Arrival, Datagram, Record, Told};
 use crate::wire::decapsulate::{Mirrored, Tunnel, Tunnels, decapsulate};
-use crate::wire::inner::Inner;
+use crate::wire::inner::{Inner, Transport};
 use crate::wire::ip::Address;
 use crate::wire::length::Verdict;
 use crate::wire::numbers::{ether_type, protocol};
@@ -64,7 +65,7 @@ pub struct WorkerSettings {
     pub slice: Option<Slice>,
     /// Whether somebody writes an index of the capture.
     pub index: bool,
-    /// Whether flows are kept: only where somebody takes their records.
+    /// Whether somebody takes flow records. Else no more flows are kept than tell what the mirror lost.
     pub flows: bool,
     /// Whether the first packets of flows are looked into, for what they name.
     pub app: bool,
@@ -154,6 +155,8 @@ pub struct Part {
     pub strangers: Strangers,
     /// Sessions that saw the same packets.
     pub pairs: Pairs<SessionKey>,
+    /// One TCP connection in so many was looked at for what the mirror lost.
+    pub one_in: u32,
     /// Bytes of the frames delivered.
     pub frames: Distribution,
 }
@@ -170,6 +173,8 @@ pub struct Snapshot {
     pub strangers: Strangers,
     /// Sessions that saw the same packets.
     pub pairs: Pairs<SessionKey>,
+    /// One TCP connection in so many was looked at for what the mirror lost.
+    pub one_in: u32,
     /// Bytes of the frames delivered.
     pub frames: Distribution,
 }
@@ -182,6 +187,8 @@ pub struct Worker {
     /// Sessions the writer has been told of.
     announced: usize,
     flows: Updates,
+    /// What part of TCP connections is followed, where nobody takes flow records.
+    watched: Option<Watched>,
     /// Records encoded, where flows are told where theirs lie.
     records: u64,
     /// Where openings go on.
@@ -207,12 +214,18 @@ pub struct Worker {
 impl Worker {
     /// A worker with empty tables.
     pub fn new(settings: WorkerSettings) -> Self {
-        let mut flows = Updates::new(settings.max_flows, settings.lifetimes);
+        let max_flows = if settings.flows {
+            settings.max_flows
+        } else {
+            watched::PLACES
+        };
+        let mut flows = Updates::new(max_flows, settings.lifetimes);
         if settings.first_places {
             flows.keep_firsts();
         }
         Self {
             flows,
+            watched: (!settings.flows).then(Watched::default),
             records: 0,
             awaited: Awaited::default(),
             keys: settings.index.then(lookup::Keys::default),
@@ -265,11 +278,12 @@ impl Worker {
             sessions,
             place,
             records,
+            watched,
             ..
         } = self;
         let is_more = flows.expire(step(now_ns), most, |order, change| {
             let occasion = order.map_or(Occasion::Time(*place), Occasion::Packet);
-            tell(change, occasion, sessions, *records, outlet);
+            tell(change, occasion, sessions, watched, *records, outlet);
         });
         if !is_more {
             self.step = step(now_ns);
@@ -311,11 +325,12 @@ impl Worker {
             flows,
             sessions,
             records,
+            watched,
             ..
         } = self;
         flows.settle(|order, change| {
             let occasion = Occasion::Packet(order);
-            tell(change, occasion, sessions, *records, outlet);
+            tell(change, occasion, sessions, watched, *records, outlet);
         });
         let left_out = flows.take_names_left_out();
         self.ledger.note_many(Noted::AppNamesFull, left_out);
@@ -342,6 +357,7 @@ impl Worker {
         let pairs = pairs.named(|id| key_of(&self.sessions, id));
         let flows = self.flows.end();
         Part {
+            one_in: one_in(self.watched.as_ref()),
             ledger,
             flows,
             evicted: evicted.0,
@@ -356,6 +372,7 @@ impl Worker {
     /// What was counted so far. The worker goes on.
     pub fn snapshot(&self) -> Snapshot {
         Snapshot {
+            one_in: one_in(self.watched.as_ref()),
             ledger: self.ledger_of_now(),
             pairs: self.pairs.clone().named(|id| key_of(&self.sessions, id)),
             sessions: self.sessions.list().to_vec(),
@@ -790,14 +807,17 @@ impl Worker {
         (first, copies): (First, Copies),
         outlet: &mut impl Outlet,
     ) {
-        if !self.settings.flows {
+        let inner = observed.inner;
+        if self.watched.is_some() && !is_segment(inner) {
             return;
         }
-        let inner = observed.inner;
         let vni = observed.frame.mirrored.map(|mirrored| mirrored.vni);
         let Some((key, way)) = FlowKey::of(session, vni, inner) else {
             return;
         };
+        if self.watched.as_ref().is_some_and(|part| !part.takes(&key)) {
+            return;
+        }
         let (ts_ns, lengths) = (observed.frame.ts_ns, observed.wire_lengths);
         let ip_len = observed.evidence.ip_bytes(lengths);
         let Some(packet) = FlowPacket::of(ts_ns, lengths, observed.verdict, ip_len, inner) else {
@@ -808,7 +828,7 @@ impl Worker {
             copies,
             ..packet
         };
-        let opening = if self.settings.app {
+        let opening = if self.settings.app && self.settings.flows {
             Opening::of(inner, observed.frame.bytes, &mut self.awaited)
         } else {
             None
@@ -829,11 +849,12 @@ impl Worker {
             flows,
             sessions,
             records,
+            watched,
             ..
         } = self;
         flows.add(key, way, packet, opening, self.place, |order, change| {
             let occasion = Occasion::Packet(order);
-            tell(change, occasion, sessions, *records, outlet);
+            tell(change, occasion, sessions, watched, *records, outlet);
         });
     }
 
@@ -993,24 +1014,54 @@ fn key_of(sessions: &Sessions, id: SessionId) -> Option<SessionKey> {
 fn tell(
     change: Change<'_>,
     occasion: Occasion,
-    sessions: &Sessions,
+    sessions: &mut Sessions,
+    watched: &mut Option<Watched>,
     records: u64,
     outlet: &mut impl Outlet,
 ) {
     match change {
-        Change::Ended(ended) => hand_out(ended, occasion, sessions, outlet),
+        Change::Ended(ended) => hand_out(ended, occasion, sessions, watched, outlet),
         Change::Begun { flow, record } => {
             outlet.flow_begins(flow, record, records.saturating_sub(record));
         }
     }
 }
 
-/// Hands out a flow that has ended.
-fn hand_out(ended: &Ended, occasion: Occasion, sessions: &Sessions, outlet: &mut impl Outlet) {
+/// Counts to its session what a flow that has ended tells of bytes that never came, and hands its record out where
+/// somebody takes it.
+fn hand_out(
+    ended: &Ended,
+    occasion: Occasion,
+    sessions: &mut Sessions,
+    watched: &mut Option<Watched>,
+    outlet: &mut impl Outlet,
+) {
     let Ended { flow, reason } = ended;
-    if let Some(session) = sessions.session(flow.key.session()) {
-        outlet.flow(FlowRecord::new(flow, session, *reason, occasion));
+    let id = flow.key.session();
+    if let Some((session, lost)) = sessions.session_mut(id).zip(flow.lost()) {
+        session.loss.add(&lost);
     }
+    match watched {
+        Some(watched) if *reason == EndReason::LackOfResources => watched.make_room(),
+        Some(_) => {}
+        None => {
+            if let Some(session) = sessions.session(id) {
+                outlet.flow(FlowRecord::new(flow, session, *reason, occasion));
+            }
+        }
+    }
+}
+
+/// One TCP connection in so many is looked at for what the mirror lost.
+fn one_in(watched: Option<&Watched>) -> u32 {
+    watched.map_or(1, Watched::one_in)
+}
+
+/// Whether a packet is a TCP segment with its flags.
+#[inline]
+fn is_segment(inner: &Inner) -> bool {
+    let transport = inner.ip.as_ref().map(|ip| &ip.transport);
+    matches!(transport, Some(Transport::Ports { tcp: Some(_), .. }))
 }
 
 fn saturate(len: usize) -> u32 {

@@ -4,6 +4,7 @@ pub mod audit;
 pub mod document;
 pub mod html;
 pub mod listing;
+mod mirror_loss;
 mod over_time;
 pub mod page;
 mod plot;

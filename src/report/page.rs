@@ -304,13 +304,14 @@ impl Summary {
             let session = at.checked_sub(1).and_then(|at| shown.get(at));
             let others = session.and_then(|session| session.others.as_ref());
             let others = others.map(OthersSummary::sentence);
-            let advice = session.and_then(|session| session.advice.clone());
+            let advices = session.map(|session| session.advices());
+            let advices = advices.into_iter().flatten();
             let changes = session.map(|session| session.changes.iter());
             let changes: Vec<String> = (changes.into_iter().flatten())
                 .take(CHANGES_SHOWN)
                 .map(ChangeSummary::sentence)
                 .collect();
-            let told = others.iter().chain(&advice).chain(&changes);
+            let told = others.iter().chain(advices).chain(&changes);
             for line in told.flat_map(|text| wrap(text, 96)) {
                 let _ = writeln!(page, "        {line}");
             }

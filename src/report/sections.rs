@@ -6,6 +6,7 @@ use std::cmp::Reverse;
 
 use super::audit::{Audit, Counts, Kind, Total, sum};
 use super::document::{Block, Cell, Document, Section, Table};
+use super::mirror_loss;
 use super::over_time;
 use super::page::bytes;
 use super::plot;
@@ -19,9 +20,10 @@ use crate::pipeline::ledger;
 const SESSIONS_SHOWN: usize = 200;
 
 /// The sections, in their order.
-const SECTIONS: [fn(&Audit) -> Vec<Section>; 7] = [
+const SECTIONS: [fn(&Audit) -> Vec<Section>; 8] = [
     |audit| vec![result(audit)],
     sessions_table,
+    mirror_loss::section,
     inventory,
     over_time,
     session::one_by_one,
@@ -62,10 +64,7 @@ fn result(audit: &Audit) -> Section {
             counted(lost, "packet")
         ));
     }
-    sentences.push(
-        "A mirror source that drops a packet instead of cutting it leaves no trace in these figures: compare with its own counters."
-            .to_owned(),
-    );
+    sentences.push(mirror_loss::verdict(&audit.sessions));
     let mut blocks: Vec<Block> = sentences.into_iter().map(Block::Text).collect();
     let wrong = audit.errors.iter().map(|error| format!("Fault: {error}"));
     let told = wrong.chain(audit.remarks.iter().cloned());

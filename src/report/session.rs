@@ -19,7 +19,7 @@ const CHANGES_SHOWN: usize = 16;
 pub fn one_by_one(audit: &Audit) -> Vec<Section> {
     let mut told: Vec<&SessionSummary> = audit.sessions.iter().collect();
     told.sort_by_key(|session| {
-        let is_quiet = session.truncated == 0 && session.advice.is_none();
+        let is_quiet = session.truncated == 0 && session.advices().next().is_none();
         (
             is_quiet && session.changes.is_empty(),
             Reverse(session.packets),
@@ -91,7 +91,7 @@ fn session(session: &SessionSummary) -> Section {
     ]);
     let others = session.others.as_ref().map(OthersSummary::sentence);
     let mut blocks: Vec<Block> = others.into_iter().map(Block::Text).collect();
-    blocks.extend(session.advice.iter().cloned().map(Block::Advice));
+    blocks.extend(session.advices().cloned().map(Block::Advice));
     let changes = session.changes.iter().take(CHANGES_SHOWN);
     blocks.extend(changes.map(ChangeSummary::sentence).map(Block::Text));
     blocks.push(Block::Facts(facts));

@@ -14,6 +14,7 @@ use crate::host::counters::Counts;
 use crate::mirror::allowed::Stranger;
 use crate::mirror::inventory::{Difference, Expected, Label};
 use crate::mirror::lengths::{Lengths, Step};
+use crate::mirror::loss::Surroundings;
 use crate::mirror::pairs::{Pairs, TimesApart};
 use crate::mirror::series::{Change, Event, Series, Stretch};
 use crate::mirror::session::{Session, SessionKey};
@@ -26,6 +27,7 @@ use crate::pipeline::measure::Facts;
 use crate::pipeline::outcome::Outcome;
 use crate::pipeline::sink::{Account, SinkError};
 use crate::pipeline::worker::WorkerSettings;
+use crate::report::mirror_loss::LossSummary;
 use crate::say::{flush, say};
 use crate::stop::wall_clock_ns;
 
@@ -286,6 +288,9 @@ pub struct SessionSummary {
     pub cut_mtu: Option<u32>,
     /// What to do about it.
     pub advice: Option<String>,
+    /// What TCP connections tell of bytes that never arrived; absent where there were none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mirror_loss: Option<LossSummary>,
     /// When another share of its packets was cut, or cut ones kept another length.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub changes: Vec<ChangeSummary>,
@@ -534,6 +539,9 @@ impl Summary {
             ..
         } = outcome;
         let routes = Routes::new(sessions, settings);
+        // Before workers saw it: what is missing in a sink was seen.
+        let lost_here =
+            kernel_dropped.values().sum::<u64>() + ledger.dropped().values().sum::<u64>();
         // Live, a session that fell silent is so by the clock.
         let latest_ns = match settings.live {
             true => wall_clock_ns(),
@@ -587,7 +595,15 @@ impl Summary {
                 .iter()
                 .map(|session| {
                     let label = settings.inventory.label(session.key);
-                    SessionSummary::new(session, &routes.of(session, label), label)
+                    let route = routes.of(session, label);
+                    let around = Surroundings {
+                        largest_ip: session.truncation.largest_inner_ip(&route),
+                        overhead: session.truncation.overhead(),
+                        mtu: route.mtu,
+                        lost_here,
+                        one_in: outcome.one_in,
+                    };
+                    SessionSummary::new(session, &route, label, &around)
                 })
                 .collect(),
             inventory: settings
@@ -672,10 +688,21 @@ impl Routes {
 }
 
 impl SessionSummary {
-    fn new(session: &Session, route: &Route, label: Option<&Label>) -> Self {
+    /// What to do about what is missing of its packets, and of packets that never came.
+    pub fn advices(&self) -> impl Iterator<Item = &String> {
+        let lost = self.mirror_loss.as_ref();
+        self.advice
+            .iter()
+            .chain(lost.and_then(|lost| lost.advice.as_ref()))
+    }
+
+    fn new(session: &Session, route: &Route, label: Option<&Label>, around: &Surroundings) -> Self {
         let truncation = &session.truncation;
         let cause = truncation.cause(route);
         let (source, vni) = session.key.mirror().unzip();
+        // Nobody mirrors a capture that was not encapsulated, and there is no session behind packets of many that are
+        // counted together.
+        let can_be_mended = session.key.mirror().is_some();
         Self {
             vni: vni.map(|vni| vni.as_u32()),
             source,
@@ -703,12 +730,13 @@ impl SessionSummary {
                 Some(Cause::Mtu(mtu)) => Some(mtu),
                 _ => None,
             },
-            // Nobody mirrors a capture that was not encapsulated: there is no session to mend.
-            advice: match session.key {
-                // Nor one behind packets of many sessions counted together.
-                SessionKey::Plain | SessionKey::Other => None,
-                _ => truncation.advice(session.packets, route),
-            },
+            advice: can_be_mended
+                .then(|| truncation.advice(session.packets, route))
+                .flatten(),
+            mirror_loss: LossSummary::new(&session.loss, around).map(|lost| LossSummary {
+                advice: lost.advice.filter(|_| can_be_mended),
+                ..lost
+            }),
             changes: session
                 .series
                 .changes()
