@@ -3,7 +3,7 @@
 //!
 //! Records gather to row groups, each sorted by `ts_start` and written whole. A file can be read once its end is
 //! written, which says where everything is. While a row group is encoded, records gather for the next one: each few that
-//! come pay for one column, so that nobody waits long.
+//! come pay for one column, so that none waits long.
 
 mod cells;
 mod schema;
@@ -139,9 +139,9 @@ impl Parquet {
         }
     }
 
-    /// Ends the row group in the works: nobody waits for it. Records that gather for the next one stay where they are.
+    /// Encodes a column of the row group in the works: no record waits just now, but more may come at any time.
     pub fn flush(&mut self) {
-        self.end_group();
+        self.encode_column();
     }
 
     /// Writes what is gathered as a row group, where there is enough of it; else `false`.
@@ -475,14 +475,19 @@ mod tests {
         }
     }
 
-    /// The row group in the works is done before the next one is full.
+    /// The row group in the works is done before the next one is full. Nothing takes longer than a column, also where
+    /// records come slowly.
     #[test]
     fn columns_are_encoded_while_records_come() {
         let (_dir, _, mut file) = begin(PART_A_COLUMN * 4);
         let mut most_at_once = 0;
         let mut before = 0;
-        for record in records(PART_A_COLUMN as u64 * 16) {
-            file.write(&record);
+        for (at, record) in (0..).zip(records(PART_A_COLUMN as u64 * 16)) {
+            if at % 32 == 31 {
+                file.flush();
+            } else {
+                file.write(&record);
+            }
             let now = file.group.as_ref().map_or(0, |group| group.columns.len());
             most_at_once = most_at_once.max(now.saturating_sub(before));
             before = now;
