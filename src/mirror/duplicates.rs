@@ -6,7 +6,9 @@
 //! fill in on the way. MAC addresses, VLAN tags, TTL and DSCP are not looked at.
 //!
 //! Memory is fixed: a table in which a packet can stand at eight places, all in one cache line. The packet seen
-//! longest ago makes room.
+//! longest ago makes room. Most packets are new, and the table is too large for the nearer caches. So eight bits of each
+//! packet stand in a smaller one, which knows most new packets for what they are; such a packet gets its place when the
+//! next one comes, and memory has had that long to answer.
 
 use prefetch_index::prefetch_index;
 
@@ -41,8 +43,11 @@ const BUCKET_WORDS: usize = 2 * WAYS;
 /// Bytes that a bucket begins at a multiple of.
 const ALIGNMENT: usize = BUCKET_WORDS * size_of::<u64>();
 
+/// Words of all buckets.
+const WORDS: usize = (BUCKET_WORDS << BUCKET_BITS) + ALIGNMENT / size_of::<u64>();
+
 /// Bytes of memory that a table takes.
-pub const MEMORY_BYTES: usize = (BUCKET_WORDS << BUCKET_BITS) * size_of::<u64>() + ALIGNMENT;
+pub const MEMORY_BYTES: usize = (WORDS + (1 << BUCKET_BITS)) * size_of::<u64>();
 
 /// How copies are looked for, and what becomes of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -248,8 +253,20 @@ pub struct Duplicates {
     words: Vec<u64>,
     /// Where the first cache line begins.
     begin: usize,
+    /// For each bucket the lowest byte of each place's hash, 0 where no packet is.
+    hints: Vec<u64>,
+    /// A packet that has no place yet.
+    newcomer: Option<Newcomer>,
     window_ns: u64,
     made_room: u64,
+}
+
+/// A packet that gets a place in a bucket.
+#[derive(Clone, Copy)]
+struct Newcomer {
+    bucket: usize,
+    head: u64,
+    rest: Rest,
 }
 
 /// Lowest bits of a time, kept in the second word: 4096 ns.
@@ -334,11 +351,13 @@ impl Duplicates {
     /// A table that knows packets again for `window_ns` nanoseconds, at most [`MAX_WINDOW_NS`].
     pub fn new(window_ns: u64) -> Self {
         // Memory is taken when it is first used.
-        let words = vec![0; MEMORY_BYTES / size_of::<u64>()];
+        let words = vec![0; WORDS];
         let begin = words.as_ptr().align_offset(ALIGNMENT).min(BUCKET_WORDS);
         Self {
             words,
             begin,
+            hints: vec![0; 1 << BUCKET_BITS],
+            newcomer: None,
             window_ns: window_ns.min(MAX_WINDOW_NS),
             made_room: 0,
         }
@@ -347,14 +366,24 @@ impl Duplicates {
     /// Has the processor fetch what [`Self::see`] will look at.
     #[inline]
     pub fn prefetch(&self, fingerprint: Fingerprint) {
-        let at = self.begin + bucket_of(fingerprint) * BUCKET_WORDS;
+        let bucket = bucket_of(fingerprint);
+        prefetch_index(self.hints.as_slice(), bucket);
+        let at = self.begin + bucket * BUCKET_WORDS;
         prefetch_index(self.words.as_slice(), at);
         prefetch_index(self.words.as_slice(), at + WAYS);
     }
 
     /// Packets that made room before the window was over: of these, later copies are not known again.
-    pub const fn made_room(&self) -> u64 {
-        self.made_room
+    pub fn made_room(&self) -> u64 {
+        let makes_room = self.newcomer.is_some_and(|newcomer| {
+            let words = self.words.get(self.begin..).unwrap_or_default();
+            let bucket = words.as_chunks::<BUCKET_WORDS>().0.get(newcomer.bucket);
+            bucket.is_some_and(|bucket| {
+                let (_, age) = oldest(bucket, newcomer.head);
+                self.is_recent(age)
+            })
+        });
+        self.made_room + u64::from(makes_room)
     }
 
     /// Looks whether the packet was seen within the window, and remembers it.
@@ -384,9 +413,17 @@ impl Duplicates {
             id: id_of(coarse),
             copy: None,
         };
-        let words = self.words.get_mut(self.begin..).unwrap_or_default();
-        let (buckets, _) = words.as_chunks_mut::<BUCKET_WORDS>();
-        let Some(bucket) = buckets.get_mut(bucket_of(fingerprint)) else {
+        self.settle();
+        let newcomer = Newcomer {
+            bucket: bucket_of(fingerprint),
+            head,
+            rest,
+        };
+        if !self.may_know(newcomer.bucket, tag) {
+            self.newcomer = Some(newcomer);
+            return new;
+        }
+        let Some(bucket) = bucket_mut(&mut self.words, self.begin, newcomer.bucket) else {
             return new;
         };
         let (heads, rests) = bucket.split_at_mut(WAYS);
@@ -431,24 +468,85 @@ impl Duplicates {
             (*known_head, *known_rest) = (head, rest.word());
             return new;
         }
-        let (mut oldest, mut oldest_age) = (0, 0);
-        for (at, head) in heads.iter().enumerate() {
-            let age = match *head {
-                0 => u32::MAX,
-                head => (coarse.wrapping_sub(head as u32) as i32).unsigned_abs(),
-            };
-            if age > oldest_age {
-                (oldest, oldest_age) = (at, age);
-            }
-        }
-        if u64::from(oldest_age) <= self.window_ns >> FINE {
-            self.made_room += 1;
-        }
-        if let (Some(old_head), Some(old_rest)) = (heads.get_mut(oldest), rests.get_mut(oldest)) {
-            (*old_head, *old_rest) = (head, rest.word());
-        }
+        self.insert(newcomer);
         new
     }
+
+    /// Gives the last packet a place, if it has none yet.
+    #[inline]
+    fn settle(&mut self) {
+        if let Some(newcomer) = self.newcomer.take() {
+            self.insert(newcomer);
+        }
+    }
+
+    /// Whether a packet with such a hash may be in the bucket. One time in 32 of a full one, it is another.
+    #[inline]
+    fn may_know(&self, bucket: usize, tag: u32) -> bool {
+        const LOWEST: u64 = 0x0101_0101_0101_0101;
+        let hints = self.hints.get(bucket).copied().unwrap_or_default();
+        // A byte that is the same is 0 now, and only below such a one another can borrow.
+        let differ = hints ^ (LOWEST * hint_of(tag));
+        differ.wrapping_sub(LOWEST) & !differ & (LOWEST << 7) != 0
+    }
+
+    /// Gives a packet a place; the one seen longest ago makes room.
+    #[inline]
+    fn insert(&mut self, newcomer: Newcomer) {
+        let Newcomer { bucket, head, rest } = newcomer;
+        let number = bucket;
+        let Some(bucket) = bucket_mut(&mut self.words, self.begin, number) else {
+            return;
+        };
+        let (at, age) = oldest(bucket, head);
+        let (heads, rests) = bucket.split_at_mut(WAYS);
+        if let (Some(old_head), Some(old_rest)) = (heads.get_mut(at), rests.get_mut(at)) {
+            (*old_head, *old_rest) = (head, rest.word());
+        }
+        if let Some(hints) = self.hints.get_mut(number) {
+            let shift = at as u32 * u8::BITS;
+            *hints = *hints & !(0xff << shift) | hint_of((head >> 32) as u32) << shift;
+        }
+        if self.is_recent(age) {
+            self.made_room += 1;
+        }
+    }
+
+    /// Whether so many units of [`FINE`] are within the window.
+    fn is_recent(&self, age: u32) -> bool {
+        u64::from(age) <= self.window_ns >> FINE
+    }
+}
+
+/// What stands for a packet among the hints: not 0.
+#[inline]
+const fn hint_of(tag: u32) -> u64 {
+    let byte = tag as u8 as u64;
+    if byte == 0 { 1 } else { byte }
+}
+
+/// The bucket of this number.
+#[inline]
+fn bucket_mut(words: &mut [u64], begin: usize, number: usize) -> Option<&mut [u64; BUCKET_WORDS]> {
+    let (buckets, _) = words.get_mut(begin..)?.as_chunks_mut();
+    buckets.get_mut(number)
+}
+
+/// Which place of a bucket was taken longest ago, seen from the packet with this head, and how long ago; an empty one
+/// before all others.
+#[inline]
+fn oldest(bucket: &[u64; BUCKET_WORDS], now: u64) -> (usize, u32) {
+    let (mut oldest, mut oldest_age) = (0, 0);
+    for (at, head) in bucket.iter().take(WAYS).enumerate() {
+        let age = match *head {
+            0 => u32::MAX,
+            head => ((now as u32).wrapping_sub(head as u32) as i32).unsigned_abs(),
+        };
+        if age > oldest_age {
+            (oldest, oldest_age) = (at, age);
+        }
+    }
+    (oldest, oldest_age)
 }
 
 #[inline]
@@ -852,7 +950,8 @@ mod tests {
         let at = table.words.as_ptr().addr() + table.begin * size_of::<u64>();
         assert_eq!((at % ALIGNMENT, ALIGNMENT), (0, 128));
         assert!(table.words.len() >= table.begin + (BUCKET_WORDS << BUCKET_BITS));
-        assert_eq!(table.words.len() * size_of::<u64>(), MEMORY_BYTES);
+        let words = table.words.len() + table.hints.len();
+        assert_eq!(words * size_of::<u64>(), MEMORY_BYTES);
     }
 
     /// Time, session and the rest of a copy come back as they were put in.
@@ -885,6 +984,33 @@ mod tests {
     }
 
     proptest! {
+        /// Whether hints tell new packets from others or each is looked for in its bucket: the answers are the same. Hashes
+        /// of two buckets, some with the same hint, and more of them than there are places.
+        #[test]
+        fn hints_change_no_answer(
+            packets in proptest::collection::vec(
+                (0u64..24, 0u64..3, 0u64..2, 0u32..3, 60u8..64, 0u64..40 * MS, 0u8..3),
+                1..200,
+            ),
+        ) {
+            let mut table = Duplicates::new(WINDOW);
+            let mut looked_for = Duplicates::new(WINDOW);
+            let mut now = 1_700_000_000_000_000_000;
+            for (high, low, bucket, session, ttl, pause, kind) in packets {
+                let kind = [Kind::Numbered, Kind::Unnumbered, Kind::Reset][usize::from(kind)];
+                let hash = high << 40 | low << 32 | bucket;
+                let fingerprint = Fingerprint { hash, kind };
+                now += pause;
+                let sighting = Sighting { session: SessionId(session), ts_ns: now, ttl, vlan: None };
+                looked_for.settle();
+                let tag = ((hash >> 32) as u32).max(1);
+                looked_for.hints[bucket_of(fingerprint)] = u64::MAX / 255 * hint_of(tag);
+                let seen = table.see(fingerprint, &sighting);
+                prop_assert_eq!(seen, looked_for.see(fingerprint, &sighting));
+                prop_assert_eq!(table.made_room(), looked_for.made_room());
+            }
+        }
+
         /// Random packets are no copies of each other, and of copies to another session each is found, as often
         /// as there is one.
         #[test]
