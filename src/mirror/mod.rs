@@ -11,6 +11,7 @@ pub mod lengths;
 pub mod loss;
 pub mod others;
 pub mod pairs;
+pub mod prefixes;
 pub mod series;
 pub mod session;
 pub mod sizes;

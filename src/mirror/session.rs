@@ -15,6 +15,7 @@ use super::direction::Direction;
 use super::lengths::{self, Lengths};
 use super::loss::MirrorLoss;
 use super::others::{self, EARNS_A_PLACE, Others};
+use super::prefixes::{self, Prefixes};
 use super::series::{self, Series};
 use super::truncation::{self, Truncation};
 use crate::wire::Vni;
@@ -41,7 +42,10 @@ pub const MEMORY_BYTES: usize =
         + 2 * MAX_AGED * size_of::<Session>()
         + 2 * (MAX_SESSIONS + MAX_AGED) * size_of::<Place>()
         + (MAX_SESSIONS + 1)
-            * (truncation::MEMORY_BYTES + series::MEMORY_BYTES + lengths::MEMORY_BYTES)
+            * (truncation::MEMORY_BYTES
+                + series::MEMORY_BYTES
+                + prefixes::MEMORY_BYTES
+                + lengths::MEMORY_BYTES)
         + others::MEMORY_BYTES;
 
 /// Sessions that are found without hashing.
@@ -139,6 +143,8 @@ pub struct Session {
     pub lengths: Lengths,
     /// What TCP connections tell of bytes that never came.
     pub loss: MirrorLoss,
+    /// Private networks that packets came from and went to.
+    pub prefixes: Prefixes,
     /// What is known of the sessions counted together here; only in [`SessionKey::Other`].
     pub others: Option<Box<Others>>,
 }
@@ -160,6 +166,7 @@ impl Session {
             series: Series::default(),
             lengths: Lengths::default(),
             loss: MirrorLoss::default(),
+            prefixes: Prefixes::default(),
             others: matches!(key, SessionKey::Other).then(Box::default),
         }
     }
@@ -191,6 +198,12 @@ impl Session {
 }
 
 impl Session {
+    /// So much a second, from the first packet to the last; `None` where these have one time.
+    pub fn a_second(&self, count: u64) -> Option<f64> {
+        let ns = self.last_ns.checked_sub(self.first_ns)?;
+        (ns > 0).then(|| count as f64 * 1e9 / ns as f64)
+    }
+
     /// Adds what another worker saw of the same session.
     pub fn merge(&mut self, other: &Self) {
         if other.first_ns < self.first_ns && self.key != SessionKey::Other {
@@ -207,6 +220,7 @@ impl Session {
         self.series.merge(&other.series);
         self.lengths.merge(&other.lengths);
         self.loss.merge(&other.loss);
+        self.prefixes.merge(&other.prefixes);
         if let (Some(mine), Some(others)) = (&mut self.others, &other.others) {
             mine.merge(others);
         }

@@ -794,6 +794,10 @@ impl Worker {
                 observed.verdict,
                 observed.direction,
             );
+            if let Some(ip) = &observed.inner.ip {
+                session.prefixes.add(ip.header.src);
+                session.prefixes.add(ip.header.dst);
+            }
         }
         id
     }

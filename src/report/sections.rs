@@ -396,6 +396,7 @@ mod tests {
         let session = told["sessions"][0].as_object_mut().unwrap();
         session.insert("cut_by".to_owned(), "mtu".into());
         session.remove("changes");
+        session.remove("inner_networks");
         for count in ["packets", "truncated", "missing_bytes"] {
             session.insert(count.to_owned(), u64::MAX.into());
         }

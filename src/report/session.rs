@@ -67,6 +67,8 @@ fn session(session: &SessionSummary) -> Section {
     facts.extend(tunnel.map(|tunnel| ("tunnel", Cell::text(tunnel))));
     facts.extend([
         ("packets", Cell::count(session.packets)),
+        ("packets a second", a_second(session.packets_per_second)),
+        ("bits a second", a_second(session.bits_per_second)),
         ("in", of_all(session.inbound)),
         ("out", of_all(session.outbound)),
         ("bytes arrived", Cell::bytes(session.bytes)),
@@ -86,6 +88,10 @@ fn session(session: &SessionSummary) -> Section {
         ),
         ("bytes around inner IP", Cell::maybe(session.overhead)),
         ("cut size, bytes of frame", Cell::maybe(session.cut_size)),
+        (
+            "private networks",
+            Cell::text(session.inner_networks.join(", ")),
+        ),
         ("first packet", Cell::text(&session.first_seen)),
         ("last packet", Cell::text(&session.last_seen)),
     ]);
@@ -102,6 +108,11 @@ fn session(session: &SessionSummary) -> Section {
     let plots = plots.into_iter().flatten().map(Box::new);
     blocks.extend(plots.map(Block::Plot));
     Section::new(title_of(session), blocks)
+}
+
+/// A rate, in whole numbers, or a dash where there is none.
+fn a_second(rate: Option<f64>) -> Cell {
+    rate.map_or_else(|| Cell::text("–"), |rate| Cell::count(rate.round() as u64))
 }
 
 /// Lengths of frames at the mirror source, between powers of two.

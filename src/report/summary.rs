@@ -256,6 +256,12 @@ pub struct SessionSummary {
     pub packets: u64,
     /// Bytes of inner frame that arrived.
     pub bytes: u64,
+    /// Packets a second, from the first to the last; absent where these are at one time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub packets_per_second: Option<f64>,
+    /// Bits of inner frame a second, likewise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bits_per_second: Option<f64>,
     /// Frames the mirror source received.
     pub inbound: u64,
     /// Frames the mirror source sent.
@@ -294,6 +300,9 @@ pub struct SessionSummary {
     /// When another share of its packets was cut, or cut ones kept another length.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub changes: Vec<ChangeSummary>,
+    /// Private networks that its packets came from and went to: `10.1.2.0/24`.
+    #[serde(default)]
+    pub inner_networks: Vec<String>,
     /// How much came when.
     pub over_time: SeriesSummary,
     /// How long frames were at the mirror source.
@@ -712,6 +721,8 @@ impl SessionSummary {
             account: label.and_then(|label| label.account.clone()),
             packets: session.packets,
             bytes: session.bytes,
+            packets_per_second: session.a_second(session.packets),
+            bits_per_second: session.a_second(session.bytes.saturating_mul(8)),
             inbound: session.inbound,
             outbound: session.outbound,
             duplicates: session.duplicates,
@@ -742,6 +753,11 @@ impl SessionSummary {
                 .changes()
                 .iter()
                 .map(ChangeSummary::new)
+                .collect(),
+            inner_networks: session
+                .prefixes
+                .list()
+                .map(|(network, len)| format!("{network}/{len}"))
                 .collect(),
             over_time: SeriesSummary::new(&session.series),
             sizes: SizesSummary::new(&session.lengths),
