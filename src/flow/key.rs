@@ -177,15 +177,6 @@ impl FlowKey {
         self.kind & IPV6 != 0
     }
 
-    /// A number by which a part of all flows is taken: packets of both directions have the same, in every run.
-    #[inline]
-    pub const fn part(&self) -> u32 {
-        let ([a, more_a], [b, more_b]) = (self.a, self.b);
-        let mixed = a ^ more_a.rotate_left(17) ^ b.rotate_left(31) ^ more_b.rotate_left(47);
-        let mixed = (mixed ^ self.ports as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        (mixed >> 32) as u32
-    }
-
     /// What the port fields mean.
     pub const fn ports(&self) -> Ports {
         match (self.kind >> PORTS_AT) & 7 {

@@ -3,7 +3,7 @@
 //! As many as fit a small table, which costs little. Where there are more, half of them are passed over, and again:
 //! by their addresses, so that both directions of a connection are followed or neither.
 
-use crate::flow::key::FlowKey;
+use crate::wire::inner::{Inner, InnerIp, Transport};
 
 /// Connections followed at a time: a table of so few is updated at once and stays in the cache.
 pub const PLACES: u32 = 1000;
@@ -21,10 +21,28 @@ pub struct Watched {
 }
 
 impl Watched {
-    /// Whether a connection is followed.
+    /// Whether a packet is a TCP segment with its flags, of a connection that is followed.
     #[inline]
-    pub const fn takes(&self, key: &FlowKey) -> bool {
-        key.part() & self.mask == 0
+    pub fn takes(&self, inner: &Inner) -> bool {
+        match &inner.ip {
+            Some(InnerIp {
+                header,
+                transport:
+                    Transport::Ports {
+                        src,
+                        dst,
+                        tcp: Some(_),
+                    },
+                ..
+            }) => {
+                // The same for both directions, and in every run.
+                let ([a, more_a], [b, more_b]) = (header.src.words, header.dst.words);
+                let mixed = a ^ b ^ (more_a ^ more_b).rotate_left(24) ^ u64::from(src ^ dst);
+                let number = mixed.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
+                number as u32 & self.mask == 0
+            }
+            _ => false,
+        }
     }
 
     /// Notes that a connection had to make room for another. When the whole table did, the part is halved.
@@ -45,6 +63,32 @@ impl Watched {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// An IPv4 packet of this protocol between two ports.
+    fn packet(src: u8, src_port: u8, dst: u8, dst_port: u8, protocol: u8) -> Inner {
+        let mut frame = vec![0; 54];
+        frame[12..24].copy_from_slice(&[8, 0, 0x45, 0, 0, 40, 0, 0, 0, 0, 64, protocol]);
+        frame[26..34].copy_from_slice(&[10, 0, 0, src, 10, 0, 0, dst]);
+        frame[34..38].copy_from_slice(&[0, src_port, 0, dst_port]);
+        frame[46] = 0x50;
+        Inner::read(&frame)
+    }
+
+    #[test]
+    fn connections_are_followed_or_not() {
+        let mut watched = Watched::default();
+        assert!(watched.takes(&packet(1, 80, 2, 90, 6)));
+        assert!(!watched.takes(&packet(1, 80, 2, 90, 17)), "no TCP");
+        (0..2 * PLACES).for_each(|_| watched.make_room());
+        let mut taken = 0;
+        for port in 0..=255 {
+            let forth = watched.takes(&packet(1, port, 2, 80, 6));
+            let back = watched.takes(&packet(2, 80, 1, port, 6));
+            assert_eq!(forth, back, "both directions of {port}");
+            taken += u32::from(forth);
+        }
+        assert!((32..128).contains(&taken), "a quarter: {taken} of 256");
+    }
 
     #[test]
     fn the_part_is_halved_up_to_a_bound() {

@@ -33,7 +33,7 @@ use crate::pipeline::observe::{Frame, Observed};
 use crate::pipeline::watched::{self, Watched};
 use crate::source::{Arrival, Datagram, Record, Told};
 use crate::wire::decapsulate::{Mirrored, Tunnel, Tunnels, decapsulate};
-use crate::wire::inner::{Inner, Transport};
+use crate::wire::inner::Inner;
 use crate::wire::ip::Address;
 use crate::wire::length::Verdict;
 use crate::wire::numbers::{ether_type, protocol};
@@ -812,16 +812,13 @@ impl Worker {
         outlet: &mut impl Outlet,
     ) {
         let inner = observed.inner;
-        if self.watched.is_some() && !is_segment(inner) {
+        if self.watched.as_ref().is_some_and(|part| !part.takes(inner)) {
             return;
         }
         let vni = observed.frame.mirrored.map(|mirrored| mirrored.vni);
         let Some((key, way)) = FlowKey::of(session, vni, inner) else {
             return;
         };
-        if self.watched.as_ref().is_some_and(|part| !part.takes(&key)) {
-            return;
-        }
         let (ts_ns, lengths) = (observed.frame.ts_ns, observed.wire_lengths);
         let ip_len = observed.evidence.ip_bytes(lengths);
         let Some(packet) = FlowPacket::of(ts_ns, lengths, observed.verdict, ip_len, inner) else {
@@ -1059,13 +1056,6 @@ fn hand_out(
 /// One TCP connection in so many is looked at for what the mirror lost.
 fn one_in(watched: Option<&Watched>) -> u32 {
     watched.map_or(1, Watched::one_in)
-}
-
-/// Whether a packet is a TCP segment with its flags.
-#[inline]
-fn is_segment(inner: &Inner) -> bool {
-    let transport = inner.ip.as_ref().map(|ip| &ip.transport);
-    matches!(transport, Some(Transport::Ports { tcp: Some(_), .. }))
 }
 
 fn saturate(len: usize) -> u32 {
