@@ -10,7 +10,7 @@ mod common;
 
 use std::path::Path;
 
-use common::{assert_closes, replay};
+use common::{assert_closes, replay, tool, tshark};
 use serde_json::Value;
 
 const FIN: u8 = 1;
@@ -100,14 +100,19 @@ fn vxlan(inner: &[u8]) -> Vec<u8> {
     frame
 }
 
+/// Writes these segments in VXLAN to a pcap file.
+fn write_segments(path: &Path, segments: &[Segment]) {
+    let packets = segments
+        .iter()
+        .map(|segment| (segment.at_ms, vxlan(&inner(segment))));
+    write_pcap(path, packets);
+}
+
 /// The flow records of these segments, the same with one worker and with three.
 fn records(segments: &[Segment]) -> Vec<Value> {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("in.pcap");
-    let packets = segments
-        .iter()
-        .map(|segment| (segment.at_ms, vxlan(&inner(segment))));
-    write_pcap(&path, packets);
+    write_segments(&path, segments);
     let path = path.to_str().unwrap();
     let [one, three] = ["1", "3"].map(|workers| {
         let replayed = replay([path, "--workers", workers]);
@@ -178,6 +183,24 @@ fn connection(at_ms: u64, seq: u32) -> Vec<Segment> {
     ]
 }
 
+/// The packets of each TCP conversation that tshark finds in these segments, in the order of their beginnings;
+/// `None` where there is no tshark.
+fn conversations_of_tshark(segments: &[Segment]) -> Option<Vec<u64>> {
+    if !tool("tshark") {
+        return None;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("in.pcap");
+    write_segments(&path, segments);
+    let mut packets = Vec::new();
+    for row in tshark(&path, &["tcp.stream"], &["-Y", "tcp"]) {
+        let stream: usize = row[0].parse().unwrap();
+        packets.resize(packets.len().max(stream + 1), 0);
+        packets[stream] += 1;
+    }
+    Some(packets)
+}
+
 #[test]
 fn a_port_used_again_is_another_record() {
     let mut segments = connection(0, 1);
@@ -191,6 +214,9 @@ fn a_port_used_again_is_another_record() {
     let flows = records(&segments);
     let ends: Vec<_> = flows.iter().map(counts).collect();
     assert_eq!(ends, [(4, 3, 3), (4, 3, 3), (4, 3, 4)]);
+    if let Some(packets) = conversations_of_tshark(&segments) {
+        assert_eq!(packets, [7, 7, 7]);
+    }
     assert_eq!(flows[0]["ts_end"], "2023-11-14T22:13:20.005000000Z");
     assert_eq!(flows[1]["ts_start"], "2023-11-14T22:14:20.000000000Z");
     let clients: Vec<_> = flows
