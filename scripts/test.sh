@@ -33,6 +33,7 @@ needed=(
   openssl:openssl
   nft:nftables
   ethtool:ethtool
+  ovs-vswitchd:openvswitch-switch
   setpriv:util-linux
   prlimit:util-linux
   mount:mount

@@ -15,18 +15,22 @@ mod common;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
+use std::process::{Command, Stdio};
 
 use common::files::{interface, option, packet, section};
 use common::lab::{BACKENDS, Ended, Lab, SRC, Side, TO_V6};
-use common::{assert_closes, tool, tshark, vxtap};
+use common::{Running, assert_closes, tool, tshark, vxtap};
 use etherparse::{PacketBuilder, TcpHeader, TcpOptionElement};
 use serde_json::{Value, json};
+use tempfile::TempDir;
 
 /// Bytes of a download.
 const DOWNLOAD: usize = 300_000;
 
 /// A lab whose sender serves downloads on a link of their own, `app0`, from where they are mirrored.
 struct Mirror {
+    /// Ends before the lab that it runs in.
+    switch: Option<Switch>,
     lab: Lab,
     /// The device that stands for the mirror.
     device: &'static str,
@@ -80,7 +84,84 @@ impl Mirror {
                 return None;
             }
         }
-        Some(Self { lab, device })
+        Some(Self {
+            switch: None,
+            lab,
+            device,
+        })
+    }
+
+    /// Mirrors through Open vSwitch in user space: the link of the downloads and the way to the receiver are ports of
+    /// two bridges.
+    fn open_vswitch(lab: Lab) -> Option<Self> {
+        if ![
+            "ovs-vswitchd",
+            "ovsdb-server",
+            "ovs-vsctl",
+            "ovsdb-tool",
+            "ethtool",
+        ]
+        .into_iter()
+        .all(tool)
+        {
+            return None;
+        }
+        let receiver = lab.netns(Side::Receiver);
+        let pair = format!("app0 type veth peer name app1 netns {receiver}");
+        if !lab.add_device(Side::Sender, &pair) {
+            return None;
+        }
+        lab.ip(Side::Sender, "link set app0 up");
+        lab.ip(Side::Receiver, "address add 10.88.0.2/24 dev app1");
+        lab.ip(Side::Receiver, "link set app1 up");
+        // The switch takes the address, and asks for the neighbour itself.
+        lab.ip(Side::Sender, &format!("address flush dev {SRC}"));
+        let switch = Switch::start(&lab)?;
+        for words in [
+            "add-br under -- set bridge under datapath_type=netdev -- add-port under src0",
+            "add-br over -- set bridge over datapath_type=netdev -- add-port over app0 -- add-port over vx0 \
+             -- set interface vx0 type=vxlan options:remote_ip=10.77.0.2 options:key=77 options:dst_port=4789",
+            "-- --id=@to get port vx0 -- --id=@m create mirror name=m select_all=true output_port=@to \
+             -- set bridge over mirrors=@m",
+        ] {
+            switch.vsctl(&lab, words);
+        }
+        for (bridge, address) in [("under", "10.77.0.1/24"), ("over", "10.88.0.1/24")] {
+            lab.ip(Side::Sender, &format!("address add {address} dev {bridge}"));
+            lab.ip(Side::Sender, &format!("link set {bridge} up"));
+        }
+        // A switch in user space does not fill checksums in that were left to the network card.
+        for (side, device) in [
+            (Side::Receiver, "app1"),
+            (Side::Sender, "app0"),
+            (Side::Sender, "over"),
+        ] {
+            let done = common::run(&mut lab.command(side, &["ethtool", "-K", device, "tx", "off"]));
+            assert_eq!(done.code, Some(0), "{}", done.stderr);
+        }
+        Some(Self {
+            switch: Some(switch),
+            lab,
+            device: SRC,
+        })
+    }
+
+    /// Sets the MTU of the path to the receiver.
+    fn path_mtu(&self, mtu: u32) {
+        let Some(switch) = &self.switch else {
+            return self.lab.mtu(mtu);
+        };
+        self.lab
+            .ip(Side::Receiver, &format!("link set dst0 mtu {mtu}"));
+        let words = format!(
+            "set interface src0 mtu_request={mtu} -- set interface under mtu_request={mtu}"
+        );
+        switch.vsctl(&self.lab, &words);
+        for device in [SRC, "under"] {
+            common::lab::wait_until("the MTU", || {
+                (self.lab.link(Side::Sender, device)["mtu"] == mtu).then_some(())
+            });
+        }
     }
 
     /// A download, as long as the mirror takes part in it; what vxtap tells of it.
@@ -108,7 +189,16 @@ impl Mirror {
             std::thread::sleep(std::time::Duration::from_millis(20));
             (self.mirrored() == before).then_some(())
         });
-        listener.wait_for(self.mirrored() - before);
+        // Where nobody but the mirror sends, what left is what arrives.
+        if self.switch.is_none() {
+            listener.wait_for(self.mirrored() - before);
+        } else {
+            common::lab::wait_until("packets to come to rest", || {
+                let received = listener.page().received;
+                std::thread::sleep(std::time::Duration::from_millis(50));
+                (received > 0 && listener.page().received == received).then_some(())
+            });
+        }
         listener.end()
     }
 
@@ -117,6 +207,67 @@ impl Mirror {
         let device = if self.device == "vx0" { "vx0" } else { SRC };
         let link = self.lab.link(Side::Sender, device);
         link["stats64"]["tx"]["packets"].as_u64().unwrap()
+    }
+}
+
+/// Open vSwitch with a data base of its own, in the sender's namespace.
+struct Switch {
+    dir: TempDir,
+    /// Its two processes.
+    processes: [Running; 2],
+}
+
+impl Switch {
+    /// Starts it; says so where that is not possible here.
+    fn start(lab: &Lab) -> Option<Self> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+        let schema = "/usr/share/openvswitch/vswitch.ovsschema";
+        let created =
+            common::run(Command::new("ovsdb-tool").args(["create", &path("conf.db"), schema]));
+        if created.code != Some(0) {
+            eprintln!("skipped: ovsdb-tool: {}", created.stderr.trim());
+            return None;
+        }
+        let start = |words: &[&str]| {
+            let mut command = lab.command(Side::Sender, words);
+            for place in ["OVS_RUNDIR", "OVS_DBDIR", "OVS_LOGDIR"] {
+                command.env(place, dir.path());
+            }
+            let log = std::fs::File::create(path(words[0])).unwrap();
+            Running::start(command.stderr(Stdio::from(log)).stdout(Stdio::null()))
+        };
+        let remote = format!("--remote=punix:{}", path("db.sock"));
+        let data_base = start(&["ovsdb-server", &path("conf.db"), &remote]);
+        let socket = format!("unix:{}", path("db.sock"));
+        common::lab::wait_until("the data base", || {
+            Path::new(&path("db.sock")).exists().then_some(())
+        });
+        let switch = start(&["ovs-vswitchd", &socket]);
+        Some(Self {
+            processes: [data_base, switch],
+            dir,
+        })
+    }
+
+    /// Tells it what to be, and waits until it is.
+    #[track_caller]
+    fn vsctl(&self, lab: &Lab, words: &str) {
+        let socket = format!("--db=unix:{}", self.dir.path().join("db.sock").display());
+        let mut all = vec!["ovs-vsctl", &socket, "--timeout=30"];
+        all.extend(words.split_whitespace());
+        let done = common::run(&mut lab.command(Side::Sender, &all));
+        let is_running = self
+            .processes
+            .iter()
+            .map(|process| process.id())
+            .collect::<Vec<_>>();
+        assert_eq!(
+            done.code,
+            Some(0),
+            "{words} ({is_running:?}): {}",
+            done.stderr
+        );
     }
 }
 
@@ -172,10 +323,10 @@ fn what_does_not_fit(mirror: &Mirror, backend: &str, words: &str, needs: u32) {
     if tool("tshark") {
         assert!(tshark_misses(&ended.capture));
     }
-    mirror.lab.mtu(needs - 1);
+    mirror.path_mtu(needs - 1);
     let less = mirror.download(backend, words);
     assert_eq!(loss(&less)["cause"], "too_large", "{}", less.said);
-    mirror.lab.mtu(needs);
+    mirror.path_mtu(needs);
     let mended = mirror.download(backend, words);
     assert_eq!(loss(&mended)["gap_bytes"], 0, "{}", mended.said);
     assert_eq!(loss(&mended).get("cause"), None);
@@ -208,6 +359,15 @@ fn the_kernel_drops_what_does_not_fit_over_ipv6() {
         return;
     };
     what_does_not_fit(&mirror, "packet", &format!("--bind {TO_V6}"), 1570);
+}
+
+#[test]
+fn open_vswitch_drops_what_does_not_fit() {
+    let Some(lab) = Lab::new() else { return };
+    let Some(mirror) = Mirror::open_vswitch(lab) else {
+        return;
+    };
+    what_does_not_fit(&mirror, "packet", "", 1550);
 }
 
 /// A connection as it is at the mirror source, but for what was lost.
