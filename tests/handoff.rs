@@ -169,6 +169,7 @@ fn pipeline_of(sharing: Sharing, flows: &Path) -> (Pipeline, PipeReader) {
     let about = About {
         comments: Vec::new(),
         mtu: 1500,
+        inventory: std::sync::Arc::default(),
     };
     let sinks = Sinks {
         capture: Some(

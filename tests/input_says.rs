@@ -116,6 +116,7 @@ fn our_own_statistics_count_the_kernel_once() {
     let about = About {
         comments: Vec::new(),
         mtu: 1500,
+        inventory: std::sync::Arc::default(),
     };
     let mut file = Vec::new();
     let mut ours = Section::begin(Format::PcapNg, &about, &mut file);

@@ -7,7 +7,9 @@
 
 mod common;
 
-use common::{replay, testdata, vxtap};
+use std::process::Command;
+
+use common::{replay, run, testdata, tool, vxtap};
 use serde_json::json;
 
 #[test]
@@ -118,4 +120,34 @@ fn tables_that_cannot_be_read() {
         "{}",
         run.stderr
     );
+}
+
+/// What a session is called stands in its interface's description, and a replay of the capture knows the session.
+#[test]
+fn the_capture_has_the_names() {
+    let dir = tempfile::tempdir().unwrap();
+    let labels = dir.path().join("labels.csv");
+    let long = "x".repeat(300);
+    let lines = format!("vni,source,name\n101,10.0.1.11,the web = shop\n202,10.0.2.21,{long}é\n");
+    std::fs::write(&labels, lines).unwrap();
+    let demo = testdata("demo.pcap");
+    let labelled = replay([demo.to_str().unwrap(), "--labels", labels.to_str().unwrap()]);
+    let capture = labelled.capture();
+    if tool("capinfos") {
+        let told = run(Command::new("capinfos").arg(&capture));
+        let told = String::from_utf8_lossy(&told.stdout).into_owned();
+        assert!(
+            told.contains("tunnel=vxlan label=the web = shop\n"),
+            "{told}"
+        );
+        assert!(
+            told.contains(&format!("label={}\n", "x".repeat(128))),
+            "{told}"
+        );
+        assert_eq!(told.matches("label=").count(), 2, "{told}");
+    }
+    let again = replay([capture.to_str().unwrap(), "--plain"]);
+    assert_eq!(again.sessions().len(), labelled.sessions().len());
+    let target = &labelled.session(101, "10.0.1.11")["target"];
+    assert_eq!(&again.session(101, "10.0.1.11")["target"], target);
 }

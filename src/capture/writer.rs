@@ -587,6 +587,7 @@ mod tests {
         About {
             comments: Vec::new(),
             mtu: 1500,
+            inventory: std::sync::Arc::default(),
         }
     }
 

@@ -93,7 +93,7 @@ mod linux {
         let about = format!("mirrored traffic received on {addresses}");
         let sinks = settings
             .outputs
-            .open(vec![about], settings.worker.mtu, control.stop())?;
+            .open(vec![about], &settings.worker, control.stop())?;
         let mut pipeline = Pipeline::start(settings.worker.clone(), sinks, settings.sharing)?;
         if let Some(duration) = receive.duration {
             control.end_after(duration);

@@ -86,7 +86,7 @@ pub fn read(replay: &Replay, top: Option<TopSink>) -> Result<Replayed, Failure> 
     let carried: Vec<bool> = comments.iter().map(|said| !said.is_empty()).collect();
     let comments = iter::once(about).chain(comments.into_iter().flatten());
     let outputs = &settings.outputs;
-    let mut sinks = outputs.open(comments.collect(), settings.worker.mtu, stop)?;
+    let mut sinks = outputs.open(comments.collect(), &settings.worker, stop)?;
     sinks.flows.extend(top.map(Into::into));
     let mut pipeline = Pipeline::start(settings.worker.clone(), sinks, settings.sharing)?;
     control.tell_on_request(Teller::new(&pipeline, &settings.worker, None, ""));

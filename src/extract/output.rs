@@ -154,6 +154,7 @@ impl Output {
         let about = About {
             comments: vec![comment],
             mtu: 0,
+            inventory: std::sync::Arc::default(),
         };
         let mut buffer = Vec::with_capacity(2 * GATHERED);
         let section = Section::begin(Format::PcapNg, &about, &mut buffer);

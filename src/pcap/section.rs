@@ -5,9 +5,11 @@
 //! pcapng sections (draft-ietf-opsawg-pcapng §4.1, §4.2, §4.6) and pcap headers, little-endian.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use hashbrown::HashMap;
 
+use crate::mirror::inventory::Inventory;
 use crate::mirror::session::SessionKey;
 use crate::pcap::blocks::{
     ENHANCED_PACKET, INTERFACE_DESCRIPTION, INTERFACE_STATISTICS, SECTION_HEADER,
@@ -23,6 +25,9 @@ const LINKTYPE_ETHERNET: u16 = 1;
 
 /// Most bytes of an interface description: fixed fields, name, description, resolution.
 const DESCRIPTION_ROOM: u64 = 512;
+
+/// Most bytes of a session's label in its description.
+const LABEL_ROOM: usize = 128;
 /// Most bytes of an interface's statistics: fixed fields, seven numbers, a comment.
 const STATISTICS_ROOM: u64 = 256;
 
@@ -51,12 +56,15 @@ pub struct About {
     pub comments: Vec<String>,
     /// MTU of the path from mirror source to target, for the interface descriptions.
     pub mtu: u32,
+    /// What sessions are called, likewise.
+    pub inventory: Arc<Inventory>,
 }
 
 /// The file being written.
 pub struct Section {
     format: Format,
     mtu: u32,
+    inventory: Arc<Inventory>,
     interfaces: Vec<Interface>,
     by_key: HashMap<SessionKey, u32, foldhash::fast::RandomState>,
 }
@@ -83,6 +91,7 @@ impl Section {
         Self {
             format,
             mtu: about.mtu,
+            inventory: Arc::clone(&about.inventory),
             interfaces: Vec::new(),
             by_key: HashMap::default(),
         }
@@ -114,6 +123,11 @@ impl Section {
             .description(),
             SessionKey::Plain => "packets that were not encapsulated".to_owned(),
             SessionKey::Other => "mirror sessions beyond the number kept apart".to_owned(),
+        };
+        let label = self.inventory.label(key);
+        let description = match label.and_then(|label| label.name.as_deref()) {
+            Some(name) => format!("{description} label={}", up_to(name, LABEL_ROOM)),
+            None => description,
         };
         self.describe(&key.interface_name(), &description, out);
         let number = u32::try_from(self.interfaces.len()).unwrap_or(u32::MAX);
@@ -211,6 +225,11 @@ impl Section {
             put(0, &[], out);
         });
     }
+}
+
+/// The beginning of a text, at most so many bytes of it.
+fn up_to(text: &str, most: usize) -> &str {
+    text.get(..text.floor_char_boundary(most)).unwrap_or(text)
 }
 
 /// What is known of losses, beside the statistics.
@@ -395,6 +414,7 @@ mod tests {
         About {
             comments: vec!["żółw".repeat(20_000)],
             mtu: 1500,
+            inventory: std::sync::Arc::default(),
         }
     }
 

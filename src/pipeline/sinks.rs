@@ -309,6 +309,7 @@ mod tests {
         let about = About {
             comments: Vec::new(),
             mtu: 1500,
+            inventory: std::sync::Arc::default(),
         };
         let creation = Creation::default();
         let capture = CaptureWriter::create(

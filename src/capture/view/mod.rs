@@ -266,6 +266,7 @@ mod tests {
         let about = About {
             comments: Vec::new(),
             mtu: 1500,
+            inventory: std::sync::Arc::default(),
         };
         let mut views = Views::new(tees, about, when_slow);
         let batch = batch(3);

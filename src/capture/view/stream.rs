@@ -317,6 +317,7 @@ mod tests {
         let mut stream = Stream::new(About {
             comments: vec!["a test".to_owned()],
             mtu: 1500,
+            inventory: std::sync::Arc::default(),
         });
         let new = |id| NewSession {
             id: SessionId(id),

@@ -563,7 +563,12 @@ impl Outputs {
     /// # Errors
     ///
     /// When an output cannot be written; nothing is left behind in that case.
-    pub fn open(&self, comments: Vec<String>, mtu: u32, stop: &Stop) -> Result<Sinks, Failure> {
+    pub fn open(
+        &self,
+        comments: Vec<String>,
+        worker: &WorkerSettings,
+        stop: &Stop,
+    ) -> Result<Sinks, Failure> {
         let mut sinks = Sinks {
             on_reader_gone: self.on_reader_gone,
             ..Sinks::default()
@@ -602,7 +607,11 @@ impl Outputs {
             let waits = self.when_slow == WhenSlow::Wait;
             sinks.flows.push(Collector::open(target, waits)?.into());
         }
-        let about = About { comments, mtu };
+        let about = About {
+            comments,
+            mtu: worker.mtu,
+            inventory: Arc::clone(&worker.inventory),
+        };
         if let Some(path) = &self.write {
             let file = self.open_capture(path, about.clone(), stop, store)?;
             sinks.capture = Some(file);

@@ -101,6 +101,7 @@ pub fn plan(
         about: About {
             comments: Vec::new(),
             mtu: 0,
+            inventory: std::sync::Arc::default(),
         },
         custody,
     })
