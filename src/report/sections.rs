@@ -1,6 +1,6 @@
 //! What a report says of an audit, section by section. Pure.
 //!
-//! A new section is a function here and a line in [`SECTIONS`]; how it is printed follows.
+//! A new section is a function here and a line in `SECTIONS`; how it is printed follows.
 
 use std::cmp::Reverse;
 

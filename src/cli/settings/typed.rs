@@ -191,7 +191,7 @@ pub struct Output {
     pub format: Option<Text>,
     /// Write flow records to this file, or into this directory as a store, as -w does; `-` is standard output. A FILE that
     /// ends in .csv is CSV, in .parquet Parquet, in .ipfix IPFIX, any other JSON lines; a format in front says it too: csv:DIR/,
-    /// parquet:FILE, jsonl:-. ipfix://HOST[:PORT] sends IPFIX to a collector over UDP, ipfix+tcp://HOST[:PORT] over TCP (port
+    /// parquet:FILE, jsonl:-. ipfix://HOST:PORT sends IPFIX to a collector over UDP, ipfix+tcp://HOST:PORT over TCP (port
     /// 4739 unless given). Repeatable, and each goes its own way
     #[arg(long, value_name = "[FORMAT:]FILE|DIR|URL")]
     pub flows: Option<Vec<PathBuf>>,

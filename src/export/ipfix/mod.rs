@@ -1,7 +1,7 @@
 //! Flow records as IPFIX (RFC 7011): elements and their lengths come from [`crate::flow::columns`].
 //!
 //! A record says nothing of what it lacks: each set of fields that records have is a template of its own
-//! ([`template`]), so no collector reads a zero that nobody meant. Both directions are in one record (RFC 5103), from
+//! (`template`), so no collector reads a zero that nobody meant. Both directions are in one record (RFC 5103), from
 //! the side of its originator. Pure: records and time go in, messages come out, and whoever sends them owns the
 //! socket ([`encoder`]).
 
