@@ -155,13 +155,16 @@ impl MirrorLoss {
     pub fn advice(&self, around: &Surroundings) -> Option<String> {
         let mut sentences = Vec::new();
         if let Some(cause) = self.cause(around) {
-            sentences.push(self.what_is_missing(around.one_in));
-            sentences.extend(self.why(cause, around));
+            sentences.push(self.what_is_missing(around));
             if around.lost_here > 0 {
                 let here = counted(around.lost_here, "packet");
                 sentences.push(format!(
-                    "This machine lost {here} itself: what these held is among it."
+                    "This machine lost {here} itself: what these held is among it, and may be all of it."
                 ));
+            }
+            // By chance it may as well be lost here.
+            if around.lost_here == 0 || cause != LossCause::AnySize {
+                sentences.extend(self.why(cause, around));
             }
         }
         if self.one_sided > 0 && 2 * self.one_sided > self.connections {
@@ -175,14 +178,18 @@ impl MirrorLoss {
         (!sentences.is_empty()).then(|| sentences.join(" "))
     }
 
-    fn what_is_missing(&self, one_in: u32) -> String {
-        let looked_at = match one_in {
+    fn what_is_missing(&self, around: &Surroundings) -> String {
+        let who = match around.lost_here {
+            0 => "The mirror lost data",
+            _ => "Data is missing",
+        };
+        let looked_at = match around.one_in {
             0 | 1 => String::new(),
-            _ => format!(" (one connection in {one_in} was looked at)"),
+            one_in => format!(" (one connection in {one_in} was looked at)"),
         };
         let all = self.gap_bytes.saturating_add(self.ip_bytes);
         format!(
-            "The mirror lost data: in {} of {}{looked_at}, {} ({}) were acknowledged by their receivers and never \
+            "{who}: in {} of {}{looked_at}, {} ({}) were acknowledged by their receivers and never \
              arrived here.",
             self.with_gaps,
             connections(self.connections),
@@ -366,6 +373,14 @@ mod tests {
             advice.contains("(one connection in 4 was looked at)"),
             "{advice}"
         );
+        assert!(advice.starts_with("Data is missing: in 1 of 1"), "{advice}");
         assert!(advice.contains("lost 7 packets itself"), "{advice}");
+        // Nobody else is blamed for what may have been lost here.
+        let full = Surroundings {
+            largest_ip: 1500,
+            ..around
+        };
+        let advice = loss([download()]).advice(&full).unwrap();
+        assert!(!advice.contains("mirror"), "{advice}");
     }
 }

@@ -93,7 +93,7 @@ pub fn verdict(sessions: &[SessionSummary]) -> String {
             .to_owned(),
         (0, _) => format!("{connections} lack no byte that was acknowledged: no sign that the mirror dropped packets."),
         _ => format!(
-            "The mirror dropped packets: {} ({}) of {connections} were acknowledged by their receivers and never arrived.",
+            "Packets are missing: {} ({}) of {connections} were acknowledged by their receivers and never arrived.",
             bytes(missing),
             percent(missing, missing.saturating_add(arrived)),
         ),
