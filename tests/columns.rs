@@ -86,6 +86,10 @@ fn content(kind: Kind) -> Vec<(&'static str, Json)> {
         Kind::Id => text("pattern", "^[0-9a-f]{16}$"),
         Kind::Mac => text("pattern", "^([0-9a-f]{2}:){5}[0-9a-f]{2}$"),
         Kind::Text => vec![("type", "string".into())],
+        Kind::Direction => vec![
+            ("type", "string".into()),
+            ("enum", Json::List(vec!["in".into(), "out".into()])),
+        ],
         Kind::Address => vec![
             ("type", "string".into()),
             (
@@ -139,6 +143,7 @@ const fn kind_in_words(kind: Kind) -> &'static str {
         Kind::Address => "address",
         Kind::Addresses => "addresses",
         Kind::Mac => "MAC address",
+        Kind::Direction => "`in`, `out`",
         Kind::Port => "port",
         Kind::U8 => "number, 8 bits",
         Kind::U16 => "number, 16 bits",
@@ -297,6 +302,7 @@ fn is_of(value: &Value, kind: Kind) -> bool {
             .as_array()
             .is_some_and(|list| !list.is_empty() && list.iter().all(is_address)),
         Kind::Time | Kind::Id | Kind::Text | Kind::Mac => value.is_string(),
+        Kind::Direction => value == "in" || value == "out",
         Kind::Duration | Kind::Port | Kind::U8 | Kind::U16 | Kind::U32 | Kind::U64 => value
             .as_u64()
             .is_some_and(|number| number <= kind.largest().unwrap()),

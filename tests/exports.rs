@@ -503,7 +503,7 @@ fn arrow_type(column: &Column) -> String {
         Kind::U32 => "uint32",
         Kind::U16 | Kind::Port => "uint16",
         Kind::U8 => "uint8",
-        Kind::Id | Kind::Text | Kind::Address | Kind::Mac => "string",
+        Kind::Id | Kind::Text | Kind::Address | Kind::Mac | Kind::Direction => "string",
         Kind::Addresses => "list<element: string not null>",
     };
     let required = if column.always { " not null" } else { "" };

@@ -213,6 +213,7 @@ fn as_json(kind: Kind, said: &str, json: &Value) -> Value {
         }
         Kind::Id => format!("{:016x}", said.parse::<u64>().unwrap()).into(),
         Kind::Text | Kind::Mac => said.into(),
+        Kind::Direction => ["in", "out"][said.parse::<usize>().unwrap()].into(),
         Kind::Address => address().into(),
         Kind::Addresses => vec![address()].into(),
         // The upper byte says VXLAN.

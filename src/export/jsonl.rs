@@ -10,6 +10,7 @@ use crate::flow::first::Place;
 use crate::flow::record::{FlowId, FlowRecord, Time};
 use crate::flow::tcp::history::Letters;
 use crate::flow::text::{self, Text};
+use crate::mirror::direction::{By, Direction};
 use crate::wire::inner::Mac;
 
 /// How records become lines.
@@ -127,6 +128,18 @@ as_text!(
     Time: |Time(ns)| text::rfc3339(ns),
     FlowId: |FlowId(id)| text::hex(id),
 );
+
+impl Value for By {
+    fn write(&self, name: &[u8], out: &mut Vec<u8>) {
+        self.name().write(name, out);
+    }
+}
+
+impl Value for Direction {
+    fn write(&self, name: &[u8], out: &mut Vec<u8>) {
+        (*self).name().write(name, out);
+    }
+}
 
 impl Value for [IpAddr; 1] {
     fn write(&self, name: &[u8], out: &mut Vec<u8>) {

@@ -11,6 +11,7 @@ use super::first::Place;
 use super::record::{FlowId, FlowRecord, Time};
 use super::tcp::history::Letters;
 use super::text;
+use crate::mirror::direction::{By, Direction};
 use crate::wire::inner::Mac;
 
 /// A field of a flow record.
@@ -56,6 +57,8 @@ pub enum Kind {
     Addresses,
     /// A hardware address.
     Mac,
+    /// `in` or `out`.
+    Direction,
     /// A port of TCP, UDP or SCTP.
     Port,
     /// A number of 8 bits.
@@ -76,9 +79,13 @@ impl Kind {
             Self::U16 | Self::Port => u16::MAX as u64,
             Self::U32 => u32::MAX as u64,
             Self::U64 | Self::Duration => u64::MAX,
-            Self::Time | Self::Id | Self::Text | Self::Address | Self::Addresses | Self::Mac => {
-                return None;
-            }
+            Self::Time
+            | Self::Id
+            | Self::Text
+            | Self::Address
+            | Self::Addresses
+            | Self::Mac
+            | Self::Direction => return None,
         })
     }
 }
@@ -237,6 +244,8 @@ macro_rules! with_columns {
             outer_src: Addresses, None, by_version(iana(130, 4, "exporterIPv4Address"), iana(131, 16, "exporterIPv6Address")), "Outer source addresses of the mirror session.";
             outer_dst: Addresses, None, by_version(own(5, 4, "outerDestinationIPv4Address"), own(6, 16, "outerDestinationIPv6Address")), "Outer destination addresses of the mirror session.";
             tunnel: Text, None, one(own(7, VARIABLE, "tunnelName")), "`vxlan`, `vxlan-gpe` or `geneve`.";
+            dir: Direction, None, one(iana(61, 1, "flowDirection")), "Which way the originator's packets went at the mirror source: `out`, which sent them, or `in`, which received them. Those of the responder went the other way. Absent where nothing tells.";
+            dir_by: Text, None, one(own(25, VARIABLE, "flowDirectionEvidence")), "What tells that: `address`, one end is the mirror source's own IP address (`outer_src`); `mac`, one end has a hardware address that earlier packets showed to be its own.";
             src_ip: Address, None, by_version(iana(8, 4, "sourceIPv4Address"), iana(27, 16, "sourceIPv6Address")), "Address of the originator.";
             src_port: Port, None, one(iana(7, 2, "sourceTransportPort")), "Port of the originator.";
             dst_ip: Address, None, by_version(iana(12, 4, "destinationIPv4Address"), iana(28, 16, "destinationIPv6Address")), "Address of the responder.";
@@ -352,6 +361,8 @@ pub enum Value<'a> {
     Addresses(&'a [IpAddr]),
     /// A hardware address.
     Mac(Mac),
+    /// A direction that is known.
+    Direction(Direction),
 }
 
 impl<'a> From<&'a str> for Value<'a> {
@@ -383,6 +394,7 @@ impl Value<'_> {
             Self::Address(_) => kind == Kind::Address,
             Self::Addresses(addresses) => kind == Kind::Addresses && !addresses.is_empty(),
             Self::Mac(_) => kind == Kind::Mac,
+            Self::Direction(_) => kind == Kind::Direction,
         }
     }
 
@@ -396,6 +408,9 @@ impl Value<'_> {
             Self::Text(text) => out.extend_from_slice(text.as_bytes()),
             Self::Address(address) => out.extend_from_slice(text::ip(address).bytes()),
             Self::Mac(mac) => out.extend_from_slice(text::mac(mac).bytes()),
+            Self::Direction(direction) => {
+                out.extend_from_slice(direction.name().unwrap_or_default().as_bytes());
+            }
             Self::Addresses(addresses) => {
                 for (at, address) in addresses.iter().enumerate() {
                     if at > 0 {
@@ -439,6 +454,15 @@ impl<F: Field> Field for Option<F> {
     }
 }
 
+impl Field for Direction {
+    const ALWAYS: bool = false;
+
+    #[inline]
+    fn value(&self) -> Option<Value<'_>> {
+        (*self != Self::Unknown).then_some(Value::Direction(*self))
+    }
+}
+
 macro_rules! fields {
     ($($kind:ty: $value:expr),+ $(,)?) => {
         $(impl Field for $kind {
@@ -463,6 +487,7 @@ fields!(
     IpAddr: |address| Value::Address(*address),
     [IpAddr; 1]: |addresses| Value::Addresses(addresses),
     Mac: |mac| Value::Mac(*mac),
+    By: |by| Value::Text(by.name()),
 );
 
 #[cfg(test)]
@@ -494,6 +519,8 @@ mod tests {
             outer_src: None,
             outer_dst: None,
             tunnel: None,
+            dir: Direction::Unknown,
+            dir_by: None,
             src_port: None,
             dst_port: None,
             proto: None,

@@ -13,7 +13,9 @@ use super::first::{First, Place};
 use super::key::{FlowKey, Ports, Way};
 use super::tcp::history::Letters;
 use super::text;
+use crate::mirror::direction::{By, Direction};
 use crate::mirror::session::{Session, SessionKey};
+use crate::wire::Vni;
 use crate::wire::inner::Mac;
 use crate::wire::numbers::protocol;
 
@@ -72,6 +74,10 @@ pub struct FlowRecord {
     pub outer_dst: Option<[IpAddr; 1]>,
     /// `vxlan`, `vxlan-gpe` or `geneve`.
     pub tunnel: Option<&'static str>,
+    /// Which way the originator's packets went at the mirror source.
+    pub dir: Direction,
+    /// What tells that.
+    pub dir_by: Option<By>,
     /// Originator's address.
     pub src_ip: IpAddr,
     /// Originator's port.
@@ -221,6 +227,9 @@ impl FlowRecord {
             flow.counts(flow.originator.reverse()),
         );
         let [vlan, vlan_inner] = key.vlans();
+        let dir = session.key.mirror().map_or(Direction::Unknown, |(own, _)| {
+            Direction::by_ends(&own, &src_ip, &dst_ip)
+        });
         let tcp =
             |counts: &Counts| (key.protocol() == Some(protocol::TCP)).then_some(counts.tcp_flags);
         let facts = flow.tcp.map(|connection| connection.facts(flow.originator));
@@ -239,6 +248,8 @@ impl FlowRecord {
             outer_src,
             outer_dst: session.target.map(|target| [target]),
             tunnel: session.tunnel.map(|tunnel| tunnel.name()),
+            dir,
+            dir_by: (dir != Direction::Unknown).then_some(By::Address),
             src_ip,
             src_port: ports.map(|(src, _)| src),
             dst_ip,
@@ -289,6 +300,31 @@ impl FlowRecord {
             app: flow.app.clone(),
             first: flow.first,
             place: None,
+        }
+    }
+}
+
+impl FlowRecord {
+    /// Its mirror session and the hardware addresses of originator and responder, where its direction is not known and
+    /// these may tell it.
+    pub fn unsettled(&self) -> Option<(SessionKey, Mac, Mac)> {
+        let (Direction::Unknown, Some([source])) = (self.dir, self.outer_src) else {
+            return None;
+        };
+        let vni = Vni::new(self.vni?)?;
+        Some((
+            SessionKey::Mirror { source, vni },
+            self.src_mac?,
+            self.dst_mac?,
+        ))
+    }
+
+    /// The same record with its direction, as hardware addresses tell it.
+    pub fn with_direction(&self, dir: Direction) -> Self {
+        Self {
+            dir,
+            dir_by: Some(By::Mac),
+            ..self.clone()
         }
     }
 }
@@ -378,6 +414,8 @@ impl FlowRecord {
             outer_src: Some([IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, 9])]),
             outer_dst: Some([IpAddr::from([192, 0, 2, 1])]),
             tunnel: Some("vxlan"),
+            dir: Direction::Outbound,
+            dir_by: Some(By::Mac),
             src_ip: tuple.src,
             src_port: Some(n as u16),
             dst_ip: tuple.dst,

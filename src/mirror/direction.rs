@@ -2,7 +2,7 @@
 //!
 //! VXLAN does not say. Clouds send the copy from the mirror source's primary address, so an inner
 //! packet from that address was outbound and one to it inbound. Secondary addresses, containers behind
-//! the interface and NAT leave it unknown.
+//! the interface and NAT are told by hardware addresses ([`super::own_macs`]), or stay unknown.
 
 use crate::wire::inner::Inner;
 use crate::wire::ip::Address;
@@ -14,18 +14,52 @@ pub enum Direction {
     Inbound,
     /// Sent by the mirror source.
     Outbound,
-    /// Neither address is the mirror source's.
+    /// Nothing tells.
     Unknown,
 }
 
+/// What tells a direction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum By {
+    /// An inner IP address is that of the mirror source.
+    Address,
+    /// A hardware address was shown to be that of the mirror source's interface.
+    Mac,
+}
+
+impl By {
+    /// The word for it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Address => "address",
+            Self::Mac => "mac",
+        }
+    }
+}
+
 impl Direction {
+    /// The word for it, where it is known.
+    pub const fn name(self) -> Option<&'static str> {
+        match self {
+            Self::Inbound => Some("in"),
+            Self::Outbound => Some("out"),
+            Self::Unknown => None,
+        }
+    }
+
     /// From the outer source address and the inner packet.
     #[inline]
     pub fn of(source: Address, inner: &Inner) -> Self {
         let Some(ip) = inner.ip.as_ref().map(|ip| &ip.header) else {
             return Self::Unknown;
         };
-        match (ip.src == source, ip.dst == source) {
+        Self::by_ends(&source, &ip.src, &ip.dst)
+    }
+
+    /// Of packets from `src` to `dst`, one of which may be the mirror source's own.
+    #[inline]
+    pub fn by_ends<End: PartialEq>(own: &End, src: &End, dst: &End) -> Self {
+        match (src == own, dst == own) {
             (true, false) => Self::Outbound,
             (false, true) => Self::Inbound,
             _ => Self::Unknown,

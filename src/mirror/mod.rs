@@ -10,6 +10,7 @@ pub mod inventory;
 pub mod lengths;
 pub mod loss;
 pub mod others;
+pub mod own_macs;
 pub mod pairs;
 pub mod prefixes;
 pub mod series;

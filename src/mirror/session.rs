@@ -15,6 +15,7 @@ use super::direction::Direction;
 use super::lengths::{self, Lengths};
 use super::loss::MirrorLoss;
 use super::others::{self, EARNS_A_PLACE, Others};
+use super::own_macs::{self, Fact, MacPair, OwnMacs, Shown};
 use super::prefixes::{self, Prefixes};
 use super::series::{self, Series};
 use super::truncation::{self, Truncation};
@@ -45,6 +46,7 @@ pub const MEMORY_BYTES: usize =
             * (truncation::MEMORY_BYTES
                 + series::MEMORY_BYTES
                 + prefixes::MEMORY_BYTES
+                + own_macs::MEMORY_BYTES
                 + lengths::MEMORY_BYTES)
         + others::MEMORY_BYTES;
 
@@ -125,10 +127,12 @@ pub struct Session {
     pub packets: u64,
     /// Bytes of inner frame that arrived; an Ethernet header that was put in front is not among them.
     pub bytes: u64,
-    /// Frames received by the mirror source.
+    /// Frames received by the mirror source, as their IP addresses say.
     pub inbound: u64,
-    /// Frames sent by the mirror source.
+    /// Frames sent by the mirror source, as their IP addresses say.
     pub outbound: u64,
+    /// Its hardware addresses, and what they say of the other frames.
+    pub own_macs: OwnMacs,
     /// Frames whose packet had come before, from this session or another one.
     pub duplicates: u64,
     /// Time of the earliest frame, nanoseconds since 1970.
@@ -159,6 +163,7 @@ impl Session {
             bytes: 0,
             inbound: 0,
             outbound: 0,
+            own_macs: OwnMacs::default(),
             duplicates: 0,
             first_ns: u64::MAX,
             last_ns: 0,
@@ -195,6 +200,22 @@ impl Session {
         self.series.add(ts_ns, lengths.captured, is_cut);
         self.lengths.add(lengths.orig, is_cut);
     }
+
+    /// Takes the hardware addresses of a frame at `place` among all, which has `shown` so much. Sessions without room
+    /// have nothing in common that could be learned.
+    #[inline]
+    pub fn add_macs(
+        &mut self,
+        macs: &MacPair,
+        shown: Shown,
+        place: u64,
+        mut tell: impl FnMut(SessionKey, Fact),
+    ) {
+        if self.others.is_none() {
+            self.own_macs
+                .add(macs, shown, place, |fact| tell(self.key, fact));
+        }
+    }
 }
 
 impl Session {
@@ -213,6 +234,9 @@ impl Session {
         self.bytes += other.bytes;
         self.inbound += other.inbound;
         self.outbound += other.outbound;
+        if self.others.is_none() {
+            self.own_macs.merge(&other.own_macs);
+        }
         self.duplicates += other.duplicates;
         self.first_ns = self.first_ns.min(other.first_ns);
         self.last_ns = self.last_ns.max(other.last_ns);

@@ -1,16 +1,19 @@
 //! Capture records: a worker turns each frame into its final bytes, in the batch it is filling.
 //!
 //! pcapng enhanced packet blocks (pcapng specification §4.3) and nanosecond pcap records, little-endian.
-//! The interface number of a block is left open: the writer, which knows what the file holds, fills it in.
+//! The interface number of a block is left open: the writer, which knows what the file holds, fills it in. Until then its
+//! place tells where the block's direction stands, if that may still be told ([`settle_direction`]).
 //! Each record comes with its facts, so that nobody behind has to parse it.
 
 use std::net::IpAddr;
 
 use crate::mirror::direction::Direction;
+use crate::mirror::own_macs::{MacPair, split};
 use crate::mirror::session::{SessionId, SessionKey};
 use crate::pcap::options::number32;
 use crate::pcap::origin::cause_text;
 use crate::wire::decapsulate::Tunnel;
+use crate::wire::inner::Mac;
 use crate::wire::length::{FrameLen, Verdict};
 
 /// Most bytes of a frame that are stored; what libpcap-based readers accept at most.
@@ -67,6 +70,8 @@ pub struct CaptureRecord<'a> {
     pub verdict: Verdict,
     /// Which way it went at the mirror source.
     pub direction: Direction,
+    /// Where that is unknown: its hardware addresses may tell it later.
+    pub is_unsettled: bool,
     /// What cut it, if something did.
     pub cut_by: CutBy,
     /// Names its packet: copies have the same.
@@ -279,13 +284,10 @@ fn encode_epb(record: &CaptureRecord<'_>, out: &mut Vec<u8>) {
     let ts_high = (record.ts_ns >> 32) as u32;
     let ts_low = record.ts_ns as u32;
     let pad_len = frame.len().wrapping_neg() % 4;
-    let flags: u32 = match record.direction {
-        Direction::Inbound => 1,
-        Direction::Outbound => 2,
-        Direction::Unknown => 0,
-    };
+    let flags = flags(record.direction);
+    let has_flags = flags != 0 || record.is_unsettled;
     let cut = record.verdict == Verdict::Truncated;
-    let flags_len = if flags == 0 { 0 } else { 8 };
+    let flags_len = if has_flags { 8 } else { 0 };
     let id_len = if record.packet_id.is_none() { 0 } else { 12 };
     let options_len = match flags_len + id_len {
         0 => 0,
@@ -293,7 +295,19 @@ fn encode_epb(record: &CaptureRecord<'_>, out: &mut Vec<u8>) {
     };
     // What most blocks have: flags, a packet id, and no comment. Its length is known beforehand.
     let total_len = (EPB_FIXED_LEN + frame.len() + pad_len + options_len + 4) as u32;
-    let words = [EPB, total_len, 0, ts_high, ts_low, captured_len, orig_len];
+    let flags_at = match record.is_unsettled {
+        true if frame.len() >= size_of::<MacPair>() => EPB_FIXED_LEN + frame.len() + pad_len + 4,
+        _ => 0,
+    };
+    let words = [
+        EPB,
+        total_len,
+        flags_at as u32,
+        ts_high,
+        ts_low,
+        captured_len,
+        orig_len,
+    ];
     out.extend_from_slice(words.map(u32::to_le_bytes).as_flattened());
     out.extend_from_slice(frame);
     // Padding, options, their end and the length once more: written in one piece of fixed size, of which only as
@@ -303,11 +317,11 @@ fn encode_epb(record: &CaptureRecord<'_>, out: &mut Vec<u8>) {
     let id_option = u32::from(OPTION_PACKET_ID) | 8 << 16;
     let id = record.packet_id.unwrap_or_default();
     let (id_low, id_high) = (id as u32, (id >> 32) as u32);
-    let words = match (flags, record.packet_id) {
-        (0, None) => [total_len, 0, 0, 0, 0, 0, 0],
-        (_, None) => [flags_option, flags, 0, total_len, 0, 0, 0],
-        (0, Some(_)) => [id_option, id_low, id_high, 0, total_len, 0, 0],
-        (_, Some(_)) => [
+    let words = match (has_flags, record.packet_id) {
+        (false, None) => [total_len, 0, 0, 0, 0, 0, 0],
+        (true, None) => [flags_option, flags, 0, total_len, 0, 0, 0],
+        (false, Some(_)) => [id_option, id_low, id_high, 0, total_len, 0, 0],
+        (true, Some(_)) => [
             flags_option,
             flags,
             id_option,
@@ -325,6 +339,41 @@ fn encode_epb(record: &CaptureRecord<'_>, out: &mut Vec<u8>) {
     out.truncate(end_at + pad_len + options_len + 4);
     if cut {
         insert_comment(record, start, options_len > 0, out);
+    }
+}
+
+/// The direction in the flags of a block.
+const fn flags(direction: Direction) -> u32 {
+    match direction {
+        Direction::Inbound => 1,
+        Direction::Outbound => 2,
+        Direction::Unknown => 0,
+    }
+}
+
+/// Puts the direction into an enhanced packet block among `bytes`, if that may still be told and `direction` knows it by
+/// the frame's destination and source address. Before its interface number is filled in.
+#[inline]
+pub fn settle_direction(
+    bytes: &mut [u8],
+    record: &RecordFacts,
+    direction: impl FnOnce(Mac, Mac) -> Direction,
+) {
+    let at = record.at as usize;
+    let Some(block) = bytes.get_mut(at..at + record.len as usize) else {
+        return;
+    };
+    let flags_at = number32(block, EPB_INTERFACE_AT, false) as usize;
+    if flags_at == 0 {
+        return;
+    }
+    let macs = block.get(EPB_FIXED_LEN..);
+    let Some((dst, src)) = macs.and_then(<[u8]>::first_chunk).map(split) else {
+        return;
+    };
+    let field = block.get_mut(flags_at..);
+    if let Some(field) = field.and_then(<[u8]>::first_chunk_mut::<4>) {
+        *field = flags(direction(dst, src)).to_le_bytes();
     }
 }
 
@@ -451,6 +500,7 @@ mod tests {
             lengths,
             verdict,
             direction,
+            is_unsettled: false,
             cut_by: CutBy::Mtu,
             packet_id: None,
         }
@@ -468,9 +518,45 @@ mod tests {
         writer.into_inner()
     }
 
+    /// A direction that is told later is where it would have been, and only where there is room for it.
+    #[test]
+    fn directions_are_settled_in_place() {
+        let frame = [[2u8; 6], [4; 6]].concat();
+        let cut = |direction, is_unsettled| {
+            let record = CaptureRecord {
+                is_unsettled,
+                ..record(&frame, 1000, 7, direction)
+            };
+            let mut batch = Batch::default();
+            // Not at the beginning of the batch.
+            Format::PcapNg.encode(&record, &mut batch);
+            Format::PcapNg.encode(&record, &mut batch);
+            batch
+        };
+        for direction in [Direction::Inbound, Direction::Outbound, Direction::Unknown] {
+            let mut later = cut(Direction::Unknown, true);
+            let facts = later.records[1];
+            settle_direction(&mut later.bytes, &facts, |dst, src| {
+                assert_eq!((dst, src), ([2; 6], [4; 6]));
+                direction
+            });
+            let at = facts.at as usize + EPB_INTERFACE_AT;
+            later.bytes[at..at + 4].fill(0);
+            let at_once = match direction {
+                Direction::Unknown => continue,
+                direction => cut(direction, false),
+            };
+            let second = |batch: &Batch| batch.bytes[batch.records[1].at as usize..].to_vec();
+            assert_eq!(second(&later), second(&at_once));
+        }
+        let mut settled = cut(Direction::Inbound, false);
+        let facts = settled.records[1];
+        settle_direction(&mut settled.bytes, &facts, |_, _| panic!("it is known"));
+    }
+
     proptest! {
         /// What the encoder writes, an independent reader reads.
-        #[test]
+    #[test]
         fn blocks_read_back(
             frame in proptest::collection::vec(any::<u8>(), 0..300),
             orig in 0u32..4000,

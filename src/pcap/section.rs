@@ -431,6 +431,7 @@ mod tests {
             },
             verdict: Verdict::Whole,
             direction: Direction::Inbound,
+            is_unsettled: false,
             cut_by: CutBy::Unclear,
             packet_id: None,
         }

@@ -8,6 +8,7 @@ use crossbeam_channel::Sender;
 
 use super::annotations::Annotations;
 use super::inquiry::{Answer, WriterAnswer};
+use super::learned::Directions;
 use super::measure::WriterMeasures;
 use super::orders::{Inbox, Order};
 use super::outlet::FromWorker;
@@ -70,6 +71,8 @@ pub struct CaptureSink {
     pub writer: Output,
     /// Brings batches into order.
     pub merge: Merge,
+    /// Tells directions by what was learned of hardware addresses; `None` where records have no room for them.
+    pub directions: Option<Directions>,
     /// What an input says about its packets, where it is carried.
     pub annotations: Option<Annotations>,
     /// For each worker, the way back for its empty batches.
@@ -101,6 +104,9 @@ impl CaptureSink {
         while let Some(run) = self.merge.next_run(now) {
             if let Some(batch) = self.merge.batch(&run) {
                 let records = run.records.clone();
+                if let Some(directions) = &mut self.directions {
+                    directions.settle(run.worker, batch, records.clone());
+                }
                 match &mut self.annotations {
                     None => self.writer.append(run.worker, batch, records),
                     Some(annotations) => {
@@ -135,6 +141,9 @@ impl Sink for CaptureSink {
     type Item = FromWorker;
 
     fn take(&mut self, (worker, batch): FromWorker, now: Duration) {
+        if let Some(directions) = &mut self.directions {
+            directions.introduce(worker, &batch.new_sessions);
+        }
         if let Some(mut promise) = self.merge.push(worker, batch, now) {
             self.writer.tell_no_room(worker, &mut promise);
             self.give_back(worker, promise);

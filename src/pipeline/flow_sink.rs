@@ -6,6 +6,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use super::in_order::{InOrder, Ordered};
+use super::learned::Directions;
 use super::orders::{Inbox, Order};
 use super::outlet::WhenFull;
 use super::sink::Sink;
@@ -14,6 +15,7 @@ use crate::export::collector::{Beside, Collector};
 use crate::export::flow_file::FlowFile;
 use crate::export::top::{Counting, Top};
 use crate::flow::record::{FlowRecord, Order as RecordOrder};
+use crate::mirror::direction::Direction;
 use crate::outfile::{OutError, Standing};
 use crate::stop::wall_clock_ns;
 
@@ -179,17 +181,32 @@ pub struct FlowSink {
     inbox: Inbox<()>,
     /// Where records of several workers are put in order.
     in_order: Option<InOrder<FlowRecord>>,
+    directions: Directions,
 }
 
 impl FlowSink {
     /// For records of so many lanes; see [`flow_lanes`].
-    pub fn new(file: FlowOutput, inbox: Inbox<()>, lanes: usize) -> Self {
+    pub fn new(file: FlowOutput, inbox: Inbox<()>, lanes: usize, directions: Directions) -> Self {
         let in_order = (lanes > 1).then(|| InOrder::new(lanes));
         Self {
             file,
             inbox,
             in_order,
+            directions,
         }
+    }
+}
+
+/// Writes a record, with its direction by what was learned of hardware addresses, where its IP addresses do not say it.
+fn write(file: &mut FlowOutput, directions: &mut Directions, record: &FlowRecord) {
+    let by_mac = record
+        .unsettled()
+        .map_or(Direction::Unknown, |(session, src, dst)| {
+            directions.of(session, dst, src, record.order.place)
+        });
+    match by_mac {
+        Direction::Unknown => file.write(record),
+        known => file.write(&record.with_direction(known)),
     }
 }
 
@@ -197,13 +214,19 @@ impl Sink for FlowSink {
     type Item = std::sync::Arc<FlowChunk>;
 
     fn take(&mut self, chunk: Self::Item, _now: Duration) {
-        let Self { file, in_order, .. } = self;
+        let Self {
+            file,
+            in_order,
+            directions,
+            ..
+        } = self;
         let Some(in_order) = in_order else {
-            return chunk.records.iter().for_each(|record| file.write(record));
+            let records = chunk.records.iter();
+            return records.for_each(|record| write(file, directions, record));
         };
         in_order.push(chunk.lane, chunk.records.iter().cloned(), chunk.done);
         while let Some(record) = in_order.next() {
-            file.write(&record);
+            write(file, directions, &record);
         }
     }
 
@@ -265,9 +288,16 @@ impl Sink for FlowSink {
     }
 
     fn close(&mut self, _now: Duration) {
-        let Self { file, in_order, .. } = self;
+        let Self {
+            file,
+            in_order,
+            directions,
+            ..
+        } = self;
         if let Some(in_order) = in_order {
-            in_order.rest().for_each(|record| file.write(&record));
+            let mut rest = in_order.rest();
+            rest.by_ref()
+                .for_each(|record| write(file, directions, &record));
         }
         match file {
             FlowOutput::File(file) => file.end(),

@@ -2,6 +2,7 @@
 //! the end of the run included. What a source needs (slots, a ring) and what the kernel holds for it is the
 //! source's to tell.
 
+use super::learned;
 use super::measure;
 use super::outlet::{FLOW_CHUNK, MOST_AWAITED};
 use super::run::{FLOW_QUEUE, Sharing, capture_queue_batches, max_flows_of};
@@ -35,6 +36,8 @@ pub fn most_bytes(
     let workers = u64::from(sharing.steering.workers.max(1));
     let mut bytes = PROGRAM + measure::memory_bytes(workers as usize) as u64;
     bytes += workers * SESSION_COPIES * session::MEMORY_BYTES as u64;
+    let readers = flow_sinks.len() + usize::from(worker.capture.is_some());
+    bytes += learned::memory_bytes(workers, readers as u64);
     if worker.dedup.is_some() {
         bytes += workers * (duplicates::MEMORY_BYTES + PAIR_COPIES * pairs::MEMORY_BYTES) as u64;
     }
@@ -129,7 +132,7 @@ mod tests {
     #[test]
     fn every_part_is_in_the_sum() {
         let nothing = most(1, 0, None);
-        assert!((12..160).contains(&(nothing >> 20)), "{nothing}");
+        assert!((12..190).contains(&(nothing >> 20)), "{nothing}");
         let dedup = None;
         let without_dedup = WorkerSettings {
             dedup,

@@ -12,6 +12,7 @@ pub mod flow_sink;
 mod in_order;
 pub mod inquiry;
 mod lane;
+pub mod learned;
 pub mod ledger;
 pub mod measure;
 pub mod memory;

@@ -1,6 +1,7 @@
 //! The first stage of a frame: every fact about it, gathered once. Pure.
 
 use crate::mirror::direction::Direction;
+use crate::mirror::own_macs::{MacPair, Shown};
 use crate::pcap::record::CutBy;
 use crate::pipeline::worker::WorkerSettings;
 use crate::wire::decapsulate::Mirrored;
@@ -78,6 +79,22 @@ impl<'a> Observed<'a> {
             direction,
             cut_by,
         }
+    }
+}
+
+impl Observed<'_> {
+    /// The frame's hardware addresses, where it was mirrored with them.
+    #[inline]
+    pub fn macs(&self) -> Option<&MacPair> {
+        let is_mirrored = self.frame.mirrored.is_some() && self.frame.added_len == 0;
+        self.frame.bytes.first_chunk().filter(|_| is_mirrored)
+    }
+
+    /// What they show.
+    #[inline]
+    pub fn shown(&self) -> Option<Shown> {
+        let ip = self.inner.ip.as_ref();
+        Shown::of(self.direction, ip.map_or(0, |ip| ip.header.ttl))
     }
 }
 

@@ -11,10 +11,12 @@ use super::awaited::Awaited;
 use super::doorbell::Callers;
 use super::ending::Patience;
 use super::flow_sink::{FlowChunk, flow_lanes};
+use super::learned::Log;
 use super::worker::Outlet;
 use crate::capture::first_places::{Answer, FirstPlaces, Namer};
 use crate::flow::record::FlowRecord;
-use crate::mirror::session::SessionId;
+use crate::mirror::own_macs::Fact;
+use crate::mirror::session::{SessionId, SessionKey};
 use crate::pcap::record::{BATCH_LEN, BATCH_RECORDS, Batch};
 
 /// Flow records handed over at a time.
@@ -121,6 +123,7 @@ pub struct QueueOutlet {
     flows: Vec<FlowQueue>,
     /// Where flow records are told where their first packets lie.
     firsts: Option<Firsts>,
+    learned: Log,
 }
 
 /// First packets on their way to a place in the capture.
@@ -169,7 +172,13 @@ impl QueueOutlet {
             flow_chunk: Vec::new(),
             flows,
             firsts: None,
+            learned: Log::default(),
         }
+    }
+
+    /// Tells from now on in `log` what the worker learns of hardware addresses.
+    pub fn tell_learned(&mut self, log: Log) {
+        self.learned = log;
     }
 
     /// Has flow records wait from now on until it is known where their first packets lie.
@@ -469,6 +478,10 @@ impl Outlet for QueueOutlet {
         if let Some(firsts) = &mut self.firsts {
             firsts.unanswered += 1;
         }
+    }
+
+    fn learned(&mut self, session: SessionKey, fact: Fact) {
+        self.learned.tell(session, fact);
     }
 
     fn flow(&mut self, record: FlowRecord) {

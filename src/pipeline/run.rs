@@ -22,6 +22,7 @@ use crate::pipeline::ending::{PATIENCE, Patience};
 use crate::pipeline::flow_sink::FlowOutput;
 use crate::pipeline::inquiry::Answer;
 use crate::pipeline::lane::{Lane, Meeting, Shared, Told};
+use crate::pipeline::learned::Log;
 use crate::pipeline::ledger::Ledger;
 use crate::pipeline::measure::{LiveMeasures, Measured};
 use crate::pipeline::orders::{Inbox, Orders, orders};
@@ -30,7 +31,7 @@ pub use crate::pipeline::outlet::WhenFull;
 use crate::pipeline::outlet::{LAST_PLACES, QueueOutlet};
 use crate::pipeline::shares::Shares;
 use crate::pipeline::sink::{OnReaderGone, SinkError, Watch, Working};
-use crate::pipeline::sinks::{Queues, SinkSet};
+use crate::pipeline::sinks::{ForCapture, Queues, SinkSet};
 use crate::pipeline::spread::{Chunk, ChunkSource, Guide};
 use crate::pipeline::total::Total;
 use crate::pipeline::worker::{Worker, WorkerSettings};
@@ -144,7 +145,14 @@ impl Pipeline {
         let capture = sinks.capture.as_mut().filter(|_| wants_places);
         let places = capture.and_then(|capture| capture.tell_firsts(workers));
         settings.first_places = places.is_some();
-        let (sinks, queues) = SinkSet::start(sinks, sharing, inbox, annotations, &working)?;
+        let for_capture = ForCapture {
+            inbox,
+            annotations,
+            has_directions: settings.capture == Some(Format::PcapNg),
+        };
+        let learned = Log::default();
+        let started = SinkSet::start(sinks, sharing, for_capture, &learned, &working);
+        let (sinks, queues) = started?;
         let shared = Arc::new(Shared {
             failed: AtomicBool::new(false),
             working,
@@ -153,6 +161,9 @@ impl Pipeline {
         });
         let flow_orders = queues.flow_orders.clone();
         let mut lanes = lanes(&settings, sharing, queues, inboxes);
+        for lane in &mut lanes {
+            lane.outlet.tell_learned(learned.clone());
+        }
         if let Some(places) = places {
             for lane in &mut lanes {
                 lane.outlet.await_places(Arc::clone(&places));

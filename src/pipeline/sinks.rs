@@ -12,6 +12,7 @@ use super::doorbell::{Callers, Sleeper, doorbell};
 use super::ending::{PATIENCE, Patience};
 use super::flow_sink::{FlowNotes, FlowSink, flow_lanes};
 use super::inquiry::Answer;
+use super::learned::{Directions, Log};
 use super::measure::{Distribution, WriterMeasures};
 use super::orders::{Inbox, Orders, orders};
 use super::outlet::{FlowQueue, FromWorker, Offers, QueueOutlet, WhenFull, queue_places};
@@ -57,6 +58,17 @@ pub struct Queues {
     pub flow_orders: Orders<()>,
 }
 
+/// What the capture's sink works with beside its output.
+#[derive(Default)]
+pub struct ForCapture {
+    /// Its orders.
+    pub inbox: Option<Inbox<Answer>>,
+    /// What an input says about its packets, where it is carried.
+    pub annotations: Option<Annotations>,
+    /// Whether its records have room for directions.
+    pub has_directions: bool,
+}
+
 /// What the sinks came to.
 pub struct Closed {
     /// The account of each, the capture first.
@@ -72,7 +84,7 @@ pub struct Closed {
 }
 
 impl SinkSet {
-    /// Starts a thread for each sink. The capture's takes its orders from `inbox` and writes `annotations`.
+    /// Starts a thread for each sink. What workers learn of hardware addresses will stand in `learned`.
     ///
     /// # Errors
     ///
@@ -80,8 +92,8 @@ impl SinkSet {
     pub fn start(
         sinks: Sinks,
         sharing: Sharing,
-        inbox: Option<Inbox<Answer>>,
-        annotations: Option<Annotations>,
+        for_capture: ForCapture,
+        learned: &Log,
         working: &Arc<Working>,
     ) -> Result<(Self, Queues), NoThread> {
         let mut running = Vec::new();
@@ -90,7 +102,13 @@ impl SinkSet {
             // Tees go on where the capture fails.
             working.begin();
         }
-        match start_each(sinks, sharing, (inbox, annotations), working, &mut running) {
+        match start_each(
+            sinks,
+            sharing,
+            (for_capture, learned),
+            working,
+            &mut running,
+        ) {
             Ok((notes, measured, queues)) => {
                 let set = Self {
                     running,
@@ -206,7 +224,7 @@ fn tell_tees(tees: &Tees, accounts: &mut Vec<Account>) {
 fn start_each(
     sinks: Sinks,
     sharing: Sharing,
-    (inbox, annotations): (Option<Inbox<Answer>>, Option<Annotations>),
+    (for_capture, learned): (ForCapture, &Log),
     working: &Arc<Working>,
     running: &mut Vec<Running>,
 ) -> Result<(Arc<CaptureNotes>, Receiver<WriterMeasures>, Queues), NoThread> {
@@ -216,10 +234,12 @@ fn start_each(
     let (empty_txs, empty): (Vec<_>, Vec<_>) = (0..workers).map(|_| bounded(most)).unzip();
     let (measures_tx, measured) = bounded(1);
     let notes = Arc::new(CaptureNotes::default());
-    if let Some((writer, inbox)) = sinks.capture.zip(inbox) {
+    let directions = || Directions::new(learned.clone());
+    if let Some((writer, inbox)) = sinks.capture.zip(for_capture.inbox) {
         let sink = CaptureSink {
             merge: Merge::new(workers, max_wait(sharing)),
-            annotations,
+            directions: for_capture.has_directions.then(directions),
+            annotations: for_capture.annotations,
             empty: empty_txs,
             measures: (sharing.when_full == WhenFull::Drop).then(WriterMeasures::default),
             measured: measures_tx,
@@ -239,7 +259,7 @@ fn start_each(
         let queue = FlowQueue::new(queue);
         file.tell(Arc::clone(&flow_notes), queue.no_room());
         let (path, synced) = (file.path().to_owned(), file.synced());
-        let sink = FlowSink::new(file, inbox, lanes);
+        let sink = FlowSink::new(file, inbox, lanes, directions());
         let started = Running::start(Kind::Flows, &path, synced, sink, queue_rx, working);
         running.push(started.inspect_err(|_| working.give_up())?);
         flows.push(queue);
@@ -338,8 +358,13 @@ mod tests {
             when_full: WhenFull::Wait,
         };
         let working = Arc::default();
-        let inbox = orders(1).1.pop();
-        let (set, queues) = SinkSet::start(sinks, sharing, inbox, None, &working).unwrap();
+        let for_capture = ForCapture {
+            inbox: orders(1).1.pop(),
+            ..ForCapture::default()
+        };
+        let learned = Log::default();
+        let started = SinkSet::start(sinks, sharing, for_capture, &learned, &working);
+        let (set, queues) = started.unwrap();
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 3);
         working.give_up();
         drop(queues);

@@ -18,8 +18,10 @@ use crate::flow::record::{FlowRecord, Occasion};
 use crate::flow::remaining::Remaining;
 use crate::flow::updates::{Change, Updates};
 use crate::mirror::allowed::{Allowed, Strangers};
+use crate::mirror::direction::Direction;
 use crate::mirror::duplicates::{CopyOf, Dedup, Duplicates, Fingerprint, Seen, Sighting};
 use crate::mirror::inventory::Inventory;
+use crate::mirror::own_macs::Fact;
 use crate::mirror::pairs::{self, Pairs};
 use crate::mirror::session::{Session, SessionId, SessionKey, Sessions};
 use crate::pcap::origin::Origin;
@@ -118,6 +120,9 @@ pub trait Outlet {
     /// The flow at the place `flow` of the table begins with one of the records that were encoded last, which is number
     /// `record` of all; `back` is 1 for the last one. It is in the current batch.
     fn flow_begins(&mut self, _flow: u32, _record: u64, _back: u64) {}
+
+    /// A packet of a mirror session showed whose a hardware address is.
+    fn learned(&mut self, _session: SessionKey, _fact: Fact) {}
 
     /// Takes a flow record.
     fn flow(&mut self, record: FlowRecord);
@@ -690,7 +695,7 @@ impl Worker {
         let ahead = self.keys.as_ref();
         let ahead = ahead.map(|keys| index::build::Ahead::of(keys, observed.inner));
         let fingerprint = self.look_ahead(&observed);
-        let session = self.meet(&observed);
+        let session = self.meet(&observed, outlet);
         let seen = self.look_back(session, fingerprint, &observed);
         let copy = seen.and_then(|seen| seen.copy);
         if let Some(copy) = &copy {
@@ -773,7 +778,7 @@ impl Worker {
 
     /// Counts the frame to its mirror session.
     #[inline]
-    fn meet(&mut self, observed: &Observed<'_>) -> SessionId {
+    fn meet(&mut self, observed: &Observed<'_>, outlet: &mut impl Outlet) -> SessionId {
         let id = match observed.frame.mirrored {
             Some(mirrored) => self.sessions.find_mirror(
                 mirrored.source,
@@ -797,6 +802,11 @@ impl Worker {
             if let Some(ip) = &observed.inner.ip {
                 session.prefixes.add(ip.header.src);
                 session.prefixes.add(ip.header.dst);
+            }
+            if let Some((macs, shown)) = observed.macs().zip(observed.shown()) {
+                session.add_macs(macs, shown, self.place, |session, fact| {
+                    outlet.learned(session, fact);
+                });
             }
         }
         id
@@ -938,6 +948,7 @@ impl Worker {
             lengths: observed.lengths,
             verdict: observed.verdict,
             direction: observed.direction,
+            is_unsettled: observed.direction == Direction::Unknown && observed.macs().is_some(),
             cut_by: observed.cut_by,
             packet_id: seen.map(|seen| seen.id),
         };

@@ -325,9 +325,14 @@ impl Summary {
             );
         }
         if shown.iter().any(|session| session.source.is_some()) {
-            page.push_str(
-                "  in / out: packets to and from the address of the mirror source itself\n",
-            );
+            let by_mac = shown
+                .iter()
+                .map(|session| session.inbound_by_mac + session.outbound_by_mac);
+            let what = match by_mac.sum::<u64>() {
+                0 => "the address of the mirror source itself".to_owned(),
+                by_mac => format!("the mirror source itself, {by_mac} of them by its MAC address"),
+            };
+            let _ = writeln!(page, "  in / out: packets to and from {what}");
         }
     }
 }

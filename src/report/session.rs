@@ -54,6 +54,14 @@ fn session(session: &SessionSummary) -> Section {
         let share = percent(part, session.packets);
         Cell::figure(format!("{part} ({share})"), part)
     };
+    let one_way = |part: u64, by_mac: u64| match by_mac {
+        0 => of_all(part),
+        _ => {
+            let share = percent(part, session.packets);
+            let how = "by the interface's hardware address";
+            Cell::figure(format!("{part} ({share}), {by_mac} of them {how}"), part)
+        }
+    };
     let mut facts = Vec::new();
     if let Some((cause, evidence)) = cause(session) {
         facts.push(("cause", Cell::text(cause)));
@@ -69,8 +77,8 @@ fn session(session: &SessionSummary) -> Section {
         ("packets", Cell::count(session.packets)),
         ("packets a second", a_second(session.packets_per_second)),
         ("bits a second", a_second(session.bits_per_second)),
-        ("in", of_all(session.inbound)),
-        ("out", of_all(session.outbound)),
+        ("in", one_way(session.inbound, session.inbound_by_mac)),
+        ("out", one_way(session.outbound, session.outbound_by_mac)),
         ("bytes arrived", Cell::bytes(session.bytes)),
         ("truncated", of_all(session.truncated)),
         ("bytes missing", Cell::count(session.missing_bytes)),

@@ -266,6 +266,12 @@ pub struct SessionSummary {
     pub inbound: u64,
     /// Frames the mirror source sent.
     pub outbound: u64,
+    /// Those among `inbound` that a learned hardware address tells, and no IP address.
+    #[serde(default)]
+    pub inbound_by_mac: u64,
+    /// The same of `outbound`.
+    #[serde(default)]
+    pub outbound_by_mac: u64,
     /// Frames that are copies of packets which came before, from this session or another one.
     pub duplicates: u64,
     /// Packets cut before they reached us.
@@ -709,6 +715,7 @@ impl SessionSummary {
         let truncation = &session.truncation;
         let cause = truncation.cause(route);
         let (source, vni) = session.key.mirror().unzip();
+        let [inbound_by_mac, outbound_by_mac] = session.own_macs.received_and_sent();
         // Nobody mirrors a capture that was not encapsulated, and there is no session behind packets of many that are
         // counted together.
         let can_be_mended = session.key.mirror().is_some();
@@ -723,8 +730,10 @@ impl SessionSummary {
             bytes: session.bytes,
             packets_per_second: session.a_second(session.packets),
             bits_per_second: session.a_second(session.bytes.saturating_mul(8)),
-            inbound: session.inbound,
-            outbound: session.outbound,
+            inbound: session.inbound + inbound_by_mac,
+            outbound: session.outbound + outbound_by_mac,
+            inbound_by_mac,
+            outbound_by_mac,
             duplicates: session.duplicates,
             truncated: truncation.truncated,
             suspect: truncation.suspect(route),

@@ -251,6 +251,7 @@ mod tests {
                 lengths,
                 verdict: Verdict::Whole,
                 direction: Direction::Unknown,
+                is_unsettled: false,
                 cut_by: CutBy::Unclear,
                 packet_id: None,
             };

@@ -305,6 +305,7 @@ mod tests {
                     _ => Verdict::Truncated,
                 },
                 direction,
+                is_unsettled: false,
                 cut_by: CutBy::Unclear,
                 packet_id: None,
             };

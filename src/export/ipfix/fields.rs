@@ -5,6 +5,7 @@ use std::sync::LazyLock;
 
 use crate::flow::columns::{COLUMNS, Element, Ipfix, VARIABLE, Value};
 use crate::flow::record::FlowRecord;
+use crate::mirror::direction::Direction;
 
 /// Which of [`elements`] a record has: bit N is the one at N.
 pub type Present = u128;
@@ -125,6 +126,8 @@ fn write_value(value: &Value<'_>, element: Element, record: &FlowRecord, out: &m
             }
         }
         Value::Mac(mac) => out.extend_from_slice(&mac),
+        // IANA's flowDirection: 0 ingress, 1 egress.
+        Value::Direction(direction) => out.push(u8::from(direction == Direction::Outbound)),
     }
 }
 
@@ -226,6 +229,7 @@ mod tests {
                     Kind::Time | Kind::Id => element.len == 8,
                     Kind::Text => element.len == VARIABLE,
                     Kind::Mac => element.len == 6,
+                    Kind::Direction => element.len == 1,
                     Kind::Address | Kind::Addresses => element.len == 4 || element.len == 16,
                     kind => {
                         let most = u64::MAX >> (64 - 8 * u32::from(element.len.min(8)));

@@ -163,7 +163,7 @@ fn semantics(kind: Kind, element: Element) -> u8 {
     const IDENTIFIER: u8 = 4;
     match kind {
         Kind::Text | Kind::Address | Kind::Addresses | Kind::Mac | Kind::Time => DEFAULT,
-        Kind::Id | Kind::Port | Kind::U8 => IDENTIFIER,
+        Kind::Id | Kind::Port | Kind::U8 | Kind::Direction => IDENTIFIER,
         _ if element.name.ends_with("DeltaCount") => DELTA_COUNTER,
         _ => QUANTITY,
     }

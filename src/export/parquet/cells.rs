@@ -127,6 +127,7 @@ pub fn room(record: &FlowRecord) -> (u64, u64) {
             Kind::U64 | Kind::Time | Kind::Duration => 8 + VALUE_ROOM,
             Kind::Id => of_text(16),
             Kind::Mac => of_text(17),
+            Kind::Direction => of_text(3),
             Kind::Address | Kind::Addresses | Kind::Text => match column.value(record) {
                 Some(Value::Text(text)) => {
                     texts += text.len() as u64;

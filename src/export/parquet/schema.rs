@@ -44,7 +44,7 @@ fn field(column: &Column) -> Encoded<Type> {
         Kind::U32 => (Physical::INT32, number(32)),
         Kind::U16 | Kind::Port => (Physical::INT32, number(16)),
         Kind::U8 => (Physical::INT32, number(8)),
-        Kind::Id | Kind::Text | Kind::Address | Kind::Mac => {
+        Kind::Id | Kind::Text | Kind::Address | Kind::Mac | Kind::Direction => {
             (Physical::BYTE_ARRAY, Some(LogicalType::String))
         }
         Kind::Addresses => return list(column, repetition),
