@@ -37,6 +37,7 @@ needed=(
   setpriv:util-linux
   prlimit:util-linux
   mount:mount
+  strace:strace
 )
 # Administrators' programs are not on every user's path.
 PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin

@@ -30,6 +30,8 @@ pub mod patience;
 pub mod pcap;
 pub mod pipeline;
 pub mod report;
+#[cfg(target_os = "linux")]
+pub mod sandbox;
 pub mod say;
 pub mod send;
 pub mod source;

@@ -59,6 +59,14 @@ fn mouth() -> Option<&'static Mouth> {
     *MOUTH.get_or_init(Mouth::start)
 }
 
+/// Has the thread that writes do `work`, before its next text. Does nothing where there is none.
+pub fn have_done(work: impl FnOnce() + Send + 'static) {
+    if let Some(mouth) = mouth() {
+        mouth.state().work = Some(Box::new(work));
+        mouth.changed.notify_all();
+    }
+}
+
 /// Waits until everything that was said is written; `false` when standard error has taken nothing for as long
 /// as there is `patience`. After that it is not waited for again, unless it has gone on since.
 pub fn flush(patience: Duration) -> bool {
@@ -97,6 +105,8 @@ struct State {
     progress: u64,
     /// The progress at which somebody lost patience.
     stuck_at: Option<u64>,
+    /// What the thread is to do before its next text.
+    work: Option<Box<dyn FnOnce() + Send>>,
 }
 
 impl Mouth {
@@ -108,6 +118,7 @@ impl Mouth {
                 lost: 0,
                 progress: 0,
                 stuck_at: None,
+                work: None,
             }),
             changed: Condvar::new(),
         }
@@ -148,6 +159,11 @@ impl Mouth {
         loop {
             let mut state = self.state();
             let text = loop {
+                if let Some(work) = state.work.take() {
+                    drop(state);
+                    work();
+                    state = self.state();
+                }
                 match state.waiting.pop_front() {
                     Some(text) => break text,
                     None => {

@@ -34,11 +34,14 @@ mod linux {
     use std::collections::BTreeMap;
     use std::net::SocketAddr;
     use std::sync::Arc;
+    use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+    use std::time::Duration;
 
     use super::Failure;
     use crate::cli::hints::{Attentive, Heard, Waiting, cannot_bind, no_interface};
     use crate::cli::settings::listening::{Listen, Receive};
     use crate::cli::settings::meant::Settings;
+    use crate::cli::settings::sandbox::needs;
     use crate::control::Control;
     use crate::control::inquire::Teller;
     use crate::host::counters::Counters;
@@ -48,7 +51,8 @@ mod linux {
     use crate::pipeline::run::Pipeline;
     use crate::report::page::bytes;
     use crate::report::summary::conclude;
-    use crate::say::say;
+    use crate::sandbox::{Mode, Sandbox};
+    use crate::say::{self, say};
     use crate::source::Source;
     use crate::source::live::sockets;
     use crate::source::live::tap::PacketError;
@@ -58,6 +62,8 @@ mod linux {
 
     /// Shortest slot for a datagram, in bytes: what an Ethernet MTU lets through, and a little more.
     const SHORTEST_SLOT: usize = 2048;
+    /// How long a thread that runs already may take to enter the sandbox.
+    const TO_ENTER: Duration = Duration::from_secs(1);
 
     /// Runs the command.
     ///
@@ -91,6 +97,7 @@ mod linux {
             .collect::<Vec<_>>()
             .join(", ");
         let about = format!("mirrored traffic received on {addresses}");
+        let sandbox = confine(&mut settings, &receive, &control)?;
         let sinks = settings
             .outputs
             .open(vec![about], &settings.worker, control.stop())?;
@@ -116,6 +123,9 @@ mod linux {
             control.rotate_on_request(pipeline.rotation());
         }
         say_begin(&live, &addresses, &receive, &settings);
+        if let Some(sandbox) = sandbox {
+            tracing::info!("sandbox: {}", sandbox.in_words());
+        }
         let pin = pins(&receive, live.sources.len());
         let waiting = Waiting {
             addresses: live.addresses.clone(),
@@ -152,6 +162,47 @@ mod linux {
             errors,
             remark,
         )
+    }
+
+    /// Gives up what this process does not need any more, for all its threads but those that run programs for finished
+    /// files.
+    fn confine(
+        settings: &mut Settings,
+        receive: &Receive,
+        control: &Control,
+    ) -> Result<Option<Sandbox>, Failure> {
+        let mode = receive.sandbox;
+        if mode == Mode::Off {
+            return Ok(None);
+        }
+        settings.outputs.start_hooks()?;
+        let Some(sandbox) = Sandbox::prepare(mode, &needs(&settings.outputs)?)? else {
+            return Ok(None);
+        };
+        // Those that run already enter by themselves.
+        let (done, entered) = channel();
+        let enter = |done: Sender<Result<(), String>>| {
+            let sandbox = sandbox.clone();
+            move || _ = done.send(sandbox.enter())
+        };
+        control.have_done(enter(done.clone()));
+        say::have_done(enter(done));
+        let mut all = vec![sandbox.enter()];
+        loop {
+            match entered.recv_timeout(TO_ENTER) {
+                Ok(entered) => all.push(entered),
+                Err(RecvTimeoutError::Disconnected) => break,
+                // Standard error may take nothing; who writes to it opens nothing either.
+                Err(RecvTimeoutError::Timeout) => {
+                    all.push(Err("a thread did not enter it in time".to_owned()));
+                    break;
+                }
+            }
+        }
+        for entered in all {
+            entered.or_else(|error| sandbox.fell_short(mode, error))?;
+        }
+        Ok(Some(sandbox))
     }
 
     /// Ports that the system chose: they are VXLAN.

@@ -37,6 +37,8 @@ enum Message {
     Tell(Box<Teller>),
     /// From now on there are files that can be ended.
     Rotate(Box<dyn Fn() + Send>),
+    /// This is to be done once, on this thread.
+    Do(Box<dyn FnOnce() + Send>),
 }
 
 /// The run's hand on its control.
@@ -121,6 +123,11 @@ impl Control {
         let _ = self.to.send(Message::Tell(Box::new(teller)));
     }
 
+    /// Has the control thread do `work` once, soon.
+    pub fn have_done(&self, work: impl FnOnce() + Send + 'static) {
+        let _ = self.to.send(Message::Do(Box::new(work)));
+    }
+
     /// From now on `rotate` is called when the files of a store are to be ended.
     pub fn rotate_on_request(&self, rotate: impl Fn() + Send + 'static) {
         let _ = self.to.send(Message::Rotate(Box::new(rotate)));
@@ -154,6 +161,7 @@ async fn control(mut signals: impl Outside, mut inbox: UnboundedReceiver<Message
                 Some(Message::EndAfter(time)) => end_at = Instant::now().checked_add(time),
                 Some(Message::Tell(new)) => teller = Some(Arc::from(new)),
                 Some(Message::Rotate(new)) => rotate = Some(new),
+                Some(Message::Do(work)) => work(),
                 // The run is over; what is left of it may still be stuck.
                 None => (open, teller) = (false, None),
             },

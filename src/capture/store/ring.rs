@@ -1061,7 +1061,12 @@ impl ManifestFile {
     }
 }
 
-fn make_directory(dir: &Path) -> io::Result<()> {
+/// Makes the directory of a store, and those above it, where it is not there.
+///
+/// # Errors
+///
+/// As mkdir(2), and where a file has the name.
+pub fn make_directory(dir: &Path) -> io::Result<()> {
     let mut builder = DirBuilder::new();
     let made = builder.recursive(true).mode(DIRECTORY_MODE).create(dir);
     made.map_err(|error| match error.kind() {

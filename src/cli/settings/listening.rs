@@ -15,6 +15,7 @@ use crate::cli::values;
 use crate::failure::Failure;
 use crate::outfile::Existing;
 use crate::pipeline::run::WhenFull;
+use crate::sandbox::Mode;
 use crate::source::live::Backend;
 use crate::source::live::sockets::Gro;
 use crate::sys;
@@ -48,6 +49,8 @@ pub struct Receive {
     pub count: Option<u64>,
     /// Cores of the workers, as asked for; empty where nobody asked.
     pub cores: Vec<usize>,
+    /// What the process gives up once it is set up.
+    pub sandbox: Mode,
 }
 
 impl Listen {
@@ -144,6 +147,13 @@ impl Receive {
         let count = mistakes.one(typed, "--count", |t| &t.count, values::count);
         let cores = mistakes.one(typed, "--cpus", |t| &t.cpus, values::cores);
         let cores = cores.unwrap_or_default();
+        let words = [
+            ("off", Mode::Off),
+            ("auto", Mode::Auto),
+            ("require", Mode::Require),
+        ];
+        let sandbox = |text: &str| values::one_of(text, &words);
+        let sandbox = mistakes.one(typed, "--sandbox", |t| &t.sandbox, sandbox);
         mistakes.check(check_addresses(&addresses));
         mistakes.check(check_cores("--cpus", &cores));
         let mut receive = Self {
@@ -155,6 +165,7 @@ impl Receive {
             duration,
             count,
             cores,
+            sandbox: sandbox?,
         };
         mistakes.check(receive.check_way(workers));
         if receive.gro == Gro::On {

@@ -536,7 +536,7 @@ impl Outputs {
         self.write.is_some() || !self.tees.is_empty()
     }
 
-    fn named(&self) -> impl Iterator<Item = (&'static str, &Path)> {
+    pub(super) fn named(&self) -> impl Iterator<Item = (&'static str, &Path)> {
         let write = self.write.iter().map(|path| ("-w", path.as_path()));
         let flows = self.flows.iter();
         let flows = flows.map(|flows| ("--flows", flows.path.as_path()));
@@ -556,6 +556,28 @@ impl Outputs {
             check_no_terminal("--flows", &flows.path, mistakes);
         }
         check_places(&self.named().collect::<Vec<_>>(), inputs, mistakes);
+    }
+
+    /// Whether viewers may connect.
+    pub(super) const fn has_tees(&self) -> bool {
+        !self.tees.is_empty()
+    }
+
+    /// Where flow records go over the network.
+    pub(super) fn collectors(&self) -> &[Target] {
+        &self.collectors
+    }
+
+    /// Starts the threads that run the program of `--on-rotate`, where there is one and they do not run yet.
+    ///
+    /// # Errors
+    ///
+    /// When the system has no thread.
+    pub fn start_hooks(&mut self) -> Result<(), Failure> {
+        match &mut self.store {
+            Some(plan) => start_hooks(plan),
+            None => Ok(()),
+        }
     }
 
     /// Opens what is asked for. `comments` are the capture's. A FIFO waits for its reader, until `stop` is set.
@@ -658,10 +680,7 @@ impl Outputs {
                 signer.public()
             );
         }
-        if let Some(program) = custody.on_rotate.clone() {
-            // A replay has the time to wait.
-            custody.hooks = Some(Hooks::start(program, plan.by_packet_time)?);
-        }
+        start_hooks(&mut plan)?;
         Ok(Some(plan))
     }
 
@@ -707,6 +726,16 @@ impl Outputs {
         };
         Some((self.summary.as_deref()?, creation))
     }
+}
+
+/// Starts the threads that run the hook of a store, where they do not run yet.
+fn start_hooks(plan: &mut Plan) -> Result<(), Failure> {
+    let custody = &mut plan.custody;
+    if let (Some(program), None) = (&custody.on_rotate, &custody.hooks) {
+        // A replay has the time to wait.
+        custody.hooks = Some(Hooks::start(program.clone(), plan.by_packet_time)?);
+    }
+    Ok(())
 }
 
 /// Where flow records go: files and directories, and collectors.

@@ -8,6 +8,8 @@ mod lifetimes;
 #[cfg(target_os = "linux")]
 pub mod listening;
 pub mod meant;
+#[cfg(target_os = "linux")]
+pub mod sandbox;
 mod sessions;
 pub mod storing;
 pub mod typed;

@@ -165,6 +165,11 @@ pub struct Receive {
     /// Stop after this many mirrored frames
     #[arg(long, value_name = "N")]
     pub count: Option<Text>,
+    /// What this process gives up once its sockets are open: capabilities, other programs, files elsewhere than in the
+    /// output directories, connections but those to the given collectors. `auto`: what this kernel offers. `require`:
+    /// all of it (Landlock, seccomp), or the run does not begin. Programs of --on-rotate are not limited
+    #[arg(long, value_name = "off|auto|require", help_heading = "Limits")]
+    pub sandbox: Option<Text>,
     /// Replace finished files that -w and --flows name. Without it vxtap keeps them and writes under the next
     /// free name: out.1.pcapng
     #[arg(
@@ -453,6 +458,7 @@ impl Listen {
                 bind: list(["0.0.0.0", "[::]"].map(|any| format!("{any}:{}", vxlan::PORT))),
                 backend: text("auto"),
                 gro: text("auto"),
+                sandbox: text("auto"),
                 ..Receive::default()
             },
             output: Output::defaults(),

@@ -57,6 +57,16 @@ impl fmt::Display for Target {
 }
 
 impl Target {
+    /// The port.
+    pub const fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Whether its host has to be looked up.
+    pub const fn has_name(&self) -> bool {
+        matches!(self.host, Host::Name(_))
+    }
+
     /// What was typed; `None` where it names no collector but a file.
     ///
     /// # Errors
