@@ -10,7 +10,7 @@
 
 mod common;
 
-use std::fs;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -217,6 +217,7 @@ fn a_damaged_frame_leaves_the_others() {
         let stored = Stored::generated_of(20_000, 100, &["--compress", codec]);
         let file = stored.files(&format!(".{ending}")).remove(0);
         let (good, parts) = (fs::read(&file).unwrap(), parts_of(&file));
+        let written = fs::metadata(&file).unwrap().modified().unwrap();
         assert!(parts.len() > 6);
         let damage = |which: &[usize]| {
             let mut bytes = good.clone();
@@ -224,6 +225,13 @@ fn a_damaged_frame_leaves_the_others() {
                 bytes[part.at + part.len / 2] ^= 0x10;
             }
             fs::write(&file, bytes).unwrap();
+            // A disk that fails leaves the time; a newer one would have the index passed over.
+            File::options()
+                .write(true)
+                .open(&file)
+                .unwrap()
+                .set_modified(written)
+                .unwrap();
             let rest = (0..parts.len()).filter(|number| !which.contains(number));
             let rest: Vec<u8> = rest
                 .flat_map(|number| parts[number].content.clone())
