@@ -22,6 +22,7 @@ pub mod control;
 pub mod export;
 pub mod extract;
 pub mod failure;
+pub mod filter;
 pub mod flow;
 pub mod host;
 pub mod mirror;

@@ -122,15 +122,17 @@ struct Without {
     packets: u64,
     /// Some of them are malformed.
     has_malformed: bool,
-    /// VXLAN that was not asked for: from sources that --allow, of VNIs that --vni does not name.
+    /// VXLAN that was not asked for: from sources that --allow, of VNIs that --vni does not name; packets that do not
+    /// fit --filter.
     unwanted: Unwanted,
 }
 
-/// Packets that --allow and --vni have kept out.
+/// Packets that --allow, --vni and --filter have kept out.
 #[derive(Clone, Copy, Default)]
 struct Unwanted {
     not_allowed: u64,
     vni: u64,
+    filter: u64,
 }
 
 impl Unwanted {
@@ -140,6 +142,7 @@ impl Unwanted {
         Self {
             not_allowed: count(Filtered::NotAllowed),
             vni: count(Filtered::Vni),
+            filter: count(Filtered::Filter),
         }
     }
 
@@ -147,6 +150,7 @@ impl Unwanted {
         Self {
             not_allowed: self.not_allowed - before.not_allowed,
             vni: self.vni - before.vni,
+            filter: self.filter - before.filter,
         }
     }
 }
@@ -376,17 +380,19 @@ fn nothing_found(file: &Without, others: &[OtherPort], settings: &WorkerSettings
     if packets == 0 {
         return format!("{name} is a sound capture file without a single packet.");
     }
-    if settings.plain {
-        return format!("{name}: none of its {packets} packets could be taken as a frame.");
-    }
-    let Unwanted { not_allowed, vni } = file.unwanted;
-    if not_allowed > 0 || vni > 0 {
+    let Unwanted {
+        not_allowed,
+        vni,
+        filter,
+    } = file.unwanted;
+    if not_allowed + vni + filter > 0 {
         let kept_out = [
             (
                 not_allowed,
                 "came from an address that --allow does not name",
             ),
             (vni, "had a VNI that --vni does not name"),
+            (filter, "did not fit --filter"),
         ];
         let told: Vec<String> = kept_out
             .into_iter()
@@ -397,6 +403,9 @@ fn nothing_found(file: &Without, others: &[OtherPort], settings: &WorkerSettings
             "{name}: nothing is left of its {packets} packets: {}.",
             told.join(", ")
         );
+    }
+    if settings.plain {
+        return format!("{name}: none of its {packets} packets could be taken as a frame.");
     }
     let (what, ports) = ports_asked_for(&settings.tunnels);
     let ports: Vec<String> = ports.iter().map(u16::to_string).collect();

@@ -3,6 +3,7 @@
 //! Port 4789 has no authentication, and a packet ring passes the host's firewall: these lists say whom to
 //! listen to. An empty list allows everything.
 
+use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
 
@@ -70,10 +71,43 @@ impl FromStr for Network {
             v4 @ IpAddr::V4(_) if written.is_ipv6() && prefix >= 96 => (v4, prefix - 96),
             _ => (written, prefix),
         };
-        let Address { words, ipv6 } = canonical.into();
-        let mask = u128::MAX
-            .checked_shl(128 - u32::from(canonical_prefix))
-            .unwrap_or(0);
+        Self::new(canonical, canonical_prefix)
+    }
+}
+
+/// As it can be typed: `10.0.0.0/8`, and `192.0.2.7` for one address.
+impl fmt::Display for Network {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            words,
+            ipv6,
+            masks: [high, low],
+        } = *self;
+        let address = Address { words, ipv6 }.ip();
+        if self.is_one() {
+            return address.fmt(f);
+        }
+        write!(f, "{address}/{}", high.leading_ones() + low.leading_ones())
+    }
+}
+
+impl Network {
+    /// The network of this address and length of its prefix.
+    ///
+    /// # Errors
+    ///
+    /// [`NetworkError::Prefix`] and [`NetworkError::HostBits`].
+    pub fn new(address: IpAddr, prefix: u8) -> Result<Self, NetworkError> {
+        let most = if address.is_ipv4() { 32 } else { 128 };
+        if prefix > most {
+            return Err(NetworkError::Prefix {
+                address,
+                prefix: prefix.to_string(),
+                most,
+            });
+        }
+        let Address { words, ipv6 } = address.into();
+        let mask = u128::MAX.checked_shl(128 - u32::from(prefix)).unwrap_or(0);
         let masks = [(mask >> 64) as u64, mask as u64];
         let [high, low] = words;
         let [high_mask, low_mask] = masks;
@@ -84,16 +118,21 @@ impl FromStr for Network {
                 ipv6,
             };
             return Err(NetworkError::HostBits {
-                address: canonical,
-                prefix: canonical_prefix,
+                address,
+                prefix,
                 network: network.ip(),
             });
         }
         Ok(Self { ipv6, words, masks })
     }
-}
 
-impl Network {
+    /// Whether it is one address alone.
+    pub const fn is_one(self) -> bool {
+        let [high, low] = self.masks;
+        let ones = high.leading_ones() + low.leading_ones();
+        ones == if self.ipv6 { 128 } else { 32 }
+    }
+
     /// Whether it is a network of IPv6.
     pub const fn is_ipv6(self) -> bool {
         self.ipv6
@@ -118,9 +157,57 @@ impl Network {
     }
 }
 
-/// A list of VNIs and ranges of them: `5`, `5,10-20`.
+/// A list of VNIs and ranges of them: `5`, `5,10-20`. Ranges are in their order, none of which touches another.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct VniList(Vec<(u32, u32)>);
+
+impl VniList {
+    /// All VNIs of these lists.
+    pub fn joined(lists: &[Self]) -> Self {
+        let ranges = lists.iter().flat_map(|list| list.0.iter().copied());
+        Self::of(ranges.collect())
+    }
+
+    fn of(mut ranges: Vec<(u32, u32)>) -> Self {
+        ranges.sort_unstable();
+        let mut joined: Vec<(u32, u32)> = Vec::new();
+        for (first, last) in ranges {
+            match joined.last_mut() {
+                Some(known) if first <= known.1.saturating_add(1) => known.1 = known.1.max(last),
+                _ => joined.push((first, last)),
+            }
+        }
+        Self(joined)
+    }
+
+    /// Whether there is none in it.
+    pub const fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Whether this VNI is in it.
+    #[inline]
+    pub fn contains(&self, vni: Vni) -> bool {
+        let vni = vni.as_u32();
+        let behind = self.0.partition_point(|(first, _)| *first <= vni);
+        let range = behind.checked_sub(1).and_then(|at| self.0.get(at));
+        range.is_some_and(|(_, last)| vni <= *last)
+    }
+}
+
+/// As it can be typed.
+impl fmt::Display for VniList {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (at, (first, last)) in self.0.iter().enumerate() {
+            let comma = if at > 0 { "," } else { "" };
+            match first == last {
+                true => write!(f, "{comma}{first}")?,
+                false => write!(f, "{comma}{first}-{last}")?,
+            }
+        }
+        Ok(())
+    }
+}
 
 /// Why a text is no list of VNIs.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -152,7 +239,7 @@ impl FromStr for VniList {
             }
             Ok((first, last))
         });
-        Ok(Self(ranges.collect::<Result<_, _>>()?))
+        Ok(Self::of(ranges.collect::<Result<_, _>>()?))
     }
 }
 
@@ -160,25 +247,15 @@ impl FromStr for VniList {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Allowed {
     networks: Vec<Network>,
-    /// Ranges in their order, none of which touches another.
-    vnis: Vec<(u32, u32)>,
+    vnis: VniList,
 }
 
 impl Allowed {
     /// Outer packets from these networks, and these VNIs; an empty list allows all.
     pub fn new(networks: &[Network], vnis: &[VniList]) -> Self {
-        let mut ranges: Vec<(u32, u32)> = vnis.iter().flat_map(|list| list.0.clone()).collect();
-        ranges.sort_unstable();
-        let mut joined: Vec<(u32, u32)> = Vec::new();
-        for (first, last) in ranges {
-            match joined.last_mut() {
-                Some(known) if first <= known.1.saturating_add(1) => known.1 = known.1.max(last),
-                _ => joined.push((first, last)),
-            }
-        }
         Self {
             networks: networks.to_vec(),
-            vnis: joined,
+            vnis: VniList::joined(vnis),
         }
     }
 
@@ -205,12 +282,7 @@ impl Allowed {
     /// Whether this VNI is.
     #[inline]
     pub fn vni(&self, vni: Vni) -> bool {
-        let vni = vni.as_u32();
-        self.vnis.is_empty() || {
-            let behind = self.vnis.partition_point(|(first, _)| *first <= vni);
-            let range = behind.checked_sub(1).and_then(|at| self.vnis.get(at));
-            range.is_some_and(|(_, last)| vni <= *last)
-        }
+        self.vnis.is_empty() || self.vnis.contains(vni)
     }
 }
 
@@ -383,7 +455,7 @@ mod tests {
             &[],
             &[list("20-30,5, 7").unwrap(), list("6,25-40").unwrap()],
         );
-        assert_eq!(allowed.vnis, [(5, 7), (20, 40)]);
+        assert_eq!(allowed.vnis.to_string(), "5-7,20-40");
         for (vni, is_allowed) in [
             (0, false),
             (4, false),

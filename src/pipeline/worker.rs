@@ -7,6 +7,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::capture::store::index;
+use crate::filter::{Filter, Packet};
 use crate::flow::app::{Awaited, Opening};
 use crate::flow::counts::{Copies, FlowPacket};
 use crate::flow::ended::{EndReason, Ended};
@@ -75,6 +76,8 @@ pub struct WorkerSettings {
     pub first_places: bool,
     /// Sources and VNIs that are wanted.
     pub allowed: Allowed,
+    /// Which mirrored packets are wanted; `None` for all.
+    pub filter: Option<Arc<Filter>>,
     /// What is known of mirror sessions beforehand, for the summary.
     pub inventory: Arc<Inventory>,
     /// How copies of packets are looked for; `None` for not at all.
@@ -98,6 +101,7 @@ impl Default for WorkerSettings {
             app: true,
             first_places: false,
             allowed: Allowed::default(),
+            filter: None,
             inventory: Arc::default(),
             dedup: Some(Dedup::default()),
         }
@@ -715,15 +719,25 @@ impl Worker {
         self.follow(session, &observed, (first, copies), outlet);
     }
 
-    /// Whether the frame is wanted. Nothing is refused yet.
+    /// Whether the frame is wanted.
     #[inline]
-    #[allow(
-        clippy::unused_self,
-        clippy::unnecessary_wraps,
-        reason = "the place where rules are asked"
-    )]
-    fn admit(&self, _observed: &Observed<'_>) -> Result<(), Refusal> {
-        Ok(())
+    fn admit(&self, observed: &Observed<'_>) -> Result<(), Refusal> {
+        let Some(filter) = &self.settings.filter else {
+            return Ok(());
+        };
+        let mirrored = observed.frame.mirrored;
+        let packet = Packet {
+            frame: observed.frame.bytes,
+            inner: observed.inner,
+            orig_len: observed.lengths.orig,
+            is_truncated: observed.verdict == Verdict::Truncated,
+            mirror: mirrored.map(|mirrored| (mirrored.source, mirrored.vni)),
+            direction: observed.direction,
+        };
+        match filter.matches(&packet) {
+            true => Ok(()),
+            false => Err(Filtered::Filter.into()),
+        }
     }
 
     /// What tells the packet from others, where copies are looked for. The place where it may have been seen

@@ -80,6 +80,8 @@ reasons! {
         NotAllowed => "not_allowed",
         /// Of a VNI that --vni does not name.
         Vni => "vni",
+        /// Of a mirrored packet that --filter does not ask for.
+        Filter => "filter",
         /// To the port, but no VXLAN header: a load balancer's probe.
         Probe => "probe",
         /// A piece of an outer datagram that is counted with another of its pieces.

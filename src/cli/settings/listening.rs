@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::layers::{Layers, Origin};
 use super::lifetimes;
 use super::meant::{
-    Limits, Mistakes, Outputs, Parts, Settings, allowed, dedup, truncation, tunnels,
+    Limits, Mistakes, Outputs, Parts, Settings, allowed, dedup, filter, truncation, tunnels,
 };
 use super::sessions;
 use super::typed;
@@ -85,7 +85,9 @@ impl Listen {
         if let Some(outputs) = &mut outputs {
             outputs.configuration = typed.fingerprint();
         }
-        let allowed = allowed(&typed.group(|typed| &typed.filters), mistakes);
+        let filters = typed.group(|typed| &typed.filters);
+        let allowed = allowed(&filters, mistakes);
+        let filter = filter(&filters, mistakes);
         let truncation = truncation(&typed.group(|typed| &typed.truncation), mistakes);
         let inventory = sessions::read(&typed.group(|typed| &typed.sessions), mistakes);
         let lifetimes = lifetimes::read(&typed.group(|typed| &typed.flow_lifetimes), mistakes);
@@ -111,6 +113,7 @@ impl Listen {
         let run = Settings::of(Parts {
             tunnels,
             allowed,
+            filter,
             inventory,
             truncation: truncation?,
             lifetimes: lifetimes?,

@@ -28,6 +28,7 @@ use crate::export::collector::target::Target;
 use crate::export::collector::{self, Collector};
 use crate::export::flow_file::FlowFile;
 use crate::failure::Failure;
+use crate::filter::Filter;
 use crate::flow::lifetime::Lifetimes;
 use crate::mirror::allowed::{Allowed, Network, VniList};
 use crate::mirror::duplicates::{Dedup, MAX_WINDOW_NS};
@@ -194,7 +195,9 @@ impl Replay {
         if let Some(outputs) = &mut outputs {
             outputs.configuration = typed.fingerprint();
         }
-        let allowed = allowed(&typed.group(|typed| &typed.filters), mistakes);
+        let filters = typed.group(|typed| &typed.filters);
+        let allowed = allowed(&filters, mistakes);
+        let filter = filter(&filters, mistakes);
         let limits = Limits::read(&typed.group(|typed| &typed.limits), mistakes);
         let truncation = truncation(&typed.group(|typed| &typed.truncation), mistakes);
         let inventory = sessions::read(&typed.group(|typed| &typed.sessions), mistakes);
@@ -213,6 +216,7 @@ impl Replay {
         let run = Settings::of(Parts {
             tunnels: tunnels?,
             allowed,
+            filter,
             inventory,
             truncation: truncation?,
             lifetimes: lifetimes?,
@@ -301,12 +305,20 @@ pub fn allowed(typed: &Layers<&typed::Filters>, mistakes: &mut Mistakes) -> Allo
     Allowed::new(&networks, &vnis)
 }
 
+/// Which mirrored packets are wanted; `None` for all.
+pub fn filter(typed: &Layers<&typed::Filters>, mistakes: &mut Mistakes) -> Option<Filter> {
+    let read = |text: &str| Filter::from_str(text).map_err(|mistake| mistake.to_string());
+    mistakes.one(typed, "--filter", |t| &t.filter, read)
+}
+
 /// What was read, to be put together.
 pub struct Parts {
     /// Tunnels.
     pub tunnels: Tunnels,
     /// Sources and VNIs.
     pub allowed: Allowed,
+    /// Which mirrored packets are wanted.
+    pub filter: Option<Filter>,
     /// What is known of mirror sessions.
     pub inventory: Inventory,
     /// MTU and overhead, in bytes.
@@ -374,6 +386,7 @@ impl Settings {
             app: outputs.app,
             first_places: has_place && outputs.has_flows(),
             allowed: parts.allowed,
+            filter: parts.filter.map(Arc::new),
             inventory: Arc::new(parts.inventory),
             dedup: parts.dedup,
         };

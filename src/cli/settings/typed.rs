@@ -337,6 +337,12 @@ pub struct Filters {
     /// Take only these VNIs: 5, 5,7 or 10-20. Repeatable
     #[arg(long, value_name = "LIST")]
     pub vni: Option<Vec<Text>>,
+    /// Take only mirrored packets that this expression fits, in the words of tcpdump: 'host 10.0.0.1 and tcp port 443',
+    /// 'not (net 10.0.0.0/8 or arp)'. Asked of the inner packet, for captures and flow records alike. IP is found behind
+    /// VLAN tags too. Beside tcpdump's words there are `vni LIST`, `source CIDR` (the mirror source) and `truncated`;
+    /// docs/FORMATS.md lists them all
+    #[arg(long, value_name = "EXPRESSION")]
+    pub filter: Option<Text>,
 }
 
 /// What is known of mirror sessions.
