@@ -473,6 +473,60 @@ fn flows_hold_what_the_capture_holds() {
     assert_eq!(captures[0], captures[1]);
 }
 
+/// `extract --filter` takes out of a capture what a replay with that filter would have written to it.
+#[cfg(target_os = "linux")]
+#[test]
+fn extract_asks_the_same() {
+    let case = Case::of(bundled(), &[]);
+    let [all, replayed, extracted] = ["all.pcapng", "replayed.pcapng", "extracted.pcapng"]
+        .map(|name| case.dir.path().join(name));
+    let replay = |to: &Path, filter: &[&str]| {
+        let mut args = vec!["replay", "--dedup", "off", "-w", to.to_str().unwrap()];
+        args.extend(filter);
+        args.extend(case.flags.iter().map(String::as_str));
+        assert_eq!(vxtap(args).code, Some(0));
+    };
+    replay(&all, &[]);
+    for filter in [
+        "tcp and not port 443",
+        "truncated",
+        "not truncated and vlan",
+        "source 10.0.0.0/8 and inbound",
+        "vni 100-200 and host 10.0.1.11",
+        "greater 1000",
+        "arp",
+    ] {
+        replay(&replayed, &["--filter", filter]);
+        let done = vxtap([
+            "extract",
+            all.to_str().unwrap(),
+            "--filter",
+            filter,
+            "-w",
+            extracted.to_str().unwrap(),
+        ]);
+        assert_eq!(done.code, Some(0), "{}", done.stderr);
+        let [expected, found] = [&replayed, &extracted].map(|path| {
+            let mut frames = common::frames(&fs::read(path).unwrap());
+            frames.sort_by(|a, b| (a.ts_ns, &a.bytes).cmp(&(b.ts_ns, &b.bytes)));
+            let frames = frames.into_iter();
+            frames
+                .map(|frame| (frame.ts_ns, frame.orig_len, frame.bytes))
+                .collect::<Vec<_>>()
+        });
+        assert!(
+            !found.is_empty() && found.len() < case.all.len(),
+            "{filter}"
+        );
+        assert!(
+            found == expected,
+            "{filter}: {} and {}",
+            found.len(),
+            expected.len()
+        );
+    }
+}
+
 #[test]
 fn a_mistake_is_shown_where_it_is() {
     let refused = vxtap(["replay", "in.pcap", "--filter", "tcp and prot 80"]);

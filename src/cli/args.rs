@@ -11,6 +11,7 @@ use serde::Serialize;
 
 use super::settings::typed;
 use super::values;
+use crate::filter::Filter;
 use crate::flow::record::FlowId;
 use crate::send::options::HostPort;
 use crate::send::traffic::FrameSize;
@@ -74,7 +75,7 @@ pub enum Command {
                       'tshark -i vxtap -o extcap.vxtap.port:4790'."
     )]
     Extcap(ExtcapArgs),
-    /// Take packets out of a store or of capture files: by flow, address, VNI, time
+    /// Take packets out of a store or of capture files: by flow, address, VNI, time, filter expression
     Extract(ExtractArgs),
     /// Report what was truncated, why and what to set: in captures, a store or an earlier summary
     Report(ReportArgs),
@@ -173,6 +174,10 @@ pub struct ExtractArgs {
     /// Packets that were truncated before they arrived
     #[arg(long)]
     pub truncated: bool,
+    /// Packets that this expression fits, as --filter of listen and replay: 'tcp port 443 and not net 10.0.0.0/8'. No
+    /// index knows it: what the other filters leave is looked at packet by packet
+    #[arg(long, value_name = "EXPRESSION", value_parser = values::filter)]
+    pub filter: Option<Filter>,
     /// Write what was found and read as one JSON object to this file; `-` is standard output
     #[arg(long, value_name = "FILE")]
     pub summary: Option<PathBuf>,

@@ -88,6 +88,7 @@ fn options(args: &ExtractArgs) -> Result<Options, Failure> {
             community_id: args.community_id,
             is_cut: args.truncated,
             flow: None,
+            expression: args.filter.clone(),
         },
         flow: args.flow,
         flows: args.flows.clone(),
@@ -123,6 +124,8 @@ fn words(args: &ExtractArgs) -> String {
     }
     add("--since", args.since.map(time));
     add("--until", args.until.map(time));
+    let quoted = |filter: &crate::filter::Filter| format!("'{filter}'");
+    add("--filter", args.filter.as_ref().map(quoted));
     if args.truncated {
         words.push_str(" --truncated");
     }

@@ -12,6 +12,7 @@ use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
 
 use crate::capture::store::retention::MinFree;
+use crate::filter::{Filter, Mistake};
 use crate::flow::record::FlowId;
 use crate::outfile::packed::{self, Codec};
 use crate::send::options::HostPort;
@@ -447,6 +448,11 @@ pub fn positive(text: &str) -> Result<f64, String> {
         Ok(number) if number.is_finite() && number > 0.0 => Ok(number),
         _ => Err("a number above zero is needed".to_owned()),
     }
+}
+
+/// A filter expression.
+pub fn filter(text: &str) -> Result<Filter, String> {
+    text.parse().map_err(|mistake: Mistake| mistake.to_string())
 }
 
 /// An address without a port.

@@ -2,13 +2,16 @@
 
 use std::net::IpAddr;
 
+use super::walk::read_frame;
 use crate::capture::store::index::query::Query;
+use crate::filter::Packet;
 use crate::flow::key::{FlowKey, Way};
 use crate::flow::lookup;
+use crate::mirror::direction::Direction;
 use crate::mirror::session::{SessionId, SessionKey};
 use crate::wire::Vni;
-use crate::wire::inner::Inner;
 use crate::wire::ip::Address;
+use crate::wire::outer::LinkType;
 
 /// What a packet has to be; all of it at once.
 #[derive(Clone, Debug, Default)]
@@ -27,6 +30,8 @@ pub struct Filter {
     pub is_cut: bool,
     /// Of this flow key, in this mirror session.
     pub flow: Option<(SessionKey, FlowKey)>,
+    /// Such that this expression fits.
+    pub expression: Option<crate::filter::Filter>,
 }
 
 /// What is known of a packet before its frame is read.
@@ -38,11 +43,19 @@ pub struct Outside {
     pub session: SessionKey,
     /// It arrived cut.
     pub is_cut: bool,
+    /// Its bytes on the wire.
+    pub orig_len: u32,
 }
 
 impl Filter {
-    /// Whether a packet is asked for; `read` reads its frame.
-    pub fn fits(&self, outside: &Outside, read: impl FnOnce() -> Inner) -> bool {
+    /// Whether a packet is asked for. Its bytes are read only where that is needed; `scratch` is room for it.
+    pub fn fits(
+        &self,
+        outside: &Outside,
+        link: LinkType,
+        bytes: &[u8],
+        scratch: &mut Vec<u8>,
+    ) -> bool {
         let vni = outside.session.mirror().map(|(_, vni)| vni);
         if self.since_ns.is_some_and(|since| outside.ts_ns < since)
             || self.until_ns.is_some_and(|until| outside.ts_ns >= until)
@@ -54,7 +67,27 @@ impl Filter {
         if !self.needs_frame() {
             return true;
         }
-        let inner = read();
+        let (inner, frame) = read_frame(link, bytes, scratch);
+        if let Some(expression) = &self.expression {
+            let mirror = outside.session.mirror();
+            let mirror = mirror.map(|(source, vni)| (Address::from(source), vni));
+            let packet = Packet {
+                frame,
+                inner: &inner,
+                orig_len: outside.orig_len,
+                is_truncated: outside.is_cut,
+                mirror,
+                direction: mirror.map_or(Direction::Unknown, |(source, _)| {
+                    Direction::of(source, &inner)
+                }),
+            };
+            if !expression.matches(&packet) {
+                return false;
+            }
+        }
+        if !self.needs_ip() {
+            return true;
+        }
         let Some(ip) = &inner.ip else {
             return false;
         };
@@ -78,6 +111,10 @@ impl Filter {
     }
 
     const fn needs_frame(&self) -> bool {
+        self.needs_ip() || self.expression.is_some()
+    }
+
+    const fn needs_ip(&self) -> bool {
         !self.hosts.is_empty() || self.community_id.is_some() || self.flow.is_some()
     }
 

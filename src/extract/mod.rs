@@ -263,7 +263,7 @@ impl Run<'_> {
         let mut scratch = Vec::new();
         self.pass(&first, 0, |_, packet, _| {
             let session = packet.interface.session;
-            let inner = read_frame(packet.link, packet.bytes().0, &mut scratch);
+            let (inner, _) = read_frame(packet.link, packet.bytes().0, &mut scratch);
             let begins = begins.unwrap_or(packet.ts_ns);
             if let Some((key, _)) = key_of(session, &inner)
                 && is_named(id, session, &key, begins)
@@ -290,7 +290,7 @@ impl Run<'_> {
         self.pass(&of_key, MOST_WAITING, |_, packet, _| {
             let (bytes, orig) = packet.bytes();
             let captured = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
-            let inner = read_frame(packet.link, bytes, &mut scratch);
+            let (inner, _) = read_frame(packet.link, bytes, &mut scratch);
             if let Some((key, way)) = key_of(session, &inner) {
                 let lengths = FrameLen { captured, orig };
                 follow.take(packet.ts_ns, &key, way, lengths, &inner);
@@ -596,13 +596,13 @@ impl Active {
                 return Ok(None);
             };
             let (link, bytes, outside) = (packet.link, packet.bytes, packet.outside);
-            if !filter.fits(&outside, || read_frame(link, bytes, scratch)) {
+            if !filter.fits(&outside, link, bytes, scratch) {
                 continue;
             }
             let at = self.cursor.place(packet.offset);
             let mut taken = Taken::of(&packet, self.number, at);
             if let Some(rest) = rest {
-                taken.fits = rest.fits(&outside, || read_frame(link, bytes, scratch));
+                taken.fits = rest.fits(&outside, link, bytes, scratch);
             }
             taken.others = self.walk.take_others();
             self.taken += 1;

@@ -225,6 +225,7 @@ impl Walk {
                 ts_ns: record.ts_ns,
                 session: SessionKey::Plain,
                 is_cut: record.orig_len > record.captured_len,
+                orig_len: record.orig_len,
             },
             link,
             bytes,
@@ -292,6 +293,7 @@ impl Walk {
                     ts_ns,
                     session: interface.session,
                     is_cut,
+                    orig_len: packet.orig_len,
                 },
                 link: packet.link,
                 bytes: block.get(packet.at..end).unwrap_or_default(),
@@ -385,18 +387,23 @@ fn describe(link: u16, name: Option<&[u8]>, description: Option<&[u8]>, out: &mu
     });
 }
 
-/// Reads the frame of a packet, whatever stands in front of its IP header; `scratch` is room for that.
-pub fn read_frame(link: LinkType, bytes: &[u8], scratch: &mut Vec<u8>) -> Inner {
+/// Reads the frame of a packet, whatever stands in front of its IP header: what was read, and its bytes from the
+/// Ethernet header on; `scratch` is room for them.
+pub fn read_frame<'a>(
+    link: LinkType,
+    bytes: &'a [u8],
+    scratch: &'a mut Vec<u8>,
+) -> (Inner, &'a [u8]) {
     if link == LinkType::Ethernet {
-        return Inner::read(bytes);
+        return (Inner::read(bytes), bytes);
     }
     let Ok(stripped) = link.strip(bytes) else {
-        return Inner::default();
+        return (Inner::default(), &[]);
     };
     scratch.clear();
     scratch.extend_from_slice(&[0; 6]);
     scratch.extend_from_slice(&stripped.src_mac.unwrap_or_default());
     scratch.extend_from_slice(&stripped.ether_type.to_be_bytes());
     scratch.extend_from_slice(stripped.payload);
-    Inner::read(scratch)
+    (Inner::read(scratch), scratch)
 }

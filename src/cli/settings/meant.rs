@@ -307,8 +307,7 @@ pub fn allowed(typed: &Layers<&typed::Filters>, mistakes: &mut Mistakes) -> Allo
 
 /// Which mirrored packets are wanted; `None` for all.
 pub fn filter(typed: &Layers<&typed::Filters>, mistakes: &mut Mistakes) -> Option<Filter> {
-    let read = |text: &str| Filter::from_str(text).map_err(|mistake| mistake.to_string());
-    mistakes.one(typed, "--filter", |t| &t.filter, read)
+    mistakes.one(typed, "--filter", |t| &t.filter, values::filter)
 }
 
 /// What was read, to be put together.
