@@ -288,7 +288,7 @@ fn what_was_cut_does_not_match() {
         assert_eq!(has(len, "tcp"), len >= 34, "{len}");
         assert_eq!(has(len, "port 443"), len >= 38, "{len}");
         assert_eq!(has(len, "tcp[13] == 2"), len >= 48, "{len}");
-        assert_eq!(has(len, "tcp[13] != 2"), false, "{len}");
+        assert!(!has(len, "tcp[13] != 2"), "{len}");
         assert_eq!(has(len, "not port 443"), len < 38, "{len}");
         assert_eq!(has(len, "truncated"), len < 40, "{len}");
     }
