@@ -271,6 +271,10 @@ impl Pipeline {
     /// The file's. What came before the error is kept.
     pub fn replay(&mut self, file: &mut CaptureFile, stop: &Stop) -> Result<(), CaptureError> {
         file.number_from(self.records);
+        if self.lanes.len() == 1 {
+            // Several workers have a thread that reads anyway.
+            file.read_ahead();
+        }
         file.hand_aside(self.aside.take());
         let mut apart = std::mem::take(&mut self.apart);
         let outcome = match (self.lanes.len(), self.settings.plain) {

@@ -197,6 +197,14 @@ impl CaptureFile {
         Ok(file)
     }
 
+    /// Has the rest of the file read, and unpacked, on a thread of its own, if the system gives one: not where the
+    /// reader may have to wait, as at a pipe, and do something else meanwhile.
+    pub fn read_ahead(&mut self) {
+        if !self.trickles {
+            self.window.read_ahead();
+        }
+    }
+
     /// Tally the places of its records from `before` on: so many were read from other files.
     pub const fn number_from(&mut self, before: u64) {
         self.before = before;

@@ -3,6 +3,7 @@
 //! A source hands over [`Arrival`]s a batch at a time. Everything after it is the same code for live
 //! traffic and replay.
 
+mod ahead;
 pub mod aside;
 pub mod file;
 mod foreign;

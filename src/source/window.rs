@@ -2,6 +2,7 @@
 
 use std::io::{self, Read};
 
+use super::ahead::{Ahead, Piece, ROOM_BEFORE};
 use super::unpack::{MAGIC_LEN, Unpacked, is_packed};
 
 /// Bytes asked for at a time.
@@ -14,8 +15,8 @@ pub struct Window {
     bytes: Vec<u8>,
     start: usize,
     end: usize,
-    /// Offset of the first byte of `bytes` in the unpacked input.
-    at: u64,
+    /// Offset of the byte at `start` in the unpacked input.
+    offset: u64,
     at_end: bool,
     error: Option<io::Error>,
 }
@@ -23,15 +24,8 @@ pub struct Window {
 enum Input {
     Plain(Box<dyn Read + Send>),
     Packed(Box<Unpacked>),
-}
-
-impl Read for Input {
-    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        match self {
-            Self::Plain(input) => input.read(buf),
-            Self::Packed(input) => input.read(buf),
-        }
-    }
+    /// Read on a thread of its own, and how it is packed.
+    Ahead(Ahead, Option<&'static str>),
 }
 
 impl Window {
@@ -43,7 +37,7 @@ impl Window {
             bytes: Vec::new(),
             start: 0,
             end: 0,
-            at: 0,
+            offset: 0,
             at_end: false,
             error: None,
         };
@@ -65,11 +59,29 @@ impl Window {
         self.fill(MAGIC_LEN);
     }
 
+    /// Has a thread of its own read, and unpack, from now on, if the system gives one.
+    pub fn read_ahead(&mut self) {
+        let packed = self.packed();
+        let nothing = Input::Plain(Box::new(io::empty()));
+        self.input = match std::mem::replace(&mut self.input, nothing) {
+            Input::Plain(input) => match Ahead::start(input) {
+                Ok(ahead) => Input::Ahead(ahead, packed),
+                Err(input) => Input::Plain(input),
+            },
+            Input::Packed(input) => match Ahead::start(input) {
+                Ok(ahead) => Input::Ahead(ahead, packed),
+                Err(input) => Input::Packed(input),
+            },
+            ahead @ Input::Ahead(..) => ahead,
+        };
+    }
+
     /// How the input is packed, if it is.
     pub fn packed(&self) -> Option<&'static str> {
         match &self.input {
             Input::Plain(_) => None,
             Input::Packed(unpacked) => Some(unpacked.packing()),
+            Input::Ahead(_, packed) => *packed,
         }
     }
 
@@ -81,7 +93,7 @@ impl Window {
 
     /// Offset in the unpacked input of the next byte to use.
     pub const fn offset(&self) -> u64 {
-        self.at + self.start as u64
+        self.offset
     }
 
     /// Makes at least `len` bytes available ahead, unless the input ends before; tells whether it did.
@@ -90,23 +102,12 @@ impl Window {
         self.end - self.start >= len || self.read_on(len)
     }
 
-    /// Moves what is ahead to the front and reads until `len` bytes are there.
+    /// Reads until `len` bytes are ahead.
     #[cold]
     fn read_on(&mut self, len: usize) -> bool {
         while self.end - self.start < len && !self.at_end {
-            self.bytes.copy_within(self.start..self.end, 0);
-            self.at += self.start as u64;
-            (self.start, self.end) = (0, self.end - self.start);
-            // Grown step by step: a length that lies costs no more memory than the input has bytes.
-            if self.bytes.len() < self.end + READ_LEN {
-                self.bytes.resize(self.end + READ_LEN, 0);
-            }
-            let room = self.bytes.get_mut(self.end..).unwrap_or_default();
-            match self.input.read(room) {
-                Ok(read) => {
-                    self.end += read;
-                    self.at_end = read == 0;
-                }
+            match self.read_more() {
+                Ok(read) => self.at_end = read == 0,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 // Nothing yet, and the reader has something else to do.
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return false,
@@ -119,11 +120,49 @@ impl Window {
         self.end - self.start >= len
     }
 
+    /// Puts more of the input behind what is ahead, and tells how many bytes.
+    fn read_more(&mut self) -> io::Result<usize> {
+        let rest = self.end - self.start;
+        let input: &mut dyn Read = match &mut self.input {
+            Input::Plain(input) => input,
+            Input::Packed(input) => input,
+            Input::Ahead(ahead, _) => {
+                let Piece { mut bytes, end } = ahead.next()?;
+                let kept = self.bytes.get(self.start..self.end).unwrap_or_default();
+                // What is ahead goes in front of the piece; where it is too much, a giant record, both go elsewhere.
+                let room = ROOM_BEFORE.checked_sub(rest);
+                if let Some(start) = room
+                    && let Some(before) = bytes.get_mut(start..ROOM_BEFORE)
+                {
+                    before.copy_from_slice(kept);
+                    (self.start, self.end) = (start, end);
+                } else {
+                    let more = bytes.get(ROOM_BEFORE..end).unwrap_or_default();
+                    bytes = [kept, more].concat();
+                    (self.start, self.end) = (0, bytes.len());
+                }
+                ahead.give_back(std::mem::replace(&mut self.bytes, bytes));
+                return Ok(end - ROOM_BEFORE);
+            }
+        };
+        self.bytes.copy_within(self.start..self.end, 0);
+        (self.start, self.end) = (0, rest);
+        // Grown step by step: a length that lies costs no more memory than the input has bytes.
+        if self.bytes.len() < self.end + READ_LEN {
+            self.bytes.resize(self.end + READ_LEN, 0);
+        }
+        let room = self.bytes.get_mut(self.end..).unwrap_or_default();
+        let read = input.read(room)?;
+        self.end += read;
+        Ok(read)
+    }
+
     /// Marks `len` bytes as used and returns them.
     #[inline]
     pub fn take(&mut self, len: usize) -> &[u8] {
         let from = self.start;
         self.start = self.end.min(from + len);
+        self.offset += (self.start - from) as u64;
         self.bytes.get(from..self.start).unwrap_or_default()
     }
 
@@ -156,6 +195,7 @@ impl Window {
 #[cfg(test)]
 mod tests {
     use std::io::Write;
+    use std::sync::mpsc::{Sender, channel};
 
     use super::*;
 
@@ -183,6 +223,69 @@ mod tests {
         assert_eq!(window.take(9), b"defgh");
         assert!(!window.is_done(), "it ended with an error");
         assert_eq!(window.take_error().unwrap().to_string(), "cable pulled");
+    }
+
+    /// Whether a thread reads ahead or not: the same bytes at the same offsets, whatever is taken at a time, and the same
+    /// end.
+    #[test]
+    fn ahead_or_not_it_is_the_same() {
+        let text: Vec<u8> = (0..1_500_000u32).map(|at| (at % 251) as u8).collect();
+        for take in [1 << 10, 1500, 70_000, 300_000, 1_000_000] {
+            for fails in [false, true] {
+                let failing = fails.then(|| Trickle(Vec::new()));
+                let input = io::Cursor::new(text.clone());
+                let mut window = match failing {
+                    Some(failing) => Window::new(input.chain(failing)),
+                    None => Window::new(input),
+                };
+                window.fill(5);
+                assert_eq!(window.take(5), &text[..5]);
+                window.read_ahead();
+                window.read_ahead();
+                let mut at = 5;
+                while window.fill(take) {
+                    assert_eq!(window.offset(), at as u64);
+                    assert!(window.take(take) == &text[at..at + take], "{take} at {at}");
+                    at += take;
+                }
+                assert!(window.ahead() == &text[at..], "{take} at {at}");
+                let rest = window.ahead().len();
+                window.take(rest);
+                assert_eq!(window.is_done(), !fails);
+                let error = window.take_error().map(|error| error.to_string());
+                assert_eq!(error.as_deref(), fails.then_some("cable pulled"));
+            }
+        }
+    }
+
+    /// A thread that reads ends when nobody wants more, and one that panics keeps nobody waiting.
+    #[test]
+    fn nobody_waits_for_who_has_gone() {
+        struct Panics;
+        impl Read for Panics {
+            fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
+                // Not `panic!`: what the hook prints would look like a failure.
+                std::panic::resume_unwind(Box::new("broken on purpose"))
+            }
+        }
+        let mut window = Window::new(io::Cursor::new(vec![7; 1000]).chain(Panics));
+        window.read_ahead();
+        assert!(window.fill(1000) && !window.fill(1001));
+        let error = window.take_error().unwrap().to_string();
+        assert_eq!(error, "the thread that reads it panicked");
+
+        struct Endless(#[allow(dead_code, reason = "dropped with it")] Sender<()>);
+        impl Read for Endless {
+            fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+                Ok(buf.len())
+            }
+        }
+        let (gone_tx, gone) = channel();
+        let mut endless = Window::new(Endless(gone_tx));
+        endless.read_ahead();
+        assert!(endless.fill(1 << 20));
+        drop(endless);
+        assert!(gone.recv().is_err());
     }
 
     #[test]
