@@ -751,6 +751,10 @@ impl Outlet for Heard {
         self.has_room.then_some(&mut self.batch)
     }
 
+    fn current(&mut self) -> Option<&mut Batch> {
+        Some(&mut self.batch)
+    }
+
     fn no_room(&mut self, _session: SessionId) {}
 
     fn flow_begins(&mut self, flow: u32, record: u64, back: u64) {

@@ -398,6 +398,10 @@ impl Outlet for Memory {
         room.then_some(&mut self.batch)
     }
 
+    fn current(&mut self) -> Option<&mut Batch> {
+        Some(&mut self.batch)
+    }
+
     fn no_room(&mut self, _session: SessionId) {
         self.no_room += 1;
     }

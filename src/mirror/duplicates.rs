@@ -98,15 +98,6 @@ pub struct Sighting {
     pub vlan: Option<u16>,
 }
 
-/// What is known of a packet that was looked for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Seen {
-    /// Names the packet: all its copies have the same, the same in every run.
-    pub id: u64,
-    /// What it is a copy of, if it is one.
-    pub copy: Option<CopyOf>,
-}
-
 /// What a copy is a copy of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CopyOf {
@@ -168,6 +159,13 @@ impl Fingerprint {
             hash = with_more(hash, more);
         }
         Some(Self { hash, kind })
+    }
+
+    /// Names a packet of which the first copy came at `first_ns`: all copies alike, the same in every run.
+    #[inline]
+    pub const fn id(self, first_ns: u64) -> u64 {
+        let coarse = (first_ns >> FINE) as u32;
+        (coarse as u64) << 32 | (self.hash & 0xffff_ffff)
     }
 }
 
@@ -386,9 +384,9 @@ impl Duplicates {
         self.made_room + u64::from(makes_room)
     }
 
-    /// Looks whether the packet was seen within the window, and remembers it.
+    /// Looks whether the packet was seen within the window, and remembers it. Returns what it is a copy of.
     #[inline]
-    pub fn see(&mut self, fingerprint: Fingerprint, sighting: &Sighting) -> Seen {
+    pub fn see(&mut self, fingerprint: Fingerprint, sighting: &Sighting) -> Option<CopyOf> {
         let Fingerprint { hash, kind } = fingerprint;
         let now = sighting.ts_ns;
         let coarse = (now >> FINE) as u32;
@@ -408,11 +406,6 @@ impl Duplicates {
             unmatched: 0,
             fine: now as u16 & ((1 << FINE) - 1),
         };
-        let id_of = |coarse: u32| u64::from(coarse) << 32 | (hash & 0xffff_ffff);
-        let new = Seen {
-            id: id_of(coarse),
-            copy: None,
-        };
         self.settle();
         let newcomer = Newcomer {
             bucket: bucket_of(fingerprint),
@@ -421,11 +414,9 @@ impl Duplicates {
         };
         if !self.may_know(newcomer.bucket, tag) {
             self.newcomer = Some(newcomer);
-            return new;
+            return None;
         }
-        let Some(bucket) = bucket_mut(&mut self.words, self.begin, newcomer.bucket) else {
-            return new;
-        };
+        let bucket = bucket_mut(&mut self.words, self.begin, newcomer.bucket)?;
         let (heads, rests) = bucket.split_at_mut(WAYS);
         let found = heads.iter().position(|head| (head >> 32) as u32 == tag);
         if let Some(at) = found
@@ -455,10 +446,7 @@ impl Duplicates {
                     }
                     *known_rest = known.word();
                 }
-                return Seen {
-                    id: id_of(known_coarse),
-                    copy: Some(copy),
-                };
+                return Some(copy);
             }
             // Sent again, or long after: copies that come now are copies of this one.
             let mut rest = rest;
@@ -466,10 +454,10 @@ impl Duplicates {
                 rest.unmatched = (known.unmatched + 1).min(Rest::MOST_UNMATCHED);
             }
             (*known_head, *known_rest) = (head, rest.word());
-            return new;
+            return None;
         }
         self.insert(newcomer);
-        new
+        None
     }
 
     /// Gives the last packet a place, if it has none yet.
@@ -606,6 +594,12 @@ mod tests {
         Fingerprint::of(Inner::read(frame).ip.as_ref()?, frame)
     }
 
+    /// The id that a packet gets, and what it is a copy of.
+    struct Seen {
+        id: u64,
+        copy: Option<CopyOf>,
+    }
+
     fn see(table: &mut Duplicates, frame: &[u8], session: u32, ts_ns: u64) -> Seen {
         let inner = Inner::read(frame);
         let sighting = Sighting {
@@ -614,8 +608,14 @@ mod tests {
             ttl: inner.ip.unwrap().header.ttl,
             vlan: inner.vlan,
         };
-        table.prefetch(named(frame).unwrap());
-        table.see(named(frame).unwrap(), &sighting)
+        let fingerprint = named(frame).unwrap();
+        table.prefetch(fingerprint);
+        let copy = table.see(fingerprint, &sighting);
+        let first_ns = copy.map_or(sighting.ts_ns, |copy| copy.first.ts_ns);
+        Seen {
+            id: fingerprint.id(first_ns),
+            copy,
+        }
     }
 
     /// Sessions and how much later they saw a copy than the first session.
@@ -930,14 +930,10 @@ mod tests {
         }
         assert_eq!(table.made_room(), 1);
         assert_eq!(
-            table
-                .see(of(1), &sighting(1, 9 * MS))
-                .copy
-                .unwrap()
-                .after_ns,
+            table.see(of(1), &sighting(1, 9 * MS)).unwrap().after_ns,
             8_000_000
         );
-        assert_eq!(table.see(of(0), &sighting(1, 9 * MS)).copy, None);
+        assert_eq!(table.see(of(0), &sighting(1, 9 * MS)), None);
         assert_eq!(table.made_room(), 2);
         // Once the window is over it costs nothing.
         table.see(of(20), &sighting(0, 9 * MS + WINDOW + MS));
@@ -979,7 +975,7 @@ mod tests {
                 ts_ns: first.ts_ns + WINDOW,
                 ..first
             };
-            assert_eq!(table.see(fingerprint, &here).copy.unwrap().first, first);
+            assert_eq!(table.see(fingerprint, &here).unwrap().first, first);
         }
     }
 

@@ -213,6 +213,29 @@ impl Batch {
         }
     }
 
+    /// Gives the record that was encoded last, an enhanced packet block that has a packet id, another one.
+    pub fn rename_last(&mut self, id: u64) {
+        let Some(facts) = self.records.last() else {
+            return;
+        };
+        let start = facts.at as usize;
+        let data_len = number32(&self.bytes, start + EPB_CAPTURED_LEN_AT, false) as usize;
+        let mut at = start + EPB_FIXED_LEN + data_len.next_multiple_of(4);
+        let flags_option = u32::from(OPTION_FLAGS) | 4 << 16;
+        if number32(&self.bytes, at, false) == flags_option {
+            at += 8;
+        }
+        let id_option = u32::from(OPTION_PACKET_ID) | 8 << 16;
+        if number32(&self.bytes, at, false) == id_option
+            && let Some(bytes) = self
+                .bytes
+                .get_mut(at + 4..)
+                .and_then(<[u8]>::first_chunk_mut)
+        {
+            *bytes = id.to_le_bytes();
+        }
+    }
+
     /// Adds options, without their end, to record `number`, an enhanced packet block. Its bytes move behind the
     /// others.
     pub fn add_options(&mut self, number: usize, options: &[u8]) {
@@ -597,6 +620,31 @@ mod tests {
                 _ => None,
             });
             prop_assert_eq!(id, packet_id);
+        }
+
+        /// A block with another id is the block of the same packet that had it from the beginning.
+        #[test]
+        fn another_id_changes_nothing_else(
+            frame in proptest::collection::vec(any::<u8>(), 0..50),
+            orig in 0u32..100,
+            way in 0..3usize,
+            ids in any::<[u64; 2]>(),
+        ) {
+            let direction = [Direction::Unknown, Direction::Inbound, Direction::Outbound][way];
+            let record = record(&frame, orig, 1, direction);
+            let encoded = |id| {
+                let mut batch = Batch::default();
+                Format::PcapNg.encode(&record, &mut batch);
+                Format::PcapNg.encode(&CaptureRecord { packet_id: id, ..record }, &mut batch);
+                batch
+            };
+            let [one, other] = ids.map(Some).map(encoded);
+            let mut renamed = one;
+            renamed.rename_last(ids[1]);
+            prop_assert_eq!(&renamed.bytes, &other.bytes);
+            let mut without = encoded(None);
+            without.rename_last(ids[1]);
+            prop_assert_eq!(without.bytes, encoded(None).bytes);
         }
 
         #[test]

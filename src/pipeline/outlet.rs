@@ -468,6 +468,10 @@ impl Outlet for QueueOutlet {
         Some(&mut self.current)
     }
 
+    fn current(&mut self) -> Option<&mut Batch> {
+        Some(&mut self.current)
+    }
+
     fn no_room(&mut self, session: SessionId) {
         self.offers.capture_no_room += 1;
         *self.no_room.entry(session).or_default() += 1;

@@ -20,7 +20,7 @@ use crate::flow::remaining::Remaining;
 use crate::flow::updates::{Change, Updates};
 use crate::mirror::allowed::{Allowed, Strangers};
 use crate::mirror::direction::Direction;
-use crate::mirror::duplicates::{CopyOf, Dedup, Duplicates, Fingerprint, Seen, Sighting};
+use crate::mirror::duplicates::{CopyOf, Dedup, Duplicates, Fingerprint, Sighting};
 use crate::mirror::inventory::Inventory;
 use crate::mirror::own_macs::Fact;
 use crate::mirror::pairs::{self, Pairs};
@@ -118,6 +118,9 @@ pub trait Outlet {
     /// A batch with room for `len` more bytes, or `None` when the queue to the writer is full.
     fn room(&mut self, len: usize) -> Option<&mut Batch>;
 
+    /// The batch that [`Self::room`] handed out last.
+    fn current(&mut self) -> Option<&mut Batch>;
+
     /// There was no room for a frame of this session: the capture will not have it.
     fn no_room(&mut self, session: SessionId);
 
@@ -146,6 +149,14 @@ pub struct OtherPort {
     pub packets: u64,
     /// Those that would pass as VXLAN with every reserved bit zero.
     pub like_vxlan: u64,
+}
+
+/// A packet as it counts in a flow.
+struct Counted<'a> {
+    key: FlowKey,
+    way: Way,
+    packet: FlowPacket,
+    opening: Option<Opening<'a>>,
 }
 
 /// What one worker counted.
@@ -700,23 +711,33 @@ impl Worker {
         let ahead = ahead.map(|keys| index::build::Ahead::of(keys, observed.inner));
         let fingerprint = self.look_ahead(&observed);
         let session = self.meet(&observed, outlet);
-        let seen = self.look_back(session, fingerprint, &observed);
-        let copy = seen.and_then(|seen| seen.copy);
-        if let Some(copy) = &copy {
-            self.tell_first(copy, session, &observed, outlet);
-            if self.settings.dedup.is_some_and(|dedup| dedup.drop) {
-                self.ledger.duplicate += 1;
-                return;
-            }
-            self.ledger.note(Noted::Duplicate);
+        let drops_copies = self.settings.dedup.is_some_and(|dedup| dedup.drop);
+        if drops_copies && let Some(copy) = self.look_back(session, fingerprint, &observed) {
+            self.came_before(&copy, session, &observed, outlet);
+            self.ledger.duplicate += 1;
+            return;
         }
         self.account(&observed);
-        let first = self.keep(session, seen, &observed, ahead, outlet);
-        let copies = copy.map_or(Copies::None, |copy| {
-            let is_here = copy.first.session == session && copy.first.vlan == observed.inner.vlan;
-            if is_here { Copies::Here } else { Copies::There }
-        });
-        self.follow(session, &observed, (first, copies), outlet);
+        let id = fingerprint.map(|fingerprint| fingerprint.id(frame.ts_ns));
+        let mut counted = self.follow(session, &observed);
+        let kept = self.keep(session, id, &observed, ahead, outlet);
+        if let Some((counted, first)) = counted.as_mut().zip(kept) {
+            counted.packet.first = first;
+        }
+        // As late as can be: memory has had the time to answer.
+        if !drops_copies && let Some(copy) = self.look_back(session, fingerprint, &observed) {
+            self.ledger.note(Noted::Duplicate);
+            if let Some(fingerprint) = fingerprint.filter(|_| kept.is_some()) {
+                self.rename(fingerprint.id(copy.first.ts_ns), outlet);
+            }
+            let copies = self.came_before(&copy, session, &observed, outlet);
+            if let Some(counted) = &mut counted {
+                counted.packet.copies = copies;
+            }
+        }
+        if let Some(counted) = &counted {
+            self.count_in_flow(counted, outlet);
+        }
     }
 
     /// Whether the frame is wanted.
@@ -751,30 +772,47 @@ impl Worker {
         Some(fingerprint)
     }
 
-    /// Whether the packet came before, and from where; counted to its session and to the pair of sessions.
+    /// Whether the packet came before, and from where.
     #[inline]
     fn look_back(
         &mut self,
         session: SessionId,
         fingerprint: Option<Fingerprint>,
         observed: &Observed<'_>,
-    ) -> Option<Seen> {
-        let ip = observed.inner.ip.as_ref()?;
-        let here = Sighting {
-            session,
-            ts_ns: observed.frame.ts_ns,
-            ttl: ip.header.ttl,
-            vlan: observed.inner.vlan,
-        };
-        let seen = self.duplicates.as_mut()?.see(fingerprint?, &here);
-        if let Some(copy) = &seen.copy {
+    ) -> Option<CopyOf> {
+        let here = sighting(session, observed)?;
+        self.duplicates.as_mut()?.see(fingerprint?, &here)
+    }
+
+    /// Counts a packet that is a copy to its session, to the pair of sessions, and to the flow of the first copy.
+    #[inline(never)]
+    fn came_before(
+        &mut self,
+        copy: &CopyOf,
+        session: SessionId,
+        observed: &Observed<'_>,
+        outlet: &mut impl Outlet,
+    ) -> Copies {
+        if let Some(here) = sighting(session, observed) {
             let (sessions, after_ns) = pairs::in_order(copy, &here, observed.direction);
             self.pairs.count(sessions, after_ns);
-            if let Some(session) = self.sessions.session_mut(session) {
-                session.duplicates += 1;
-            }
         }
-        Some(seen)
+        if let Some(session) = self.sessions.session_mut(session) {
+            session.duplicates += 1;
+        }
+        self.tell_first(copy, session, observed, outlet);
+        let is_here = copy.first.session == session && copy.first.vlan == observed.inner.vlan;
+        if is_here { Copies::Here } else { Copies::There }
+    }
+
+    /// Gives the record that was encoded last the id of the first copy.
+    #[inline(never)]
+    fn rename(&self, id: u64, outlet: &mut impl Outlet) {
+        if self.settings.capture == Some(Format::PcapNg)
+            && let Some(batch) = outlet.current()
+        {
+            batch.rename_last(id);
+        }
     }
 
     /// Counts the frame as delivered.
@@ -826,50 +864,33 @@ impl Worker {
         id
     }
 
-    /// Counts the frame, which the capture has at `first`, to its flow.
+    /// What the frame counts in a flow, as far as it is known before it is kept and looked for among those seen.
     #[inline]
-    fn follow(
-        &mut self,
-        session: SessionId,
-        observed: &Observed<'_>,
-        (first, copies): (First, Copies),
-        outlet: &mut impl Outlet,
-    ) {
+    fn follow<'a>(&mut self, session: SessionId, observed: &Observed<'a>) -> Option<Counted<'a>> {
         let inner = observed.inner;
         if self.watched.as_ref().is_some_and(|part| !part.takes(inner)) {
-            return;
+            return None;
         }
         let vni = observed.frame.mirrored.map(|mirrored| mirrored.vni);
-        let Some((key, way)) = FlowKey::of(session, vni, inner) else {
-            return;
-        };
+        let (key, way) = FlowKey::of(session, vni, inner)?;
         let (ts_ns, lengths) = (observed.frame.ts_ns, observed.wire_lengths);
         let ip_len = observed.evidence.ip_bytes(lengths);
-        let Some(packet) = FlowPacket::of(ts_ns, lengths, observed.verdict, ip_len, inner) else {
-            return;
-        };
-        let packet = FlowPacket {
-            first,
-            copies,
-            ..packet
-        };
+        let packet = FlowPacket::of(ts_ns, lengths, observed.verdict, ip_len, inner)?;
         let opening = if self.settings.app && self.settings.flows {
             Opening::of(inner, observed.frame.bytes, &mut self.awaited)
         } else {
             None
         };
-        self.count_in_flow(&key, way, &packet, opening, outlet);
+        Some(Counted {
+            key,
+            way,
+            packet,
+            opening,
+        })
     }
 
     #[inline]
-    fn count_in_flow(
-        &mut self,
-        key: &FlowKey,
-        way: Way,
-        packet: &FlowPacket,
-        opening: Option<Opening<'_>>,
-        outlet: &mut impl Outlet,
-    ) {
+    fn count_in_flow(&mut self, counted: &Counted<'_>, outlet: &mut impl Outlet) {
         let Self {
             flows,
             sessions,
@@ -877,7 +898,13 @@ impl Worker {
             watched,
             ..
         } = self;
-        flows.add(key, way, packet, opening, self.place, |order, change| {
+        let Counted {
+            key,
+            way,
+            packet,
+            opening,
+        } = counted;
+        flows.add(key, *way, packet, *opening, self.place, |order, change| {
             let occasion = Occasion::Packet(order);
             tell(change, occasion, sessions, watched, *records, outlet);
         });
@@ -908,26 +935,30 @@ impl Worker {
         let Some(((key, way), packet)) = FlowKey::of(there, vni, &inner).zip(packet) else {
             return;
         };
-        let packet = FlowPacket {
-            copies: Copies::OfAnother,
-            ..packet
+        let counted = Counted {
+            key,
+            way,
+            packet: FlowPacket {
+                copies: Copies::OfAnother,
+                ..packet
+            },
+            opening: None,
         };
-        self.count_in_flow(&key, way, &packet, None, outlet);
+        self.count_in_flow(&counted, outlet);
     }
 
-    /// Offers the frame to the capture, as a record, and tells where that lies, as far as it is known.
+    /// Offers the frame to the capture, as a record with this packet id, and tells where that lies, as far as it is
+    /// known; `None` where there is no record.
     #[inline]
     fn keep(
         &mut self,
         session: SessionId,
-        seen: Option<Seen>,
+        packet_id: Option<u64>,
         observed: &Observed<'_>,
         ahead: Option<index::build::Ahead>,
         outlet: &mut impl Outlet,
-    ) -> First {
-        let Some(format) = self.settings.capture else {
-            return First::NOWHERE;
-        };
+    ) -> Option<First> {
+        let format = self.settings.capture?;
         let frame = &observed.frame;
         let (bytes, left_out) = match &self.settings.slice {
             None => (frame.bytes, None),
@@ -940,7 +971,7 @@ impl Worker {
         }
         let Some(batch) = outlet.room(room) else {
             outlet.no_room(session);
-            return First::NOWHERE;
+            return None;
         };
         if self.announced < self.sessions.named() {
             self.announce(batch);
@@ -964,7 +995,7 @@ impl Worker {
             direction: observed.direction,
             is_unsettled: observed.direction == Direction::Unknown && observed.macs().is_some(),
             cut_by: observed.cut_by,
-            packet_id: seen.map(|seen| seen.id),
+            packet_id,
         };
         format.encode(&record, batch);
         if let Some((keys, ahead)) = self.keys.as_mut().zip(ahead) {
@@ -976,11 +1007,11 @@ impl Worker {
             batch.keys.push(keys);
         }
         if !self.settings.first_places {
-            return First::NOWHERE;
+            return Some(First::NOWHERE);
         }
         let number = self.records;
         self.records += 1;
-        First::record(number)
+        Some(First::record(number))
     }
 
     /// Tells the writer, through `batch`, of sessions it has not heard of.
@@ -1025,11 +1056,27 @@ impl Outlet for Evicted {
         None
     }
 
+    fn current(&mut self) -> Option<&mut Batch> {
+        None
+    }
+
     fn no_room(&mut self, _session: SessionId) {}
 
     fn flow(&mut self, record: FlowRecord) {
         self.0.push(record);
     }
+}
+
+/// Where and when the packet was seen, if it is one of IP.
+#[inline]
+fn sighting(session: SessionId, observed: &Observed<'_>) -> Option<Sighting> {
+    let ip = observed.inner.ip.as_ref()?;
+    Some(Sighting {
+        session,
+        ts_ns: observed.frame.ts_ns,
+        ttl: ip.header.ttl,
+        vlan: observed.inner.vlan,
+    })
 }
 
 fn key_of(sessions: &Sessions, id: SessionId) -> Option<SessionKey> {
