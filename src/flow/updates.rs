@@ -143,6 +143,9 @@ impl Updates {
         }
         for update in &mut filling.updates {
             update.foreseen = table.foresee(update.hash);
+            if update.opening.is_some() {
+                table.prefetch_early(update.foreseen);
+            }
         }
         apply(table, next, changed);
         std::mem::swap(filling, next);

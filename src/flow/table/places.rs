@@ -85,6 +85,14 @@ impl Places {
         }
     }
 
+    /// Has the processor fetch what packets after the first of the flow at `at` hardly ever touch.
+    #[inline]
+    pub(super) fn prefetch_cold(&self, at: u32) {
+        if let Some(chunk) = self.chunk(at) {
+            prefetch_index(&chunk.cold, within(at));
+        }
+    }
+
     /// All there is of the flow at `at`, to be changed.
     #[inline]
     pub(super) fn slot(&mut self, at: u32) -> Option<Slot<'_>> {
