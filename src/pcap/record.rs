@@ -331,35 +331,35 @@ fn encode_epb(record: &CaptureRecord<'_>, out: &mut Vec<u8>) {
         captured_len,
         orig_len,
     ];
-    out.extend_from_slice(words.map(u32::to_le_bytes).as_flattened());
-    out.extend_from_slice(frame);
-    // Padding, options, their end and the length once more: written in one piece of fixed size, of which only as
-    // much is kept as this block has.
-    let mut end = [0u8; 3 + 24 + 4];
-    let flags_option = u32::from(OPTION_FLAGS) | 4 << 16;
-    let id_option = u32::from(OPTION_PACKET_ID) | 8 << 16;
-    let id = record.packet_id.unwrap_or_default();
-    let (id_low, id_high) = (id as u32, (id >> 32) as u32);
-    let words = match (has_flags, record.packet_id) {
-        (false, None) => [total_len, 0, 0, 0, 0, 0, 0],
-        (true, None) => [flags_option, flags, 0, total_len, 0, 0, 0],
-        (false, Some(_)) => [id_option, id_low, id_high, 0, total_len, 0, 0],
-        (true, Some(_)) => [
-            flags_option,
-            flags,
-            id_option,
-            id_low,
-            id_high,
-            0,
-            total_len,
-        ],
-    };
-    if let Some(words_at) = end.get_mut(pad_len..pad_len + 28) {
-        words_at.copy_from_slice(words.map(u32::to_le_bytes).as_flattened());
+    for word in words {
+        out.extend_from_slice(&word.to_le_bytes());
     }
-    let end_at = out.len();
-    out.extend_from_slice(&end);
-    out.truncate(end_at + pad_len + options_len + 4);
+    out.extend_from_slice(frame);
+    // Padding, options, their end and the length once more. Each word goes straight to its place: put together elsewhere
+    // and copied they would be read in one piece before they have left the processor's store queue, and that load waits
+    // until everything before them has, the frame included.
+    let mut at = out.len() + pad_len;
+    out.extend_from_slice(&[0; 3 + 24 + 4]);
+    out.truncate(at + options_len + 4);
+    let mut put = |word: u32| {
+        if let Some(place) = out.get_mut(at..).and_then(<[u8]>::first_chunk_mut) {
+            *place = word.to_le_bytes();
+        }
+        at += 4;
+    };
+    if has_flags {
+        put(u32::from(OPTION_FLAGS) | 4 << 16);
+        put(flags);
+    }
+    if let Some(id) = record.packet_id {
+        put(u32::from(OPTION_PACKET_ID) | 8 << 16);
+        put(id as u32);
+        put((id >> 32) as u32);
+    }
+    if options_len > 0 {
+        put(0);
+    }
+    put(total_len);
     if cut {
         insert_comment(record, start, options_len > 0, out);
     }

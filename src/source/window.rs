@@ -2,11 +2,17 @@
 
 use std::io::{self, Read};
 
+use prefetch_index::prefetch_index;
+
 use super::ahead::{Ahead, Piece, ROOM_BEFORE};
 use super::unpack::{MAGIC_LEN, Unpacked, is_packed};
 
 /// Bytes asked for at a time.
 const READ_LEN: usize = 256 << 10;
+
+/// Bytes of a cache line, and lines that headers take behind those of a record: VXLAN, TCP and what is around them.
+const LINE_LEN: usize = 64;
+const LINES_AHEAD: usize = 3;
 
 /// The input, with the bytes that were read and not used yet.
 pub struct Window {
@@ -163,6 +169,10 @@ impl Window {
         let from = self.start;
         self.start = self.end.min(from + len);
         self.offset += (self.start - from) as u64;
+        // The headers that are looked at next: another core may have read them.
+        for line in 0..LINES_AHEAD {
+            prefetch_index(&self.bytes, self.start + line * LINE_LEN);
+        }
         self.bytes.get(from..self.start).unwrap_or_default()
     }
 
