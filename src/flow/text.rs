@@ -50,9 +50,14 @@ impl Text {
     fn decimal(&mut self, mut number: u64, digits: usize) {
         let digits = digits.max(number.checked_ilog10().map_or(1, |log| log as usize + 1));
         if let Some(free) = self.bytes.get_mut(self.len..self.len + digits) {
-            for digit in free.iter_mut().rev() {
-                *digit = b'0' + (number % 10) as u8;
-                number /= 10;
+            for two in free.rchunks_mut(2) {
+                let [tens, ones] = pair(number % 100);
+                match two {
+                    [first, second] => (*first, *second) = (tens, ones),
+                    [only] => *only = ones,
+                    _ => {}
+                }
+                number /= 100;
             }
             self.len += digits;
         }
@@ -167,20 +172,36 @@ pub fn rfc3339(ts_ns: u64) -> Text {
     let january = u64::from(month >= 10);
     let (year, month) = (era * 400 + year + january, month + 3 - 12 * january);
     let mut text = Text::new();
-    let parts = [
-        (year, 4, b'-'),
-        (month, 2, b'-'),
-        (day, 2, b'T'),
-        (second / 3600, 2, b':'),
-        (second / 60 % 60, 2, b':'),
-        (second % 60, 2, b'.'),
-        (ns, 9, b'Z'),
+    text.extend(b"0000-00-00T00:00:00.000000000Z");
+    let pairs = [
+        (0, year / 100),
+        (2, year % 100),
+        (5, month),
+        (8, day),
+        (11, second / 3600),
+        (14, second / 60 % 60),
+        (17, second % 60),
+        (20, ns / 10_000_000),
+        (22, ns / 100_000 % 100),
+        (24, ns / 1000 % 100),
+        (26, ns / 10 % 100),
     ];
-    for (number, digits, behind) in parts {
-        text.decimal(number, digits);
-        text.push(behind);
+    for (at, number) in pairs {
+        if let Some(two) = text.bytes.get_mut(at..at + 2) {
+            two.copy_from_slice(&pair(number));
+        }
+    }
+    let [.., last] = pair(ns % 10);
+    if let Some(byte) = text.bytes.get_mut(28) {
+        *byte = last;
     }
     text
+}
+
+/// The two digits of a number below 100.
+#[inline]
+const fn pair(number: u64) -> [u8; 2] {
+    [b'0' + (number / 10) as u8, b'0' + (number % 10) as u8]
 }
 
 #[cfg(test)]
