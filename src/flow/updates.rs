@@ -83,6 +83,16 @@ impl Updates {
         }
     }
 
+    /// Flows that live.
+    pub const fn len(&self) -> usize {
+        self.table.len()
+    }
+
+    /// Whether none lives.
+    pub const fn is_empty(&self) -> bool {
+        self.table.is_empty()
+    }
+
     /// Keeps from now on, with no flow in it yet, where first packets lie.
     pub const fn keep_firsts(&mut self) {
         self.table.keep_firsts();

@@ -1,5 +1,5 @@
-//! Facts about this machine: its interfaces, who holds a port, the kernel's own counters with their remedies, and the
-//! nftables table that a run may own.
+//! Facts about this machine: its interfaces, who holds a port, the kernel's own counters with their remedies, the room on
+//! its disks, what this process takes, and the nftables table that a run may own.
 
 pub mod counters;
 #[cfg(target_os = "linux")]
@@ -10,3 +10,5 @@ pub mod netlink;
 pub mod nft;
 #[cfg(target_os = "linux")]
 pub mod ports;
+pub mod process;
+pub mod space;

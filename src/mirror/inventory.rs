@@ -7,7 +7,7 @@ use std::net::IpAddr;
 
 use serde::Deserialize;
 
-use super::session::{Session, SessionKey};
+use super::session::SessionKey;
 use crate::wire::Vni;
 
 /// What a table says of a session.
@@ -44,10 +44,15 @@ impl Inventory {
         self.labels.of(key).or_else(expected)
     }
 
-    /// What was expected and what was seen at `now_ns`, where something is expected.
-    pub fn compare(&self, sessions: &[Session], now_ns: u64) -> Option<Difference> {
+    /// What was expected and what was seen at `now_ns`, where something is expected. `seen` are the sessions that sent
+    /// packets, with the time of the last one.
+    pub fn compare(
+        &self,
+        seen: impl IntoIterator<Item = (SessionKey, u64)>,
+        now_ns: u64,
+    ) -> Option<Difference> {
         let (expected, silent_ns) = self.expected.as_ref()?;
-        Some(compare(expected, sessions, now_ns, *silent_ns))
+        Some(compare(expected, seen, now_ns, *silent_ns))
     }
 }
 
@@ -231,28 +236,38 @@ pub struct Difference {
     pub unexpected: Vec<SessionKey>,
 }
 
-/// Compares what was `expected` with the sessions seen: at `now_ns` a session is silent whose last packet is
-/// `silent_ns` old.
-pub fn compare(expected: &Labels, sessions: &[Session], now_ns: u64, silent_ns: u64) -> Difference {
+/// Compares what was `expected` with the sessions seen and their last packets: at `now_ns` a session is silent whose
+/// last packet is `silent_ns` old.
+pub fn compare(
+    expected: &Labels,
+    seen: impl IntoIterator<Item = (SessionKey, u64)>,
+    now_ns: u64,
+    silent_ns: u64,
+) -> Difference {
     let mut difference = Difference {
         expected: expected.len(),
         ..Difference::default()
     };
-    let seen = |vni: u32, source: Option<IpAddr>| {
-        let mirrored = sessions.iter().filter(|session| session.packets > 0);
-        let of = mirrored.filter(|session| {
-            session.key.mirror().is_some_and(|(from, its_vni)| {
-                its_vni.as_u32() == vni && source.is_none_or(|source| source == from)
-            })
-        });
-        of.map(|session| session.last_ns).max()
-    };
+    // A line without a source stands for every source.
+    let mut last: BTreeMap<(u32, Option<IpAddr>), u64> = BTreeMap::new();
+    for (key, last_ns) in seen {
+        let Some((source, vni)) = key.mirror() else {
+            continue;
+        };
+        for source in [Some(source), None] {
+            let known = last.entry((vni.as_u32(), source)).or_default();
+            *known = (*known).max(last_ns);
+        }
+        if expected.of(key).is_none() {
+            difference.unexpected.push(key);
+        }
+    }
     for ((vni, source), label) in &expected.by_session {
         let session = Expected {
             vni: *vni,
             source: *source,
             name: label.name.clone(),
-            last_ns: seen(*vni, *source),
+            last_ns: last.get(&(*vni, *source)).copied(),
         };
         match session.last_ns {
             None => difference.missing.push(session),
@@ -262,11 +277,6 @@ pub fn compare(expected: &Labels, sessions: &[Session], now_ns: u64, silent_ns: 
             Some(_) => {}
         }
     }
-    let mirrored = sessions
-        .iter()
-        .filter(|session| session.key.mirror().is_some());
-    let unexpected = mirrored.filter(|session| expected.of(session.key).is_none());
-    difference.unexpected = unexpected.map(|session| session.key).collect();
     difference
 }
 
@@ -352,7 +362,9 @@ mod tests {
         }
         let expected =
             Labels::read("vni,source,name\n1,10.0.0.1,a\n1,10.0.0.2,b\n2,,c\n3,,d\n").unwrap();
-        let difference = compare(&expected, sessions.list(), 1000, 100);
+        let seen = sessions.list().iter();
+        let seen = seen.map(|session| (session.key, session.last_ns));
+        let difference = compare(&expected, seen, 1000, 100);
         let names = |list: &[Expected]| -> Vec<String> {
             list.iter()
                 .filter_map(|session| session.name.clone())

@@ -3,8 +3,9 @@
 
 use std::time::Duration;
 
+use super::glance::WorkerCounts;
 use super::measure::{Distribution, Measured};
-use super::orders::Orders;
+use super::orders::{Answers, Orders, Wants};
 use super::outcome::Outcome;
 use super::outlet::Offers;
 use super::sink::Watch;
@@ -12,7 +13,7 @@ use super::total::Sum;
 use super::worker::Snapshot;
 
 /// How long answers are waited for; an idle worker comes by every 10 ms.
-const WAIT: Duration = Duration::from_secs(1);
+pub(super) const WAIT: Duration = Duration::from_secs(1);
 
 /// What a run has come to so far.
 pub struct Interim {
@@ -27,20 +28,22 @@ pub struct Interim {
 impl Interim {
     /// Asks the workers and the writer of a run that goes on.
     pub async fn ask(orders: &Orders<Answer>, watch: &Watch) -> Self {
-        let (answers, silent) = orders.ask(WAIT).await;
+        let Answers { given, silent } = orders.ask(Wants::All, WAIT).await;
         let mut sum = Sum::default();
         let mut offers = Offers::default();
         let mut lost_before = 0;
         let mut workers = Vec::new();
         let mut writers = Vec::new();
-        for answer in answers {
+        for (who, answer) in given {
             match answer {
-                Answer::Worker(worker) => workers.push(worker),
+                Answer::Worker(worker) => workers.push((who, worker)),
                 Answer::Writer(writer) => writers.push(writer),
+                // Nobody asked for it.
+                Answer::Counts(_) => {}
             }
         }
-        workers.sort_by_key(|worker| worker.worker);
-        for worker in workers {
+        workers.sort_by_key(|(who, _)| *who);
+        for (_, worker) in workers {
             sum.add(worker.snapshot);
             sum.measured.merge(&worker.measured);
             lost_before += worker.lost_before;
@@ -53,6 +56,7 @@ impl Interim {
                 ..Measured::default()
             });
         }
+        watch.note_behind(&mut sum.ledger);
         let sinks = watch.accounts(sum.ledger.delivered, offers);
         Self {
             outcome: Outcome {
@@ -69,7 +73,7 @@ impl Interim {
                 ..Outcome::default()
             },
             lost_before,
-            silent,
+            silent: silent.len(),
         }
     }
 }
@@ -78,14 +82,14 @@ impl Interim {
 pub enum Answer {
     /// A worker.
     Worker(Box<WorkerAnswer>),
+    /// A worker that was asked for its counts only.
+    Counts(Box<WorkerCounts>),
     /// The capture's writer.
     Writer(WriterAnswer),
 }
 
 /// What a worker says.
 pub struct WorkerAnswer {
-    /// Its number.
-    pub worker: usize,
     /// What it counted.
     pub snapshot: Snapshot,
     /// What it measured beside that.

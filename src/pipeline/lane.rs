@@ -8,9 +8,10 @@ use std::time::{Duration, Instant};
 
 use super::clock::Step;
 use super::flow_sink::FlowNotes;
+use super::glance::WorkerCounts;
 use super::inquiry::{Answer, WorkerAnswer};
 use super::measure::{LiveMeasures, Measured};
-use super::orders::{Inbox, Order};
+use super::orders::{Inbox, Order, Wants};
 use super::outlet::QueueOutlet;
 use super::shares::Shares;
 use super::sink::Working;
@@ -220,15 +221,13 @@ impl Lane {
     fn take_orders(&mut self, source: &mut impl Source) {
         while let Some(order) = self.inbox.take() {
             match order {
+                Order::Tell(tell) if tell.wants() == Wants::Counts => {
+                    tell.answer(|| Answer::Counts(Box::new(self.counts(source))));
+                }
                 Order::Tell(tell) => tell.answer(|| {
-                    let mut measured = Measured::default();
-                    if let Some(live) = &self.live {
-                        live.add_to(&mut measured);
-                    }
                     Answer::Worker(Box::new(WorkerAnswer {
-                        worker: self.outlet.worker(),
                         snapshot: self.worker.snapshot(),
-                        measured,
+                        measured: self.measured(),
                         lost_before: source.lost_so_far(),
                         offers: self.outlet.offers(),
                     }))
@@ -236,6 +235,25 @@ impl Lane {
                 // That is for the sinks.
                 Order::Rotate => {}
             }
+        }
+    }
+
+    fn measured(&self) -> Measured {
+        let mut measured = Measured::default();
+        if let Some(live) = &self.live {
+            live.add_to(&mut measured);
+        }
+        measured
+    }
+
+    /// What this worker has counted so far.
+    fn counts(&self, source: &mut impl Source) -> WorkerCounts {
+        WorkerCounts {
+            measured: self.measured(),
+            lost_before: source.lost_so_far(),
+            offers: self.outlet.offers(),
+            latest_ns: self.latest_ns,
+            ..WorkerCounts::of(&self.worker)
         }
     }
 

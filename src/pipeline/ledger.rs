@@ -112,6 +112,9 @@ pub fn meaning(reason: &str) -> Option<&'static str> {
     .or_else(|| of(Noted::ALL, reason, Noted::reason, Noted::meaning))
 }
 
+/// Every counter of one kind, zeros included, by reason.
+pub type Counters = Vec<(&'static str, u64)>;
+
 /// A counter as people read it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Explained {
@@ -254,6 +257,26 @@ impl Ledger {
         ]
     }
 
+    /// Malformed, filtered and dropped packets and the notes, each reason with its count: zeros too.
+    pub fn counters(&self) -> [(&'static str, Counters); 4] {
+        fn all<R: Copy>(reasons: &[R], counts: &[u64], word: fn(R) -> &'static str) -> Counters {
+            let words = reasons.iter().map(|reason| word(*reason));
+            words.zip(counts.iter().copied()).collect()
+        }
+        [
+            (
+                "malformed",
+                all(Malformed::ALL, &self.malformed, Malformed::reason),
+            ),
+            (
+                "filtered",
+                all(Filtered::ALL, &self.filtered, Filtered::reason),
+            ),
+            ("dropped", all(Dropped::ALL, &self.dropped, Dropped::reason)),
+            ("noted", all(Noted::ALL, &self.noted, Noted::reason)),
+        ]
+    }
+
     /// Whether every packet received is in exactly one counter.
     pub fn closes(&self) -> bool {
         self.received == self.settled()
@@ -310,6 +333,11 @@ mod tests {
             ledger.dropped().into_iter().collect::<Vec<_>>(),
             [("fragment_incomplete", 1)]
         );
+        let [(_, malformed), (_, filtered), (_, dropped), (_, noted)] = ledger.counters();
+        assert_eq!(malformed.len(), Malformed::ALL.len(), "zeros too");
+        let sum = |counters: &Counters| counters.iter().map(|(_, count)| count).sum::<u64>();
+        let sums = [&malformed, &filtered, &dropped, &noted].map(sum);
+        assert_eq!(sums, [1, 2, 1, 1]);
         let mut twice = ledger.clone();
         twice.merge(&ledger);
         assert!(twice.closes());

@@ -141,6 +141,35 @@ impl Distribution {
         })
     }
 
+    /// How many values lie between `bounds`, which rise. Values that are counted in one place with a bound are up to it.
+    pub fn steps(&self, bounds: &[u64]) -> Steps {
+        let mut steps = Steps {
+            up_to: vec![0; bounds.len()],
+            count: 0,
+            sum: 0.0,
+        };
+        let mut add = |lowest: u64, middle: u64, times: u64| {
+            let at = bounds.partition_point(|bound| *bound < lowest);
+            if let Some(step) = steps.up_to.get_mut(at) {
+                *step += times;
+            }
+            steps.count += times;
+            steps.sum += middle as f64 * times as f64;
+        };
+        for (value, times) in (0..).zip(&self.small).filter(|(_, times)| **times > 0) {
+            add(value, value, *times);
+        }
+        if let Some(counts) = &self.counts {
+            for recorded in counts.iter_recorded() {
+                let value = recorded.value_iterated_to();
+                let lowest = counts.lowest_equivalent(value);
+                let middle = counts.median_equivalent(value);
+                add(lowest, middle, recorded.count_at_value());
+            }
+        }
+        steps
+    }
+
     /// Every value.
     fn all(&self) -> Option<Histogram<u64>> {
         let mut counts = self.counts.clone()?;
@@ -154,6 +183,17 @@ impl Distribution {
         let values = self.counts.as_ref().map_or(0, Histogram::distinct_values);
         (values + self.small.len()) * size_of::<u64>()
     }
+}
+
+/// A distribution in a few steps.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Steps {
+    /// For each bound, the values above the bound before it and up to this one.
+    pub up_to: Vec<u64>,
+    /// All values.
+    pub count: u64,
+    /// Their sum.
+    pub sum: f64,
 }
 
 /// Adds `more` to what there is.
@@ -340,6 +380,19 @@ mod tests {
             mean: 500.5,
         };
         assert_eq!(frames.facts(), Some(expected));
+    }
+
+    #[test]
+    fn steps_hold_every_value_once() {
+        let mut frames = Distribution::of_frames();
+        let values = [0, 1, 64, 65, 2047, 2048, 100_000];
+        values.into_iter().for_each(|value| frames.record(value));
+        let steps = frames.steps(&[1, 64, 2048, 9000]);
+        assert_eq!(steps.up_to, [2, 1, 3, 0], "the largest is above all bounds");
+        assert_eq!(steps.count, 7);
+        let sum: u64 = values.iter().sum();
+        assert!((steps.sum - sum as f64).abs() < 100.0, "{}", steps.sum);
+        assert_eq!(Distribution::of_latencies().steps(&[5]).count, 0);
     }
 
     #[test]

@@ -9,6 +9,8 @@ pub mod clock;
 pub mod doorbell;
 pub mod ending;
 pub mod flow_sink;
+
+pub mod glance;
 mod in_order;
 pub mod inquiry;
 mod lane;

@@ -22,19 +22,43 @@ pub enum Order<A> {
     Rotate,
 }
 
+/// How much an answer tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wants {
+    /// All that is known, as at the end of a run.
+    All,
+    /// What is counted: little enough to be asked for every second.
+    Counts,
+}
+
 /// Asks for an answer.
 pub struct Tell<A> {
-    answers: mpsc::Sender<A>,
+    answers: mpsc::Sender<(usize, A)>,
+    who: usize,
+    wants: Wants,
 }
 
 impl<A> Tell<A> {
+    /// How much is asked for.
+    pub const fn wants(&self) -> Wants {
+        self.wants
+    }
+
     /// Answers with what `answer` gathers, if whoever asked still waits for it.
     pub fn answer(self, answer: impl FnOnce() -> A) {
         if !self.answers.is_closed() {
             // There is a place for the answer of each.
-            let _ = self.answers.try_send(answer());
+            let _ = self.answers.try_send((self.who, answer()));
         }
     }
+}
+
+/// What those who were asked said.
+pub struct Answers<A> {
+    /// The answers that came in time, each with the number of the thread.
+    pub given: Vec<(usize, A)>,
+    /// The threads that did not answer.
+    pub silent: Vec<usize>,
 }
 
 /// The side that gives orders; clones give them to the same threads.
@@ -92,26 +116,29 @@ impl<A> Orders<A> {
         }
     }
 
-    /// Asks all and returns the answers that came before `wait` was over, and how many did not.
-    pub async fn ask(&self, wait: Duration) -> (Vec<A>, usize) {
+    /// Asks all and returns the answers that came before `wait` was over, and who gave none.
+    pub async fn ask(&self, wants: Wants, wait: Duration) -> Answers<A> {
         let asked = self.posts.len();
         let (sender, mut receiver) = mpsc::channel(asked.max(1));
-        for post in self.posts.iter() {
+        for (who, post) in self.posts.iter().enumerate() {
             post.give(Order::Tell(Tell {
                 answers: sender.clone(),
+                who,
+                wants,
             }));
         }
         drop(sender);
-        let mut answers = Vec::with_capacity(asked);
+        let mut given = Vec::with_capacity(asked);
         let all = async {
             // Ends when each has answered, or is gone.
             while let Some(answer) = receiver.recv().await {
-                answers.push(answer);
+                given.push(answer);
             }
         };
         let _ = tokio::time::timeout(wait, all).await;
-        let silent = asked - answers.len();
-        (answers, silent)
+        let mut silent: Vec<usize> = (0..asked).collect();
+        silent.retain(|who| given.iter().all(|(known, _)| known != who));
+        Answers { given, silent }
     }
 }
 
@@ -141,20 +168,20 @@ impl<A> Inbox<A> {
 mod tests {
     use super::*;
 
-    fn ask(orders: &Orders<u32>, wait: Duration) -> (Vec<u32>, usize) {
+    fn ask(orders: &Orders<u32>, wait: Duration) -> Answers<u32> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_time()
             .build()
             .unwrap();
-        runtime.block_on(orders.ask(wait))
+        runtime.block_on(orders.ask(Wants::Counts, wait))
     }
 
     #[test]
     fn every_question_is_answered_once_by_each() {
         let (orders, mut inboxes) = orders(2);
         assert!(inboxes[0].take().is_none(), "nobody asked");
-        let (answers, silent) = ask(&orders, Duration::from_millis(1));
-        assert_eq!((answers.len(), silent), (0, 2));
+        let answers = ask(&orders, Duration::from_millis(1));
+        assert_eq!((answers.given, answers.silent), (vec![], vec![0, 1]));
         // Both come too late: nobody waits for these answers, and they are no answers to the next question.
         for inbox in &mut inboxes {
             let Some(Order::Tell(tell)) = inbox.take() else {
@@ -172,20 +199,25 @@ mod tests {
             for inbox in &mut inboxes {
                 if let Some(Order::Tell(tell)) = inbox.take() {
                     calls += 1;
+                    assert_eq!(tell.wants(), Wants::Counts);
                     tell.answer(|| 1 + calls);
                 }
             }
             std::thread::yield_now();
         }
-        let (orders, (mut answers, silent)) = asking.join().unwrap();
-        answers.sort_unstable();
-        assert_eq!(answers, [2, 3]);
-        assert_eq!(silent, 0);
+        let (orders, Answers { mut given, silent }) = asking.join().unwrap();
+        given.sort_unstable();
+        assert_eq!(
+            given.iter().map(|(who, _)| *who).collect::<Vec<_>>(),
+            [0, 1]
+        );
+        assert_eq!(given.iter().map(|(_, said)| *said).sum::<u32>(), 2 + 3);
+        assert!(silent.is_empty());
         // Who takes no orders is not flooded with them, and who is gone is not waited for.
         for _ in 0..2 * MOST_WAITING {
             ask(&orders, Duration::ZERO);
         }
         drop(inboxes);
-        assert_eq!(ask(&orders, Duration::from_secs(60)).1, 2);
+        assert_eq!(ask(&orders, Duration::from_secs(60)).silent, [0, 1]);
     }
 }

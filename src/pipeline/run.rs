@@ -20,6 +20,7 @@ use crate::pipeline::annotations::Annotations;
 use crate::pipeline::apart::{Apart, ApartFile};
 use crate::pipeline::ending::{PATIENCE, Patience};
 use crate::pipeline::flow_sink::FlowOutput;
+use crate::pipeline::glance::Observer;
 use crate::pipeline::inquiry::Answer;
 use crate::pipeline::lane::{Lane, Meeting, Shared, Told};
 use crate::pipeline::learned::Log;
@@ -192,6 +193,11 @@ impl Pipeline {
     /// What gives its threads orders while it runs; [`crate::pipeline::inquiry::Interim::ask`] does.
     pub fn orders(&self) -> Orders<Answer> {
         self.orders.clone()
+    }
+
+    /// Looks at what it counts while it runs.
+    pub fn observer(&self) -> Observer {
+        Observer::new(self.orders(), self.watch(), self.lanes.len())
     }
 
     /// What has the files of its stores ended while it runs.

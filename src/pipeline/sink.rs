@@ -4,14 +4,16 @@
 //! A sink that fails is not given up: it counts what it is offered as lost, and the others go on. The run
 //! ends when no sink is left that works.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::RecvTimeoutError;
 
+use super::capture_sink::CaptureNotes;
 use super::doorbell::Sleeper;
 use super::ending::{PATIENCE, Patience, Task, Unended};
+use super::ledger::{Ledger, Noted};
 use super::outlet::Offers;
 use crate::capture::view::tee::{Seen, Tees};
 use crate::outfile::{OutError, Standing};
@@ -123,6 +125,24 @@ impl SinkError {
     }
 }
 
+/// What went wrong with a sink of a run that goes on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fault {
+    /// In words.
+    pub text: String,
+    /// It is only that the reader of a pipe went away.
+    pub reader_left: bool,
+}
+
+/// How a sink stands while the run goes on.
+#[derive(Debug)]
+pub struct State {
+    /// Its account, so far.
+    pub account: Account,
+    /// Why nothing is written any more.
+    pub fault: Option<Fault>,
+}
+
 /// The account of a sink: offered = written + dropped.
 #[derive(Debug)]
 pub struct Account {
@@ -146,16 +166,18 @@ pub struct Account {
 }
 
 impl Account {
-    /// Of a sink that goes on: `delivered` frames were there for a capture, `offers` tells the rest.
+    /// Of a sink that goes on: `delivered` frames were there for a capture, `offers` tells the rest; its queue had no place
+    /// for `no_room`.
     pub fn so_far(
         (kind, path, standing): (Kind, &str, Standing),
         delivered: u64,
         offers: Offers,
+        no_room: u64,
     ) -> Self {
-        let (offered, no_room) = match kind {
-            Kind::Capture => (delivered, offers.capture_no_room),
-            Kind::Flows => (offers.flow_records, 0),
-            Kind::View => (0, 0),
+        let offered = match kind {
+            Kind::Capture => delivered,
+            Kind::Flows => offers.flow_records,
+            Kind::View => 0,
         };
         let mut account = Self {
             kind,
@@ -293,6 +315,8 @@ impl Working {
 /// How far a sink has come, for those who wait for it.
 #[derive(Debug, Default)]
 struct Progress {
+    /// What went wrong with it first.
+    fault: OnceLock<Fault>,
     written: AtomicU64,
     lost: AtomicU64,
     disk: AtomicU64,
@@ -318,6 +342,15 @@ impl Progress {
             disk: self.disk.load(Ordering::Relaxed),
             collector: self.collector.load(Ordering::Relaxed),
             bytes: self.bytes.load(Ordering::Relaxed),
+        }
+    }
+
+    fn tell_fault(&self, faults: &Faults) {
+        if let Some(first) = faults.errors.first() {
+            self.fault.get_or_init(|| Fault {
+                text: first.to_string(),
+                reader_left: first.is_closed_pipe(),
+            });
         }
     }
 
@@ -456,17 +489,35 @@ impl Running {
 #[derive(Clone, Default)]
 pub struct Watch {
     sinks: Vec<(Kind, String, Arc<Progress>)>,
+    /// Flow records that each sink for them had no room for.
+    flows_no_room: Vec<Arc<AtomicU64>>,
     tees: Option<Arc<Tees>>,
+    /// What the capture tells of the order of its records.
+    notes: Arc<CaptureNotes>,
 }
 
 impl Watch {
-    /// Of these sinks, and of tees.
-    pub fn of(sinks: &[Running], tees: Option<Arc<Tees>>) -> Self {
+    /// Of these sinks, and of tees. `flows_no_room` counts what the queue of each sink for flow records had no place for.
+    pub fn of(
+        sinks: &[Running],
+        flows_no_room: &[Arc<AtomicU64>],
+        tees: Option<Arc<Tees>>,
+        notes: Arc<CaptureNotes>,
+    ) -> Self {
         let watched = |sink: &Running| (sink.kind, sink.path.clone(), Arc::clone(&sink.progress));
         Self {
             sinks: sinks.iter().map(watched).collect(),
+            flows_no_room: flows_no_room.to_vec(),
             tees,
+            notes,
         }
+    }
+
+    /// Notes in `ledger` what the capture tells of the order of its records.
+    pub fn note_behind(&self, ledger: &mut Ledger) {
+        let behind = self.notes.behind();
+        ledger.note_many(Noted::Late, behind.late);
+        ledger.note_many(Noted::OutOfOrder, behind.out_of_order);
     }
 
     /// A number that changes as long as any of them does something.
@@ -486,23 +537,53 @@ impl Watch {
 
     /// The account of each, so far: `delivered` frames were there for a capture, `offers` tells the rest.
     pub fn accounts(&self, delivered: u64, offers: Offers) -> Vec<Account> {
+        let states = self.states(delivered, offers).into_iter();
+        states.map(|state| state.account).collect()
+    }
+
+    /// How each stands, as [`Self::accounts`].
+    pub fn states(&self, delivered: u64, offers: Offers) -> Vec<State> {
+        let mut no_room = self.flows_no_room.iter();
+        let mut no_room = |kind| match kind {
+            Kind::Capture => offers.capture_no_room,
+            Kind::Flows => no_room
+                .next()
+                .map_or(0, |lost| lost.load(Ordering::Relaxed)),
+            Kind::View => 0,
+        };
+        let state = |(kind, path, progress): &(Kind, String, Arc<Progress>)| {
+            let standing = (*kind, path.as_str(), progress.standing());
+            let no_room = no_room(*kind);
+            State {
+                account: Account::so_far(standing, delivered, offers, no_room),
+                fault: progress.fault.get().cloned(),
+            }
+        };
         // The thread that feeds nothing but tees has none.
-        let sinks = self.standings().filter(|(kind, ..)| *kind != Kind::View);
-        let sinks = sinks.map(|standing| Account::so_far(standing, delivered, offers));
+        let sinks = self.sinks.iter().filter(|(kind, ..)| *kind != Kind::View);
         let tees = self.tees.iter().flat_map(|tees| tees.seen());
-        sinks
-            .chain(tees.map(|(name, seen)| Account::of_tee(name, seen)))
-            .collect()
+        let tees = tees.map(|(name, seen)| State {
+            account: Account::of_tee(name, seen),
+            fault: None,
+        });
+        sinks.map(state).chain(tees).collect()
     }
 }
 
-/// A panic on the sink's thread is told to those who feed it.
-struct FailsWithPanic<'a>(&'a Working);
+/// A panic on the sink's thread is told to those who feed it and those who look at it.
+struct FailsWithPanic<'a> {
+    path: &'a str,
+    progress: &'a Progress,
+    working: &'a Working,
+}
 
 impl Drop for FailsWithPanic<'_> {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            self.0.fail();
+            self.working.fail();
+            let path = self.path.to_owned();
+            let panicked = Faults::of(SinkError::Panicked { path });
+            self.progress.tell_fault(&panicked);
         }
     }
 }
@@ -518,7 +599,11 @@ fn run<S: Sink>(
     progress: &Progress,
     working: &Working,
 ) -> End {
-    let _told = FailsWithPanic(working);
+    let _told = FailsWithPanic {
+        path,
+        progress,
+        working,
+    };
     let begun = Instant::now();
     let mut faults = Faults::default();
     let mut look_at = Duration::ZERO;
@@ -539,6 +624,7 @@ fn run<S: Sink>(
         queue.wait_for_more(sink.waits_for_more());
         progress.tell(sink.standing());
         faults.note(sink.take_error(), path, working);
+        progress.tell_fault(&faults);
     }
     if working.given_up.load(Ordering::Relaxed) {
         // Dropped and not finished, an output without data leaves nothing.

@@ -135,7 +135,8 @@ impl SinkSet {
 
     /// What the sinks have done so far, for those who ask while the run goes on.
     pub fn watch(&self) -> Watch {
-        Watch::of(&self.running, self.tees.clone())
+        let notes = Arc::clone(&self.notes);
+        Watch::of(&self.running, &self.flows_no_room, self.tees.clone(), notes)
     }
 
     /// `kernel_dropped` datagrams never came in the whole run: before the capture's queue ends.

@@ -402,7 +402,8 @@ impl Worker {
         }
     }
 
-    fn ledger_of_now(&self) -> Ledger {
+    /// The accounting so far, with what is noted elsewhere.
+    pub fn ledger_of_now(&self) -> Ledger {
         let mut ledger = self.ledger.clone();
         let made_room = self.duplicates.as_ref().map_or(0, Duplicates::made_room);
         ledger.note_many(Noted::DuplicateWindow, made_room);
@@ -412,6 +413,20 @@ impl Worker {
     /// The accounting so far.
     pub const fn ledger(&self) -> &Ledger {
         &self.ledger
+    }
+
+    /// Bytes of the frames delivered.
+    pub const fn frames(&self) -> &Distribution {
+        &self.frames
+    }
+
+    /// Flows that live, where somebody takes their records.
+    pub fn live_flows(&self) -> usize {
+        if self.settings.flows {
+            self.flows.len()
+        } else {
+            0
+        }
     }
 
     /// The mirror sessions seen so far.

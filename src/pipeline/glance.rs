@@ -1,0 +1,316 @@
+//! A quick look at a run while it goes on: what workers and sinks have counted, without what takes long to copy
+//! (histograms of each session, series over time).
+//!
+//! Counts never go back: for a worker that does not answer, what it said last stands.
+
+use hashbrown::HashMap;
+
+use super::inquiry::{Answer, WAIT};
+use super::ledger::Ledger;
+use super::measure::{Distribution, Measured};
+use super::orders::{Answers, Orders, Wants};
+use super::outlet::Offers;
+use super::sink::{State, Watch};
+use super::worker::Worker;
+use crate::mirror::session::{Session, SessionKey};
+
+/// What one mirror session counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SessionCounts {
+    /// Its name.
+    pub key: SessionKey,
+    /// Frames that came.
+    pub packets: u64,
+    /// Bytes of inner frame that arrived.
+    pub bytes: u64,
+    /// Packets cut before they reached us.
+    pub truncated: u64,
+    /// Bytes cut off those.
+    pub missing_bytes: u64,
+    /// Time of the latest frame, nanoseconds since 1970.
+    pub last_ns: u64,
+}
+
+impl From<&Session> for SessionCounts {
+    fn from(session: &Session) -> Self {
+        Self {
+            key: session.key,
+            packets: session.packets,
+            bytes: session.bytes,
+            truncated: session.truncation.truncated,
+            missing_bytes: session.truncation.missing_bytes,
+            last_ns: session.last_ns,
+        }
+    }
+}
+
+impl SessionCounts {
+    /// Nothing yet, of the session `key`.
+    pub const fn none(key: SessionKey) -> Self {
+        Self {
+            key,
+            packets: 0,
+            bytes: 0,
+            truncated: 0,
+            missing_bytes: 0,
+            last_ns: 0,
+        }
+    }
+
+    /// Adds what was counted elsewhere.
+    pub fn add(&mut self, other: &Self) {
+        self.packets += other.packets;
+        self.bytes += other.bytes;
+        self.truncated += other.truncated;
+        self.missing_bytes += other.missing_bytes;
+        self.last_ns = self.last_ns.max(other.last_ns);
+    }
+}
+
+/// What one worker has counted.
+#[derive(Clone, Debug, Default)]
+pub struct WorkerCounts {
+    /// The accounting; fragments that wait for others are received and not yet anything else.
+    pub ledger: Ledger,
+    /// Its mirror sessions.
+    pub sessions: Vec<SessionCounts>,
+    /// Latencies, batches and frame sizes.
+    pub measured: Measured,
+    /// Packets lost before its source could hand them over.
+    pub lost_before: u64,
+    /// What it had for the sinks.
+    pub offers: Offers,
+    /// Flows that live.
+    pub flows: u64,
+    /// Time of its last packet, nanoseconds since 1970; 0 before the first.
+    pub latest_ns: u64,
+}
+
+impl WorkerCounts {
+    /// What `worker` itself knows of it.
+    pub fn of(worker: &Worker) -> Self {
+        Self {
+            ledger: worker.ledger_of_now(),
+            sessions: worker.sessions().list().iter().map(Into::into).collect(),
+            measured: Measured {
+                frame: Some(worker.frames().clone()),
+                ..Measured::default()
+            },
+            flows: worker.live_flows() as u64,
+            ..Self::default()
+        }
+    }
+}
+
+/// A thread that did not answer in time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Silent {
+    /// A worker.
+    Worker(usize),
+    /// The writer of the capture.
+    Writer,
+}
+
+impl Silent {
+    /// Its name.
+    pub fn name(self) -> String {
+        match self {
+            Self::Worker(number) => format!("worker {number}"),
+            Self::Writer => "capture writer".to_owned(),
+        }
+    }
+}
+
+/// What a run has counted so far.
+#[derive(Debug, Default)]
+pub struct Glance {
+    /// The accounting.
+    pub ledger: Ledger,
+    /// Every mirror session, by source and VNI.
+    pub sessions: Vec<SessionCounts>,
+    /// Packets each worker received.
+    pub received: Vec<u64>,
+    /// What was measured.
+    pub measured: Measured,
+    /// Packets lost before they could be received.
+    pub lost_before: u64,
+    /// Flow records made.
+    pub flow_records: u64,
+    /// Flows that live.
+    pub flows: u64,
+    /// Time of the last packet, nanoseconds since 1970; 0 before the first.
+    pub latest_ns: u64,
+    /// How each sink stands, the capture first.
+    pub sinks: Vec<State>,
+    /// Who did not answer: the machine is very busy, an output takes nothing, or the run is ending.
+    pub silent: Vec<Silent>,
+}
+
+/// Looks at a run again and again.
+pub struct Observer {
+    orders: Orders<Answer>,
+    watch: Watch,
+    /// What each worker said last.
+    workers: Vec<WorkerCounts>,
+    arrival_to_written: Option<Distribution>,
+}
+
+impl Observer {
+    /// Of a run with so many workers.
+    pub fn new(orders: Orders<Answer>, watch: Watch, workers: usize) -> Self {
+        Self {
+            orders,
+            watch,
+            workers: vec![WorkerCounts::default(); workers],
+            arrival_to_written: None,
+        }
+    }
+
+    /// Asks all threads; waits a second at the most.
+    pub async fn look(&mut self) -> Glance {
+        let Answers { given, silent } = self.orders.ask(Wants::Counts, WAIT).await;
+        for (who, answer) in given {
+            match (answer, self.workers.get_mut(who)) {
+                (Answer::Counts(counts), Some(last)) => *last = *counts,
+                (Answer::Writer(writer), _) => {
+                    self.arrival_to_written = writer.arrival_to_written;
+                }
+                _ => {}
+            }
+        }
+        let mut glance = sum(&self.workers);
+        glance.measured.arrival_to_written = self.arrival_to_written.clone();
+        self.watch.note_behind(&mut glance.ledger);
+        let offers = self.workers.iter().fold(Offers::default(), |mut sum, of| {
+            sum.merge(of.offers);
+            sum
+        });
+        glance.flow_records = offers.flow_records;
+        glance.sinks = self.watch.states(glance.ledger.delivered, offers);
+        let name = |who| match who < self.workers.len() {
+            true => Silent::Worker(who),
+            false => Silent::Writer,
+        };
+        glance.silent = silent.into_iter().map(name).collect();
+        glance
+    }
+}
+
+/// What all workers counted together.
+fn sum(workers: &[WorkerCounts]) -> Glance {
+    let mut sum = Glance::default();
+    let mut places: HashMap<SessionKey, usize, foldhash::fast::RandomState> = HashMap::default();
+    for worker in workers {
+        sum.ledger.merge(&worker.ledger);
+        sum.received.push(worker.ledger.received);
+        sum.measured.merge(&worker.measured);
+        sum.lost_before += worker.lost_before;
+        sum.flows += worker.flows;
+        sum.latest_ns = sum.latest_ns.max(worker.latest_ns);
+        for session in &worker.sessions {
+            let place = places.get(&session.key).copied();
+            match place.and_then(|place| sum.sessions.get_mut(place)) {
+                Some(known) => known.add(session),
+                None => {
+                    places.insert(session.key, sum.sessions.len());
+                    sum.sessions.push(*session);
+                }
+            }
+        }
+    }
+    sum.sessions.sort_unstable_by_key(|session| session.key);
+    sum
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::super::orders::{Order, orders};
+    use super::*;
+    use crate::wire::Vni;
+
+    fn session(vni: u32, packets: u64) -> SessionCounts {
+        let key = SessionKey::Mirror {
+            source: [10, 0, 0, 1].into(),
+            vni: Vni::new(vni).unwrap(),
+        };
+        SessionCounts {
+            packets,
+            bytes: 100 * packets,
+            truncated: packets / 2,
+            missing_bytes: packets,
+            last_ns: packets,
+            ..SessionCounts::none(key)
+        }
+    }
+
+    /// All of `received` packets were delivered.
+    fn received_all(received: u64) -> Ledger {
+        let mut ledger = Ledger::default();
+        (ledger.received, ledger.delivered) = (received, received);
+        ledger
+    }
+
+    fn counts(received: u64, sessions: &[SessionCounts]) -> WorkerCounts {
+        WorkerCounts {
+            ledger: received_all(received),
+            sessions: sessions.to_vec(),
+            lost_before: 1,
+            flows: 2,
+            latest_ns: received,
+            ..WorkerCounts::default()
+        }
+    }
+
+    #[test]
+    fn workers_add_up_by_session() {
+        let glance = sum(&[
+            counts(7, &[session(5, 3), session(1, 4)]),
+            counts(9, &[session(5, 9)]),
+        ]);
+        assert_eq!(glance.received, [7, 9]);
+        assert_eq!(glance.ledger.received, 16);
+        assert_eq!(
+            (glance.lost_before, glance.flows, glance.latest_ns),
+            (2, 4, 9)
+        );
+        let expected = SessionCounts {
+            truncated: 5,
+            last_ns: 9,
+            ..session(5, 12)
+        };
+        assert_eq!(glance.sessions, [session(1, 4), expected]);
+    }
+
+    /// What a worker said last stands as long as it says nothing new: no counter goes back.
+    #[test]
+    fn counts_of_a_silent_worker_stand() {
+        let (orders, mut inboxes) = orders(3);
+        let mut observer = Observer::new(orders, Watch::default(), 2);
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .build()
+            .unwrap();
+        for answering in [2, 1] {
+            let answer = async {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+                for (who, inbox) in inboxes.iter_mut().enumerate() {
+                    while let Some(Order::Tell(tell)) = inbox.take() {
+                        if who < answering {
+                            tell.answer(|| Answer::Counts(Box::new(counts(10, &[session(1, 10)]))));
+                        }
+                    }
+                }
+            };
+            let (glance, ()) = runtime.block_on(async { tokio::join!(observer.look(), answer) });
+            assert_eq!(glance.received, [10, 10]);
+            assert_eq!(glance.sessions[0].packets, 20);
+            let silent = match answering {
+                2 => vec![Silent::Writer],
+                _ => vec![Silent::Worker(1), Silent::Writer],
+            };
+            assert_eq!(glance.silent, silent);
+        }
+    }
+}
