@@ -352,12 +352,7 @@ pub struct ExpectedSummary {
 
 impl InventorySummary {
     fn new(difference: Difference) -> Self {
-        let expected = |session: Expected| ExpectedSummary {
-            vni: Some(session.vni),
-            source: session.source,
-            name: session.name,
-            last_seen: session.last_ns.map(|last_ns| rfc3339(last_ns).to_owned()),
-        };
+        let expected = ExpectedSummary::from;
         let seen = |key: SessionKey| {
             let (source, vni) = key.mirror().unzip();
             ExpectedSummary {
@@ -372,6 +367,17 @@ impl InventorySummary {
             missing: difference.missing.into_iter().map(expected).collect(),
             silent: difference.silent.into_iter().map(expected).collect(),
             unexpected: difference.unexpected.into_iter().map(seen).collect(),
+        }
+    }
+}
+
+impl From<Expected> for ExpectedSummary {
+    fn from(session: Expected) -> Self {
+        Self {
+            vni: Some(session.vni),
+            source: session.source,
+            name: session.name,
+            last_seen: session.last_ns.map(|last_ns| rfc3339(last_ns).to_owned()),
         }
     }
 }
@@ -623,7 +629,7 @@ impl Summary {
                 .collect(),
             inventory: settings
                 .inventory
-                .compare(sessions, latest_ns)
+                .compare(sent(sessions), latest_ns)
                 .map(InventorySummary::new),
             flows: *flow_records,
             workers: outcome.received.clone(),
@@ -655,6 +661,12 @@ impl Summary {
         json.push(b'\n');
         Ok(write_whole(path, creation, json)?)
     }
+}
+
+/// The sessions that sent packets, with the time of the last one.
+fn sent(sessions: &[Session]) -> impl Iterator<Item = (SessionKey, u64)> {
+    let sent = sessions.iter().filter(|session| session.packets > 0);
+    sent.map(|session| (session.key, session.last_ns))
 }
 
 /// The ways from mirror sources to targets.
