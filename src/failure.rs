@@ -9,6 +9,8 @@ pub enum Failure {
     Running(anyhow::Error),
     /// Something was lost, and the exit code has to tell: exit code 3.
     Loss(anyhow::Error),
+    /// Whoever was asked is not there: exit code 3.
+    NotThere(anyhow::Error),
 }
 
 impl Failure {
@@ -37,7 +39,10 @@ impl Failure {
 impl std::fmt::Display for Failure {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Usage(error) | Self::Running(error) | Self::Loss(error) => error.fmt(f),
+            Self::Usage(error)
+            | Self::Running(error)
+            | Self::Loss(error)
+            | Self::NotThere(error) => error.fmt(f),
         }
     }
 }

@@ -50,7 +50,7 @@ pub enum Command {
                       A file without a mirrored packet is no fault: the exit code is 0, the last lines say what to try, \
                       and `delivered` in --summary is 0."
     )]
-    Replay(typed::Replay),
+    Replay(Box<typed::Replay>),
     /// Receive mirrored traffic (Linux)
     #[command(
         after_help = "Stop with Ctrl-C (SIGINT), SIGTERM or SIGHUP: what has arrived by then is written, every file \
@@ -60,7 +60,7 @@ pub enum Command {
                       files of a store, and the run goes on in new ones. In a run that has a store and no terminal, \
                       such as a service, SIGHUP does the same."
     )]
-    Listen(typed::Listen),
+    Listen(Box<typed::Listen>),
     /// Act as a mirror source: encapsulate plain captures and send them, or write them to a file
     Send(SendArgs),
     /// List what a store holds: files, time spans, gaps and losses
@@ -79,6 +79,27 @@ pub enum Command {
     Extract(ExtractArgs),
     /// Report what was truncated, why and what to set: in captures, a store or an earlier summary
     Report(ReportArgs),
+    /// Tell how a running vxtap listen is: sessions, rates, losses with remedies, outputs
+    Status(StatusArgs),
+}
+
+/// `vxtap status`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "status asks a running 'vxtap listen' through its control socket; it needs no HTTP, and only the same user \
+                  and root may ask. Rates and what is new are told over the last 10 s at the most.\n\n\
+                  Without --control it looks in $RUNTIME_DIRECTORY, /run/vxtap (root) or $XDG_RUNTIME_DIR/vxtap. Where \
+                  several instances run, it names their sockets.\n\n\
+                  Exit codes: 0 healthy, 1 not healthy (something was lost in the last 10 s, an output failed, a thread does not \
+                  answer) or no answer, 2 bad usage, 3 no running instance. No traffic is no fault."
+)]
+pub struct StatusArgs {
+    /// Control socket of the instance, as given to its --control, or the number of its process
+    #[arg(long, value_name = "PATH|PID")]
+    pub control: Option<PathBuf>,
+    /// Print one JSON object instead of a table
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// `vxtap ls`.

@@ -33,6 +33,7 @@ use linux::run;
 mod linux {
     use std::collections::BTreeMap;
     use std::net::SocketAddr;
+    use std::path::Path;
     use std::sync::Arc;
     use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
     use std::time::Duration;
@@ -44,11 +45,15 @@ mod linux {
     use crate::cli::settings::sandbox::needs;
     use crate::control::Control;
     use crate::control::inquire::Teller;
+    use crate::control::look::{self, Looker};
+    use crate::control::socket;
+    use crate::control::station::Station;
     use crate::host::counters::Counters;
     use crate::host::interfaces;
     use crate::mirror::words::counted;
     use crate::pipeline::ledger::{Ledger, Noted};
     use crate::pipeline::run::Pipeline;
+    use crate::report::moment::AboutRun;
     use crate::report::page::bytes;
     use crate::report::summary::conclude;
     use crate::sandbox::{Mode, Sandbox};
@@ -57,6 +62,7 @@ mod linux {
     use crate::source::live::sockets;
     use crate::source::live::tap::PacketError;
     use crate::source::live::{Backend, Live, LiveError, LiveSource, Plan};
+    use crate::stop::wall_clock_ns;
     use crate::sys;
     use crate::wire::decapsulate::Tunnel;
 
@@ -74,6 +80,7 @@ mod linux {
         let Listen {
             run: mut settings,
             mut receive,
+            watching,
         } = listen;
         let control = Control::start()?;
         settings.threads(vec!["hints"]).check()?;
@@ -83,6 +90,8 @@ mod linux {
         }
         let mut live =
             Live::open(&plan(&receive, &settings)).map_err(|error| explain(error, &receive))?;
+        // The socket's file is removed when the run has ended.
+        let (station, socket) = Station::open(&watching)?;
         // What came while the sockets were opened is no part of the run.
         let mut counters_before = Counters::read();
         settings
@@ -97,10 +106,11 @@ mod linux {
             .collect::<Vec<_>>()
             .join(", ");
         let about = format!("mirrored traffic received on {addresses}");
-        let sandbox = confine(&mut settings, &receive, &control)?;
+        let sandbox = confine(&mut settings, &receive, socket.as_ref(), &control)?;
         let sinks = settings
             .outputs
             .open(vec![about], &settings.worker, control.stop())?;
+        station.open_doors()?;
         let mut pipeline = Pipeline::start(settings.worker.clone(), sinks, settings.sharing)?;
         if let Some(duration) = receive.duration {
             control.end_after(duration);
@@ -119,6 +129,16 @@ mod linux {
             reason,
         ));
 
+        control.serve(
+            station,
+            Looker::new(look::Parts {
+                about: about_run(&live, &settings, reason),
+                observer: pipeline.observer(),
+                counters_before: counters_before.clone(),
+                directories: settings.outputs.directories(),
+                stop: Arc::clone(control.stop()),
+            }),
+        );
         if settings.outputs.has_store() {
             control.rotate_on_request(pipeline.rotation());
         }
@@ -169,6 +189,7 @@ mod linux {
     fn confine(
         settings: &mut Settings,
         receive: &Receive,
+        socket: Option<&socket::Name>,
         control: &Control,
     ) -> Result<Option<Sandbox>, Failure> {
         let mode = receive.sandbox;
@@ -176,7 +197,10 @@ mod linux {
             return Ok(None);
         }
         settings.outputs.start_hooks()?;
-        let Some(sandbox) = Sandbox::prepare(mode, &needs(&settings.outputs)?)? else {
+        let mut needs = needs(&settings.outputs)?;
+        let directory = socket.and_then(|socket| socket.path().parent());
+        needs.delete.extend(directory.map(Path::to_owned));
+        let Some(sandbox) = Sandbox::prepare(mode, &needs)? else {
             return Ok(None);
         };
         // Those that run already enter by themselves.
@@ -203,6 +227,20 @@ mod linux {
             entered.or_else(|error| sandbox.fell_short(mode, error))?;
         }
         Ok(Some(sandbox))
+    }
+
+    /// What those who ask are told of the run.
+    fn about_run(live: &Live, settings: &Settings, reason: &'static str) -> AboutRun {
+        let worker = &settings.worker;
+        AboutRun {
+            pid: std::process::id(),
+            began_ns: wall_clock_ns(),
+            addresses: live.addresses.iter().map(SocketAddr::to_string).collect(),
+            backend: live.about.clone(),
+            kernel_reason: reason,
+            max_flows: worker.flows.then_some(worker.max_flows),
+            inventory: Arc::clone(&worker.inventory),
+        }
     }
 
     /// Ports that the system chose: they are VXLAN.

@@ -12,6 +12,7 @@ pub mod replay;
 pub mod report;
 pub mod send;
 pub mod settings;
+pub mod status;
 mod values;
 pub mod verify;
 
@@ -43,16 +44,17 @@ pub fn main() -> ExitCode {
     let typed = Cli::from_arg_matches(&args::command().get_matches());
     let outcome = match typed.unwrap_or_else(|error| error.exit()).command {
         Command::Replay(typed) => {
-            let typed = Layers::new(typed, typed::Replay::defaults());
+            let typed = Layers::new(*typed, typed::Replay::defaults());
             meant::Replay::meant(&typed).and_then(|settings| replay::run(&settings))
         }
-        Command::Listen(typed) => listen::command(Layers::new(typed, typed::Listen::defaults())),
+        Command::Listen(typed) => listen::command(Layers::new(*typed, typed::Listen::defaults())),
         Command::Send(args) => send::run(&args),
         Command::Extcap(args) => extcap::install::run(&args),
         Command::Ls(args) => ls::run(&args),
         Command::Verify(args) => verify::run(&args),
         Command::Extract(args) => extract::run(&args),
         Command::Report(args) => report::run(&args),
+        Command::Status(args) => status::run(&args),
     };
     end(&outcome)
 }
@@ -75,7 +77,7 @@ fn end(outcome: &Result<(), Failure>) -> ExitCode {
         Err(failure) if failure.is_closed_pipe() => 0,
         Err(Failure::Usage(_)) => 2,
         Err(Failure::Running(_)) => 1,
-        Err(Failure::Loss(_)) => 3,
+        Err(Failure::Loss(_) | Failure::NotThere(_)) => 3,
     };
     if let Err(failure) = outcome
         && code != 0

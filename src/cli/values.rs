@@ -306,6 +306,14 @@ pub fn tee(text: &str) -> Result<SocketAddr, String> {
         .ok_or_else(|| EXAMPLE.to_owned())
 }
 
+/// The same, or a port alone, which is on 127.0.0.1.
+pub fn listen_on(text: &str) -> Result<SocketAddr, String> {
+    match text.parse::<u16>() {
+        Ok(port) => Ok(SocketAddr::from((Ipv4Addr::LOCALHOST, port))),
+        Err(_) => bind(text).map_err(|needed| format!("a port is needed, as 9469, or {needed}")),
+    }
+}
+
 /// An address of this machine and a port: `0.0.0.0:4789`, `[::]:4789`, `[fe80::1%2]:4789`. Port 0 lets the
 /// system choose one.
 pub fn bind(text: &str) -> Result<SocketAddr, String> {

@@ -1,14 +1,30 @@
-//! Who tells a run what to do while it goes on: one thread with the runtime, which has the signals and the
-//! timers. It never touches a packet.
+//! Who tells a run what to do while it goes on, and whom others ask how it is: one thread with the runtime, which has the
+//! signals, the timers and the listeners for status and metrics. It never touches a packet.
 //!
 //! It is started before anything is opened, so that no signal finds a run unprepared. SIGINT, SIGTERM and
 //! SIGHUP end the run in good order, a second one at once; SIGUSR1 asks for the summary so far; SIGUSR2 ends the files of a store, as
 //! SIGHUP does where no terminal can have hung up; SIGXFSZ is a
 //! write that fails, not the end.
 
+#[cfg(target_os = "linux")]
+mod heartbeat;
+#[cfg(target_os = "linux")]
+mod http;
 pub mod inquire;
+#[cfg(target_os = "linux")]
+pub mod look;
+#[cfg(target_os = "linux")]
+mod probes;
 #[cfg(unix)]
 mod signals;
+#[cfg(target_os = "linux")]
+pub mod socket;
+#[cfg(target_os = "linux")]
+pub mod station;
+#[cfg(target_os = "linux")]
+pub mod token;
+#[cfg(target_os = "linux")]
+pub mod verbs;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,6 +34,10 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use crate::control::inquire::Teller;
+#[cfg(target_os = "linux")]
+use crate::control::look::Looker;
+#[cfg(target_os = "linux")]
+use crate::control::station::Station;
 use crate::failure::Failure;
 use crate::say::{self, flush, say};
 use crate::stop::{Signal, Stop, Why};
@@ -39,6 +59,9 @@ enum Message {
     Rotate(Box<dyn Fn() + Send>),
     /// This is to be done once, on this thread.
     Do(Box<dyn FnOnce() + Send>),
+    #[cfg(target_os = "linux")]
+    /// From now on others may ask.
+    Serve(Box<(Station, Looker)>),
 }
 
 /// The run's hand on its control.
@@ -132,6 +155,12 @@ impl Control {
     pub fn rotate_on_request(&self, rotate: impl Fn() + Send + 'static) {
         let _ = self.to.send(Message::Rotate(Box::new(rotate)));
     }
+
+    #[cfg(target_os = "linux")]
+    /// From now on whoever asks at `station` is answered with what `looker` sees.
+    pub fn serve(&self, station: Station, looker: Looker) {
+        let _ = self.to.send(Message::Serve(Box::new((station, looker))));
+    }
 }
 
 /// Whether a terminal controls this process: what hangs up then is that.
@@ -162,6 +191,13 @@ async fn control(mut signals: impl Outside, mut inbox: UnboundedReceiver<Message
                 Some(Message::Tell(new)) => teller = Some(Arc::from(new)),
                 Some(Message::Rotate(new)) => rotate = Some(new),
                 Some(Message::Do(work)) => work(),
+                #[cfg(target_os = "linux")]
+                Some(Message::Serve(both)) => {
+                    let (station, looker) = *both;
+                    if let Err(error) = station.serve(looker) {
+                        tracing::error!("nobody can ask this run: {error}");
+                    }
+                }
                 // The run is over; what is left of it may still be stuck.
                 None => (open, teller) = (false, None),
             },

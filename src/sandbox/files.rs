@@ -48,8 +48,11 @@ impl Files {
             .chain(needs.read.iter().map(PathBuf::as_path));
         let reads = reads.map(|path| (path, reading()));
         let writes = write.iter().map(|path| (path.as_path(), writing()));
+        let deleting = BitFlags::from(AccessFs::RemoveFile);
+        let deletes = needs.delete.iter();
+        let deletes = deletes.map(|path| (path.as_path(), deleting));
         let mut rules = rules;
-        for (path, access) in reads.chain(writes) {
+        for (path, access) in reads.chain(writes).chain(deletes) {
             // What is not there need not be opened.
             let Ok(fd) = PathFd::new(path) else { continue };
             let access = match path.is_dir() {

@@ -30,6 +30,8 @@ pub struct Needs {
     pub write: Vec<PathBuf>,
     /// Files and directories that are read.
     pub read: Vec<PathBuf>,
+    /// Directories in which files are deleted and nothing else.
+    pub delete: Vec<PathBuf>,
     /// TCP ports that are connected to.
     pub tcp_ports: Vec<u16>,
     /// UDP sockets are connected.

@@ -129,6 +129,11 @@ pub fn vxtap_command<S: AsRef<OsStr>>(args: impl IntoIterator<Item = S>) -> Comm
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .env_remove("VXTAP_LOG")
         .env_remove("RUST_BACKTRACE")
+        // Control sockets stand where nobody else's do.
+        .env(
+            "RUNTIME_DIRECTORY",
+            concat!(env!("CARGO_TARGET_TMPDIR"), "/run"),
+        )
         .args(args);
     command
 }

@@ -204,6 +204,8 @@ fn settings(call: &Call) -> Result<Layers<typed::Listen>, Failure> {
     };
     let mut flags = typed::Listen::default();
     flags.output.write = call.fifo.clone();
+    // Wireshark starts it and ends it: nobody asks how it is.
+    flags.watching.control = Some("none".into());
     flags.receive.bind = bind;
     flags.receive.backend = set(&options.backend);
     flags.filters.vni = list(&options.vni);
@@ -310,7 +312,7 @@ mod tests {
         let set = said(typed(&defaults).unwrap());
         let mut set: Vec<&str> = set.iter().map(|(name, _)| name.as_str()).collect();
         set.sort_unstable();
-        assert_eq!(set, ["backend", "mtu", "workers", "write"]);
+        assert_eq!(set, ["backend", "control", "mtu", "workers", "write"]);
         let flags = [
             "--port",
             "8472",

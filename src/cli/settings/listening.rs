@@ -11,7 +11,9 @@ use super::meant::{
 };
 use super::sessions;
 use super::typed;
+use super::watching;
 use crate::cli::values;
+use crate::control::station::Places;
 use crate::failure::Failure;
 use crate::outfile::Existing;
 use crate::pipeline::run::WhenFull;
@@ -28,6 +30,8 @@ pub struct Listen {
     pub run: Settings,
     /// What is received, and how.
     pub receive: Receive,
+    /// Where others may ask how it is.
+    pub watching: Places,
 }
 
 /// What is received, and how.
@@ -92,6 +96,7 @@ impl Listen {
         let inventory = sessions::read(&typed.group(|typed| &typed.sessions), mistakes);
         let lifetimes = lifetimes::read(&typed.group(|typed| &typed.flow_lifetimes), mistakes);
         let dedup = dedup(&typed.group(|typed| &typed.duplicates), mistakes);
+        let watching = watching::read(&typed.group(|typed| &typed.watching), mistakes);
         let (mut tunnels, mut receive) = (tunnels?, receive?);
         let asked = |origin| origin != Origin::Default;
         let gpe = typed_tunnels.find(|tunnels| tunnels.gpe_port.as_ref());
@@ -124,7 +129,11 @@ impl Listen {
             multiplier,
             when_full: WhenFull::Drop,
         });
-        Some(Self { run, receive })
+        Some(Self {
+            run,
+            receive,
+            watching,
+        })
     }
 }
 
@@ -310,10 +319,10 @@ mod tests {
         let Command::Listen(typed) = Cli::try_parse_from(words).unwrap().command else {
             panic!("not listen")
         };
-        let meant = Listen::meant(&Layers::new(typed, typed::Listen::defaults()));
+        let meant = Listen::meant(&Layers::new(*typed, typed::Listen::defaults()));
         meant.map_err(|failure| match failure {
             Failure::Usage(error) => error.to_string(),
-            Failure::Running(error) | Failure::Loss(error) => panic!("{error}"),
+            other => panic!("{other}"),
         })
     }
 

@@ -559,6 +559,26 @@ impl Outputs {
         write.chain(flows).chain(summary)
     }
 
+    /// The directories that results go to, each once.
+    pub fn directories(&self) -> Vec<PathBuf> {
+        let write = self.write.iter();
+        let paths = write.chain(self.flows.iter().map(|flows| &flows.path));
+        let mut directories: Vec<PathBuf> = Vec::new();
+        for path in paths.filter(|path| path.as_path() != Path::new("-")) {
+            let parent = path
+                .parent()
+                .filter(|parent| !parent.as_os_str().is_empty());
+            let directory = match storing::is_store(path) {
+                true => path,
+                false => parent.unwrap_or(Path::new(".")),
+            };
+            if !directories.iter().any(|known| known == directory) {
+                directories.push(directory.to_owned());
+            }
+        }
+        directories
+    }
+
     fn check(&self, inputs: &[PathBuf], mistakes: &mut Mistakes) {
         if let Some(path) = &self.write {
             check_no_terminal("-w", path, mistakes);
@@ -1019,10 +1039,10 @@ mod tests {
         let Command::Replay(typed) = Cli::try_parse_from(words).unwrap().command else {
             panic!("not replay")
         };
-        let meant = Replay::meant(&Layers::new(typed, typed::Replay::defaults()));
+        let meant = Replay::meant(&Layers::new(*typed, typed::Replay::defaults()));
         meant.map_err(|failure| match failure {
             Failure::Usage(error) => error.to_string(),
-            Failure::Running(error) | Failure::Loss(error) => panic!("{error}"),
+            other => panic!("{other}"),
         })
     }
 

@@ -13,3 +13,5 @@ pub mod sandbox;
 mod sessions;
 pub mod storing;
 pub mod typed;
+#[cfg(target_os = "linux")]
+mod watching;

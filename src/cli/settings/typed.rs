@@ -115,6 +115,9 @@ pub struct Listen {
     /// Threads and memory
     #[command(flatten)]
     pub limits: Limits,
+    /// Who may ask the run how it is, and where
+    #[command(flatten)]
+    pub watching: Watching,
 }
 
 /// What replay reads.
@@ -426,6 +429,32 @@ pub struct Limits {
     pub max_flows: Option<Text>,
 }
 
+/// Who may ask a run how it is, and where.
+#[derive(Clone, Debug, Default, Args, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+#[command(next_help_heading = "Status, metrics and health")]
+pub struct Watching {
+    /// Serve HTTP on this address: /metrics (Prometheus and OpenMetrics), /healthz (the process answers), /readyz (it
+    /// receives and writes) and /status (JSON). A PORT alone is on 127.0.0.1. Beyond loopback addresses /status needs
+    /// --http-token-file; the others are open to whoever reaches the address
+    #[arg(long, value_name = "[ADDR:]PORT")]
+    pub http: Option<Text>,
+    /// /status is only for requests with `Authorization: Bearer TOKEN`, whose TOKEN is the first line of this file
+    #[arg(long, value_name = "FILE")]
+    pub http_token_file: Option<PathBuf>,
+    /// Accept TCP connections here and close them, for load balancers that ask no more of a health check. It says that
+    /// the process runs; ask /readyz for more
+    #[arg(long, value_name = "[ADDR:]PORT")]
+    pub health_tcp: Option<Text>,
+    /// Answer UDP datagrams here with 'vxtap ready', cut to the length of the question, while vxtap receives and writes
+    #[arg(long, value_name = "[ADDR:]PORT")]
+    pub health_udp: Option<Text>,
+    /// Unix socket through which `vxtap status` asks this run. `auto`: PID.sock in $RUNTIME_DIRECTORY, /run/vxtap (root) or
+    /// $XDG_RUNTIME_DIR/vxtap, or none where there is no such directory
+    #[arg(long, value_name = "PATH|auto|none")]
+    pub control: Option<PathBuf>,
+}
+
 fn text(value: impl ToString) -> Option<Text> {
     Some(Text(value.to_string()))
 }
@@ -476,6 +505,16 @@ impl Listen {
             flow_lifetimes: FlowLifetimes::defaults(),
             duplicates: Duplicates::defaults(),
             limits: Limits::defaults(),
+            watching: Watching::defaults(),
+        }
+    }
+}
+
+impl Watching {
+    fn defaults() -> Self {
+        Self {
+            control: Some(PathBuf::from("auto")),
+            ..Self::default()
         }
     }
 }

@@ -1,0 +1,560 @@
+//! How a run that goes on is asked how it is: `vxtap status`, HTTP, health checks, systemd. What they say is what the
+//! summary says in the end.
+#![cfg(target_os = "linux")]
+#![allow(
+    clippy::disallowed_methods,
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "a test ends where something is not as expected, and waits for a bounded time"
+)]
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpStream, UdpSocket};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixDatagram;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use common::{Run, Running, assert_closes, reasons, run, vxtap, vxtap_command};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// More than anything here may take.
+const SOON: Duration = Duration::from_secs(20);
+
+/// A `vxtap listen` that goes on, with its outputs in a directory of its own.
+struct Listening {
+    dir: TempDir,
+    child: Running,
+    /// Where it receives.
+    target: SocketAddr,
+    /// Where it serves HTTP.
+    http: Option<SocketAddr>,
+    said: JoinHandle<String>,
+}
+
+impl Listening {
+    /// Receives on loopback, with a control socket and `flags`; `DIR` in them is its directory.
+    fn start(flags: &str) -> Self {
+        Self::start_with(flags, |_| {})
+    }
+
+    fn start_with(flags: &str, more: impl FnOnce(&mut Command)) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let here = dir.path().display().to_string();
+        let mut command = vxtap_command(["listen", "--bind", "127.0.0.1:0", "--backend", "udp"]);
+        command.args(["--workers", "2", "--control"]);
+        command.arg(dir.path().join("control.sock"));
+        command
+            .arg("--summary")
+            .arg(dir.path().join("summary.json"));
+        command.args(flags.replace("DIR", &here).split_whitespace());
+        more(&mut command);
+        let mut child = Running::start(command.stderr(Stdio::piped()).stdout(Stdio::null()));
+        let mut stderr = BufReader::new(child.stderr.take().unwrap());
+        let (mut said, mut http) = (String::new(), None);
+        let target = loop {
+            let from = said.len();
+            let len = stderr.read_line(&mut said).unwrap();
+            assert!(len > 0, "it ended and said {said}");
+            let line = &said[from..];
+            if let Some((_, at)) = line.split_once("http://") {
+                http = Some(at[..at.find('/').unwrap()].parse().unwrap());
+            }
+            if let Some((_, at)) = line.split_once("listening on ") {
+                break at[..at.find(';').unwrap()].parse().unwrap();
+            }
+        };
+        let said = std::thread::spawn(move || {
+            stderr.read_to_string(&mut said).unwrap();
+            said
+        });
+        Self {
+            dir,
+            child,
+            target,
+            http,
+            said,
+        }
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.dir.path().join("control.sock")
+    }
+
+    /// Runs `vxtap status` on it.
+    fn status(&self, flags: &[&str]) -> Run {
+        let mut command = vxtap_command(["status", "--control"]);
+        run(command.arg(self.socket()).args(flags))
+    }
+
+    fn json(&self) -> Value {
+        let run = self.status(&["--json"]);
+        let json = serde_json::from_slice(&run.stdout);
+        json.unwrap_or_else(|error| panic!("{error}: {}", run.stderr))
+    }
+
+    /// Waits until the status says so.
+    #[track_caller]
+    fn wait(&self, what: impl Fn(&Value) -> bool) -> Value {
+        let begun = Instant::now();
+        loop {
+            let status = self.json();
+            if what(&status) {
+                return status;
+            }
+            assert!(begun.elapsed() < SOON, "{status:#}");
+            std::thread::sleep(Duration::from_millis(200));
+        }
+    }
+
+    fn send(&self, flags: &str) {
+        let to = self.target.to_string();
+        let words = ["send", "--to", &to].into_iter();
+        let sent = vxtap(words.chain(flags.split_whitespace()));
+        assert_eq!(sent.code, Some(0), "{}", sent.stderr);
+    }
+
+    /// The code, head and body of the answer to a request.
+    fn ask(&self, request: &str) -> (u16, String, String) {
+        http(self.http.unwrap(), request)
+    }
+
+    fn get(&self, path: &str) -> (u16, String) {
+        let (code, _, body) = self.ask(&format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n"));
+        (code, body)
+    }
+
+    /// Ends it; its exit code, what it said, and its summary.
+    fn end(mut self) -> (Option<i32>, String, Value) {
+        kill(Pid::from_raw(self.child.id() as i32), Signal::SIGTERM).unwrap();
+        let code = self.child.wait().unwrap().code();
+        let said = self.said.join().unwrap();
+        assert!(!self.dir.path().join("control.sock").exists(), "{said}");
+        let summary = std::fs::read(self.dir.path().join("summary.json")).unwrap();
+        (code, said, serde_json::from_slice(&summary).unwrap())
+    }
+}
+
+fn http(address: SocketAddr, request: &str) -> (u16, String, String) {
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(SOON)).unwrap();
+    stream.write_all(request.as_bytes()).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
+    let code = head
+        .split_whitespace()
+        .nth(1)
+        .and_then(|code| code.parse().ok());
+    let code = code.unwrap_or_else(|| panic!("no answer: {answer}"));
+    (code, head.to_owned(), body.to_owned())
+}
+
+/// The values of a text of metrics, by series.
+fn series(text: &str) -> BTreeMap<String, f64> {
+    let values = text.lines().filter(|line| !line.starts_with('#'));
+    values
+        .map(|line| {
+            let (series, value) = line.rsplit_once(' ').unwrap();
+            (series.to_owned(), value.parse().unwrap())
+        })
+        .collect()
+}
+
+/// Metrics say of a run what its summary says.
+fn assert_same(metrics: &BTreeMap<String, f64>, summary: &Value) {
+    let count = |name: &str| summary[name].as_u64().unwrap() as f64;
+    for (series, name) in [
+        ("vxtap_received_packets_total", "received"),
+        ("vxtap_delivered_packets_total", "delivered"),
+        ("vxtap_duplicate_packets_total", "duplicate"),
+    ] {
+        assert_eq!(metrics[series], count(name), "{series}");
+    }
+    for kind in [
+        "malformed",
+        "filtered",
+        "dropped",
+        "noted",
+        "kernel_dropped",
+    ] {
+        let counted = reasons(summary, kind);
+        let prefix = format!("vxtap_{kind}_packets_total{{reason=\"");
+        let of_kind = metrics
+            .iter()
+            .filter(|(series, _)| series.starts_with(&prefix));
+        let mut found = 0;
+        for (series, value) in of_kind {
+            let reason = series[prefix.len()..].trim_end_matches("\"}");
+            let expected = counted.get(reason).copied().unwrap_or_default();
+            assert_eq!(*value, expected as f64, "{series}");
+            found += usize::from(expected > 0);
+        }
+        assert_eq!(
+            found,
+            counted.len(),
+            "each reason of the summary is a series: {kind}"
+        );
+    }
+    let sessions = summary["sessions"].as_array().unwrap();
+    for session in sessions {
+        let labels = format!(
+            "{{vni=\"{}\",source=\"{}\"}}",
+            session["vni"],
+            session["source"].as_str().unwrap()
+        );
+        for (metric, field) in [
+            ("vxtap_session_packets_total", "packets"),
+            ("vxtap_session_bytes_total", "bytes"),
+            ("vxtap_session_truncated_packets_total", "truncated"),
+            ("vxtap_session_missing_bytes_total", "missing_bytes"),
+        ] {
+            let value = metrics[&format!("{metric}{labels}")];
+            assert_eq!(
+                value,
+                session[field].as_u64().unwrap() as f64,
+                "{metric}{labels}"
+            );
+        }
+    }
+    for sink in summary["sinks"].as_array().unwrap() {
+        // Flow records of flows that live are made at the end.
+        if sink["kind"] == "capture" {
+            let labels = format!("{{kind=\"capture\",path={}}}", sink["path"]);
+            let written = metrics[&format!("vxtap_sink_written_items_total{labels}")];
+            assert_eq!(written, sink["written"].as_u64().unwrap() as f64);
+        }
+    }
+}
+
+/// Metrics, as scraped behind the last packet, and the status are what the summary says. The numbers of traffic that is
+/// truncated, malformed and foreign are in it.
+#[test]
+fn metrics_and_status_say_what_the_summary_says() {
+    let listening = Listening::start("-w DIR/c.pcapng --flows DIR/f.jsonl --http 0");
+    listening.send("--generate --count 3000 --pps 20000 --vnis 7 --packet-length 200");
+    let probe = UdpSocket::bind("127.0.0.1:0").unwrap();
+    for bytes in [&b"ping"[..], &[0; 60], b"\x08\0\0\0\0\0\x05\0"] {
+        probe.send_to(bytes, listening.target).unwrap();
+    }
+    let status =
+        listening.wait(|status| status["received"] == 3003 && status["sinks"][0]["waiting"] == 0);
+    assert_eq!(
+        status["sessions"].as_array().unwrap().len(),
+        7,
+        "{status:#}"
+    );
+    assert!(status["lately"]["packets_per_second"].as_f64().unwrap() > 0.0);
+    assert_eq!(status["health"]["healthy"], true, "{status:#}");
+    let (code, prometheus) = listening.get("/metrics");
+    assert_eq!(code, 200);
+    let request = "GET /metrics HTTP/1.1\r\nHost: x\r\nAccept: application/openmetrics-text;version=1.0.0\r\n\r\n";
+    let (_, head, open) = listening.ask(request);
+    assert!(
+        head.contains("application/openmetrics-text; version=1.0.0"),
+        "{head}"
+    );
+    assert!(open.ends_with("# EOF\n"));
+    let over_http: Value = serde_json::from_str(&listening.get("/status").1).unwrap();
+    assert_eq!(over_http["received"], 3003);
+    let page = listening.status(&[]);
+    assert_eq!(page.code, Some(0), "{}", page.stderr);
+    let page = String::from_utf8(page.stdout).unwrap();
+    assert!(page.contains("\nHealthy\n"), "{page}");
+    assert!(page.contains("3003 received = "), "{page}");
+    let (code, said, summary) = listening.end();
+    assert_eq!(code, Some(0), "{said}");
+    assert_closes(&summary);
+    let (prometheus, open) = (series(&prometheus), series(&open));
+    assert_same(&prometheus, &summary);
+    assert_same(&open, &summary);
+    let truncated = prometheus
+        .iter()
+        .filter(|(name, _)| name.starts_with("vxtap_session_truncated"));
+    assert!(truncated.map(|(_, packets)| packets).sum::<f64>() > 0.0);
+    for kind in ["malformed", "filtered", "dropped", "kernel_dropped"] {
+        let over_status = reasons(&status, kind);
+        assert_eq!(over_status, reasons(&summary, kind));
+    }
+}
+
+/// Beside health and metrics nothing is open beyond loopback addresses, and with a token only to who has it.
+#[test]
+fn the_status_over_http_needs_its_token() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("token");
+    std::fs::write(&file, "0123456789abcdef\n").unwrap();
+    let listening = Listening::start(&format!("--http 0 --http-token-file {}", file.display()));
+    let with = |header: &str| {
+        let request = format!("GET /status HTTP/1.1\r\nHost: x\r\n{header}\r\n");
+        let (code, head, body) = listening.ask(&request);
+        assert_eq!(code == 200, body.contains("uptime_seconds"), "{body}");
+        assert_eq!(
+            code == 401,
+            head.to_lowercase().contains("www-authenticate: bearer"),
+            "{head}"
+        );
+        code
+    };
+    assert_eq!(with("Authorization: Bearer 0123456789abcdef\r\n"), 200);
+    assert_eq!(with(""), 401);
+    assert_eq!(with("Authorization: Bearer 0123456789abcdee\r\n"), 401);
+    assert_eq!(with("Authorization: Basic 0123456789abcdef\r\n"), 401);
+    for open in ["/healthz", "/readyz", "/metrics"] {
+        assert_eq!(listening.get(open).0, 200, "{open}");
+    }
+    assert_eq!(listening.get("/").0, 404);
+    assert_eq!(listening.get("/../../etc/passwd").0, 404);
+    let (code, head, _) =
+        listening.ask("POST /metrics HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\nabc");
+    assert_eq!(code, 405);
+    assert!(head.to_lowercase().contains("allow: get,head"), "{head}");
+    let (code, _, body) = listening.ask("HEAD /healthz HTTP/1.1\r\nHost: x\r\n\r\n");
+    assert_eq!((code, body.as_str()), (200, ""));
+    listening.end();
+    let outside = Listening::start("--http 0.0.0.0:0");
+    let address = SocketAddr::from(([127, 0, 0, 1], outside.http.unwrap().port()));
+    let ask = |path: &str| http(address, &format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n"));
+    let (code, _, body) = ask("/status");
+    assert_eq!(code, 403);
+    assert!(body.contains("--http-token-file"), "{body}");
+    assert_eq!(ask("/metrics").0, 200);
+    outside.end();
+}
+
+/// An output that fails: the run goes on, and says so everywhere.
+#[test]
+fn an_output_that_fails_is_told() {
+    // A file of flow records that is full at once; the capture goes on.
+    let listening = Listening::start(
+        "-w DIR/c.pcapng --flows /dev/full --idle-timeout udp=1s,tcp-new=1s,tcp=1s --http 0",
+    );
+    assert_eq!(listening.get("/readyz").0, 200);
+    listening.send("--generate --count 2000 --pps 20000 --flows 500");
+    let status = listening.wait(|status| status["health"]["healthy"] == false);
+    assert_eq!(status["health"]["writing"], false);
+    let kinds: Vec<&str> = status["health"]["problems"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|problem| problem["kind"].as_str().unwrap())
+        .collect();
+    assert!(kinds.contains(&"output_failed"), "{kinds:?}");
+    let (code, body) = listening.get("/readyz");
+    assert_eq!(code, 503);
+    assert!(body.contains("output_failed: 1"), "{body}");
+    assert!(
+        !body.contains("/dev/full"),
+        "paths are not for everybody: {body}"
+    );
+    assert_eq!(listening.get("/healthz").0, 200, "it lives");
+    let page = listening.status(&[]);
+    assert_eq!(page.code, Some(1));
+    assert!(page.stderr.contains("is not healthy"), "{}", page.stderr);
+    let text = String::from_utf8(page.stdout).unwrap();
+    assert!(
+        text.contains("NOT HEALTHY") && text.contains("/dev/full failed"),
+        "{text}"
+    );
+    let metrics = series(&listening.get("/metrics").1);
+    assert_eq!(
+        metrics["vxtap_sink_faults{kind=\"flows\",path=\"/dev/full\"}"],
+        1.0
+    );
+    assert_eq!(metrics["vxtap_problems{kind=\"output_failed\"}"], 1.0);
+    listening.end();
+}
+
+#[test]
+fn which_instance_is_asked() {
+    let dir = tempfile::tempdir().unwrap();
+    let ask = |flags: &[&str]| {
+        let mut command = vxtap_command(["status"]);
+        run(command.args(flags).env("RUNTIME_DIRECTORY", dir.path()))
+    };
+    let none = ask(&[]);
+    assert_eq!(none.code, Some(3), "{}", none.stderr);
+    assert!(none.stderr.contains("no running vxtap"), "{}", none.stderr);
+    assert_eq!(ask(&["--control", "/no/such/socket"]).code, Some(3));
+    let start = || {
+        let mut command = vxtap_command(["listen", "--bind", "127.0.0.1:0", "--backend", "udp"]);
+        command.env("RUNTIME_DIRECTORY", dir.path());
+        let mut child = Running::start(command.stderr(Stdio::piped()));
+        let mut stderr = BufReader::new(child.stderr.take().unwrap());
+        let mut line = String::new();
+        while !line.contains("listening on") {
+            line.clear();
+            assert!(stderr.read_line(&mut line).unwrap() > 0);
+        }
+        (child, stderr)
+    };
+    let (mut first, _first_said) = start();
+    let one = ask(&["--json"]);
+    assert_eq!(one.code, Some(0), "{}", one.stderr);
+    let one: Value = serde_json::from_slice(&one.stdout).unwrap();
+    assert_eq!(one["pid"], first.id());
+    let (second, _second_said) = start();
+    let several = ask(&[]);
+    assert_eq!(several.code, Some(2));
+    assert!(
+        several.stderr.contains("2 instances run"),
+        "{}",
+        several.stderr
+    );
+    let named = ask(&["--json", "--control", &second.id().to_string()]);
+    let named: Value = serde_json::from_slice(&named.stdout).unwrap();
+    assert_eq!(named["pid"], second.id());
+    let socket = |child: &Running| dir.path().join(format!("{}.sock", child.id()));
+    let mode = std::fs::metadata(socket(&second))
+        .unwrap()
+        .permissions()
+        .mode();
+    assert_eq!(mode & 0o777, 0o600);
+    // A killed one leaves its name; it is not asked, and the next one removes it.
+    first.kill().unwrap();
+    first.wait().unwrap();
+    assert!(socket(&first).exists());
+    assert_eq!(ask(&[]).code, Some(0));
+    let (_third, _third_said) = start();
+    assert!(!socket(&first).exists());
+}
+
+/// What stands at --control is not taken away, and the run does not begin.
+#[test]
+fn a_control_socket_that_cannot_be_made() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("a.sock");
+    std::fs::write(&path, "mine").unwrap();
+    let at = path.display().to_string();
+    let listen = |control: &str| {
+        vxtap([
+            "listen",
+            "--bind",
+            "127.0.0.1:0",
+            "--duration",
+            "100ms",
+            "--backend",
+            "udp",
+            "--control",
+            control,
+        ])
+    };
+    let refused = listen(&at);
+    assert_eq!(refused.code, Some(1), "{}", refused.stderr);
+    assert!(refused.stderr.contains("--control"), "{}", refused.stderr);
+    assert_eq!(std::fs::read(&path).unwrap(), b"mine");
+    assert_eq!(listen("none").code, Some(0));
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let at = taken.local_addr().unwrap().to_string();
+    let refused = vxtap([
+        "listen",
+        "--bind",
+        "127.0.0.1:0",
+        "--duration",
+        "100ms",
+        "--http",
+        &at,
+    ]);
+    assert_eq!(refused.code, Some(1), "{}", refused.stderr);
+    assert!(
+        refused.stderr.contains(&format!("cannot bind --http {at}")),
+        "{}",
+        refused.stderr
+    );
+}
+
+#[test]
+fn load_balancers_are_answered() {
+    let free = |socket: &UdpSocket| socket.local_addr().unwrap().port();
+    let port = free(&UdpSocket::bind("127.0.0.1:0").unwrap());
+    let listening = Listening::start(&format!("--health-tcp {port} --health-udp {port}"));
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    stream.set_read_timeout(Some(SOON)).unwrap();
+    assert_eq!(stream.read(&mut [0; 1]).unwrap(), 0, "accepted and closed");
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    socket
+        .set_read_timeout(Some(Duration::from_millis(300)))
+        .unwrap();
+    let answer = |question: &[u8]| {
+        let begun = Instant::now();
+        let mut answer = [0; 100];
+        loop {
+            socket.send_to(question, ("127.0.0.1", port)).unwrap();
+            if let Ok(len) = socket.recv(&mut answer) {
+                return String::from_utf8(answer[..len].to_vec()).unwrap();
+            }
+            assert!(begun.elapsed() < SOON);
+        }
+    };
+    assert_eq!(answer(&[b'?'; 80]), "vxtap ready\n");
+    assert_eq!(answer(b"abc"), "vxt", "never more than was sent");
+    listening.end();
+}
+
+/// systemd hears that the run has begun, lives and ends.
+#[test]
+fn systemd_is_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("notify");
+    let notify = UnixDatagram::bind(&path).unwrap();
+    notify.set_read_timeout(Some(SOON)).unwrap();
+    let listening = Listening::start_with("", |command| {
+        command
+            .env("NOTIFY_SOCKET", &path)
+            .env("WATCHDOG_USEC", "400000");
+    });
+    let hear = |what: &str| {
+        let begun = Instant::now();
+        let mut message = [0; 1024];
+        loop {
+            let len = notify.recv(&mut message).unwrap();
+            let message = String::from_utf8_lossy(&message[..len]).into_owned();
+            if message.lines().any(|line| line == what) {
+                return message;
+            }
+            assert!(begun.elapsed() < SOON, "{message}");
+        }
+    };
+    let ready = hear("READY=1");
+    assert!(ready.contains("STATUS=alive, no traffic yet"), "{ready}");
+    let begun = Instant::now();
+    (0..5).for_each(|_| _ = hear("WATCHDOG=1"));
+    assert!(
+        begun.elapsed() < Duration::from_secs(10),
+        "it is fed in time"
+    );
+    listening.end();
+}
+
+#[test]
+fn the_schema_of_the_status_holds() {
+    let Some(python) = common::readers::python() else {
+        return;
+    };
+    let listening = Listening::start("-w DIR/store/ --flows DIR/f.jsonl --tee tcp://127.0.0.1:0");
+    listening.send("--generate --count 500 --pps 20000 --vnis 3 --packet-length 100");
+    listening.wait(|status| status["received"] == 500);
+    let json = listening.status(&["--json"]).stdout;
+    let file = listening.dir.path().join("status.json");
+    std::fs::write(&file, json).unwrap();
+    let schema = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/status.schema.json");
+    let script = "import json, sys, jsonschema\n\
+                  schema, status = (json.load(open(path)) for path in sys.argv[1:])\n\
+                  jsonschema.Draft202012Validator.check_schema(schema)\n\
+                  jsonschema.validate(status, schema)";
+    let checked = run(Command::new(python)
+        .args(["-c", script])
+        .arg(schema)
+        .arg(file));
+    assert_eq!(checked.code, Some(0), "{}", checked.stderr);
+    listening.end();
+}
