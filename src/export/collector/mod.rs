@@ -213,7 +213,11 @@ impl Collector {
 
     /// Does what is due: templates and totals in their time, connections.
     pub fn tick(&mut self) {
-        let now = self.begun.elapsed();
+        self.tick_at(self.begun.elapsed());
+    }
+
+    /// The same, so long behind the beginning.
+    fn tick_at(&mut self, now: Duration) {
         self.describe(now);
         if now >= self.totals_at {
             self.totals_at = now + TOTALS_EVERY;
@@ -458,5 +462,57 @@ fn advice(error: &io::Error) -> &'static str {
         io::ErrorKind::TimedOut => "; does a firewall drop what goes to the collector?",
         io::ErrorKind::PermissionDenied => "; does a firewall of this machine refuse it?",
         _ => "",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::UdpSocket;
+
+    use super::*;
+
+    /// Template sets (RFC 7011 §3.3.2: 2) in the messages that have come to `socket`.
+    fn templates(socket: &UdpSocket) -> usize {
+        let mut message = [0; 65_535];
+        let mut found = 0;
+        while let Ok(len) = socket.recv(&mut message) {
+            let mut sets = &message[16..len];
+            while let [id_high, id_low, len_high, len_low, ..] = *sets {
+                found += usize::from([id_high, id_low] == [0, 2]);
+                sets = &sets[usize::from(u16::from_be_bytes([len_high, len_low]))..];
+            }
+        }
+        found
+    }
+
+    /// A collector over UDP that began anew can read what comes: templates are told again every ten minutes (RFC 7011
+    /// §8.4), whether records come or not, and not more often.
+    #[test]
+    fn templates_are_sent_again_in_their_time() {
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        socket.set_nonblocking(true).unwrap();
+        let target = format!("ipfix://{}", socket.local_addr().unwrap());
+        let target = Target::read(&target).unwrap().unwrap();
+        let mut collector = Collector::open(&target, false).unwrap();
+        assert_eq!(templates(&socket), 0);
+        collector.write(&FlowRecord::sample(1));
+        collector.flush();
+        let first = templates(&socket);
+        assert!(first > 0);
+        for (seconds, is_due) in [
+            (1, false),
+            (599, false),
+            (600, true),
+            (601, false),
+            (1199, false),
+            (1200, true),
+            (9000, true),
+        ] {
+            collector.tick_at(Duration::from_secs(seconds));
+            assert_eq!(templates(&socket) > 0, is_due, "after {seconds} s");
+        }
+        // What is told again is all that was told.
+        collector.tick_at(Duration::from_secs(20_000));
+        assert!(templates(&socket) >= first);
     }
 }
