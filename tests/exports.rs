@@ -238,7 +238,11 @@ fn a_store_of_csv_rotates() {
     let store = place.store();
     let dir = format!("csv:{}/", store.display());
     let words = ["replay", demo.to_str().unwrap(), "--flows", &dir];
-    let done = vxtap(words.into_iter().chain(["--rotate-interval", "3s"]));
+    let done = vxtap(
+        words
+            .into_iter()
+            .chain(["--rotate-interval", "3s", "--whole-flows"]),
+    );
     assert_eq!(done.code, Some(0), "{}", done.stderr);
     let files = assert_sound(&store);
     assert_eq!(files.len(), 3);

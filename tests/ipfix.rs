@@ -588,7 +588,7 @@ fn a_store_of_ipfix_rotates() {
     let place = Place::new();
     let store = place.store();
     let dir = format!("ipfix:{}/", store.display());
-    let flags = ["--rotate-interval", "3s"];
+    let flags = ["--rotate-interval", "3s", "--whole-flows"];
     let (_dir, run, lines) = to_files(&[testdata("demo.pcap")], &[&dir], &flags);
     assert_eq!(run.code, Some(0), "{}", run.stderr);
     let files = assert_sound(&store);

@@ -149,7 +149,8 @@ fn flow_records_follow_each_other_too() {
             "--flows",
             &dir,
         ];
-        let flags = ["--rotate-interval", "3s", "--workers", workers];
+        let flags = ["--rotate-interval", "3s", "--whole-flows"];
+        let flags = flags.into_iter().chain(["--workers", workers]);
         let done = vxtap(words.into_iter().chain(flags));
         assert_eq!(done.code, Some(0), "{}", done.stderr);
         let files = assert_sound(&place.store());

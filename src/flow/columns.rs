@@ -291,7 +291,7 @@ macro_rules! with_columns {
             tos: U8, None, one(iana(5, 1, "ipClassOfService")), "Type of service, or traffic class, of the first packet.";
             ttl_min: U8, None, one(iana(52, 1, "minimumTTL")), "Smallest time to live, or hop limit, of both directions.";
             ttl_max: U8, None, one(iana(53, 1, "maximumTTL")), "The largest.";
-            end_reason: U8, None, one(iana(136, 1, "flowEndReason")), "Why the record ended: 1 silence, 2 the record was as long as `--active-timeout` lets it be, 3 FIN or RST ended the connection, 4 end of the run, 5 the table was full (`--max-flows`) and this flow was seen longest ago.";
+            end_reason: U8, None, one(iana(136, 1, "flowEndReason")), "Why the record ended: 1 silence, 2 the record was as long as `--active-timeout` lets it be, 3 FIN or RST ended the connection, 4 end of the run or of the interval of a file (`--rotate-interval`), 5 the table was full (`--max-flows`) and this flow was seen longest ago.";
             cont: U16, None, one(own(9, 2, "flowRecordsBefore")), "How many records of the same flow stand before this one. Absent in the first.";
             app of app by app_name: Text, None, one(iana(96, VARIABLE, "applicationName")), "`dns`, `tls` or `http`: what the first packets show. The port does not decide it; nothing else is told apart.";
             dns_query of app by App::dns_query: Text, None, one(own(10, VARIABLE, "dnsQueryName")), "The name in the first question.";

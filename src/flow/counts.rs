@@ -75,6 +75,12 @@ pub struct Flow {
 }
 
 impl Flow {
+    /// Whether the record has any packet. That of a flow that was not heard of again behind the end of an interval has
+    /// none, and is nobody's.
+    pub fn is_empty(&self) -> bool {
+        self.counts.iter().all(|counts| counts.packets == 0)
+    }
+
     /// Counts of packets that go `way`.
     pub const fn counts(&self, way: Way) -> &Counts {
         let [a_to_b, b_to_a] = &self.counts;

@@ -12,7 +12,7 @@ pub enum EndReason {
     Active = 2,
     /// FIN or RST ended the connection, and nothing more was heard, or another one began with the same ports.
     EndOfFlow = 3,
-    /// The run ended, or the record was asked for.
+    /// The run ended, or the interval that the record belongs to; then the flow goes on in another one.
     Forced = 4,
     /// The table was full and this flow was seen longest ago.
     LackOfResources = 5,
@@ -25,4 +25,11 @@ pub struct Ended {
     pub flow: Flow,
     /// Why it ended.
     pub reason: EndReason,
+}
+
+impl Ended {
+    /// Of a flow whose record has packets; others tell nothing.
+    pub fn of(flow: Flow, reason: EndReason) -> Option<Self> {
+        (!flow.is_empty()).then_some(Self { flow, reason })
+    }
 }

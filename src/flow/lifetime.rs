@@ -38,6 +38,8 @@ pub struct Lifetimes {
     pub other_ns: u64,
     /// Most time from the first packet of a record to its last; 0 for no limit.
     pub active_ns: u64,
+    /// Records end at every multiple of it since 1970, whether their flows do or not; 0 for never.
+    pub interval_ns: u64,
 }
 
 impl Default for Lifetimes {
@@ -110,6 +112,7 @@ impl Lifetimes {
         icmp_ns: 30 * SECOND_NS,
         other_ns: 60 * SECOND_NS,
         active_ns: 300 * SECOND_NS,
+        interval_ns: 0,
     };
 
     /// The silence that ends a flow in `state`.
@@ -136,6 +139,7 @@ impl Lifetimes {
             icmp_ns,
             other_ns,
             active_ns: _,
+            interval_ns: _,
         } = *self;
         [
             tcp_ns, tcp_new_ns, fin_ns, rst_ns, udp_ns, icmp_ns, other_ns,

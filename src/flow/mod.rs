@@ -10,6 +10,7 @@ pub mod ended;
 pub mod first;
 mod growth;
 mod index;
+pub mod intervals;
 pub mod key;
 pub mod lifetime;
 pub mod lookup;

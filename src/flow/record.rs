@@ -32,8 +32,9 @@ pub struct FlowId(pub u64);
 pub struct Order {
     /// Place among all packets: of the one that ended the flow, or of the one whose time showed that it was over.
     pub place: u64,
-    /// A packet of its own, or one that it had to make room for, ended it.
-    by_packet: bool,
+    /// What the packet there had to do with it: its time showed that the flow was over, or that the interval was, or it
+    /// is of the flow, or one that this had to make room for.
+    rank: u8,
     /// What tells records apart that one packet's time brings out.
     begun_ns: u64,
     key: FlowKey,
@@ -45,6 +46,8 @@ pub struct Order {
 pub enum Occasion {
     /// The time of the packet at this place.
     Time(u64),
+    /// The packet at this place is the first of another interval.
+    Interval(u64),
     /// The packet at this place.
     Packet(u64),
     /// The end of the run.
@@ -185,14 +188,15 @@ impl FlowRecord {
     pub fn new(flow: &Flow, session: &Session, reason: EndReason, occasion: Occasion) -> Self {
         let key = &flow.key;
         let flow_id = flow_id(session.key, key, flow.begun_ns, flow.namesakes);
-        let (place, by_packet) = match occasion {
-            Occasion::Time(place) => (place, false),
-            Occasion::Packet(place) => (place, true),
-            Occasion::End => (u64::MAX, true),
+        let (place, rank) = match occasion {
+            Occasion::Time(place) => (place, 0),
+            Occasion::Interval(place) => (place, 1),
+            Occasion::Packet(place) => (place, 2),
+            Occasion::End => (u64::MAX, 2),
         };
         let order = Order {
             place,
-            by_packet,
+            rank,
             begun_ns: flow.begun_ns,
             key: key.without_session(),
             flow_id,
@@ -398,7 +402,7 @@ impl FlowRecord {
         let key = FlowKey::of(crate::mirror::session::SessionId(0), None, &inner);
         let order = Order {
             place: n,
-            by_packet: true,
+            rank: 2,
             begun_ns: ts_start,
             key: key.unwrap().0,
             flow_id: FlowId(n),

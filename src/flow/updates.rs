@@ -180,6 +180,25 @@ impl Updates {
             .expire(step, most, |ended| changed(None, Change::Ended(&ended)))
     }
 
+    /// See [`FlowTable::begin_interval`]. Packets that wait belong to the one before: they are counted first.
+    pub fn begin_interval(&mut self, began_ns: u64, changed: impl FnMut(u64, Change<'_>)) {
+        self.settle(changed);
+        self.table.begin_interval(began_ns);
+    }
+
+    /// See [`FlowTable::end_records`]. `changed` is given what changed, and the place of the packet that changed it, if
+    /// one did.
+    pub fn end_records(
+        &mut self,
+        from: u32,
+        most: (usize, usize),
+        mut changed: impl FnMut(Option<u64>, Change<'_>),
+    ) -> Option<u32> {
+        self.settle(|order, change| changed(Some(order), change));
+        self.table
+            .end_records(from, most, |ended| changed(None, Change::Ended(&ended)))
+    }
+
     /// Packets whose names found no room since this was last asked.
     pub fn take_names_left_out(&mut self) -> u64 {
         self.table.take_names_left_out()

@@ -12,6 +12,7 @@ use super::doorbell::Callers;
 use super::ending::Patience;
 use super::flow_sink::{FlowChunk, flow_lanes};
 use super::learned::Log;
+use super::run::FLOW_QUEUE;
 use super::worker::Outlet;
 use crate::capture::first_places::{Answer, FirstPlaces, Namer};
 use crate::flow::record::FlowRecord;
@@ -486,6 +487,12 @@ impl Outlet for QueueOutlet {
 
     fn learned(&mut self, session: SessionKey, fact: Fact) {
         self.learned.tell(session, fact);
+    }
+
+    fn has_flow_room(&self) -> bool {
+        // Chunks of several workers at once find room.
+        let has_room = |sink: &FlowQueue| sink.queue.len() <= FLOW_QUEUE / 4;
+        self.flows.iter().all(has_room)
     }
 
     fn flow(&mut self, record: FlowRecord) {

@@ -13,6 +13,7 @@ use crossbeam_channel::bounded;
 use crate::bpf::steer::Steering;
 use crate::capture::output::Output;
 use crate::capture::store::hooks::Hooks;
+use crate::flow::intervals::Intervals;
 use crate::pcap::annotation::Tally;
 use crate::pcap::losses;
 use crate::pcap::record::Format;
@@ -321,6 +322,7 @@ impl Pipeline {
         let never = Stop::new();
         let (empty_tx, empty_rx) = bounded(CHUNKS);
         let plain = settings.plain;
+        let intervals = Intervals::new(settings.lifetimes.interval_ns);
         let mut guide = Guide::new(*steering, settings.tunnels.clone(), settings.plain);
         std::thread::scope(|scope| {
             let mut queues = Vec::new();
@@ -330,7 +332,7 @@ impl Pipeline {
                 let empty_tx = empty_tx.clone();
                 let started = threads::start_in(scope, &thread_name(number), move || {
                     let number = u32::try_from(number).unwrap_or(u32::MAX);
-                    let mut source = ChunkSource::new(number, chunk_rx, empty_tx);
+                    let mut source = ChunkSource::new(number, chunk_rx, empty_tx, intervals);
                     lane.run(&mut source, never, shared)
                 });
                 if let Err(error) = started {

@@ -15,6 +15,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use hashbrown::HashMap;
 
 use crate::bpf::steer::Steering;
+use crate::flow::intervals::Intervals;
 use crate::flow::key::FlowKey;
 use crate::flow::lifetime::step;
 use crate::mirror::session::SessionId;
@@ -245,16 +246,23 @@ pub struct ChunkSource {
     empty: Sender<Chunk>,
     /// The step of time of the packet before.
     step: u64,
+    intervals: Intervals,
 }
 
 impl ChunkSource {
-    /// For worker number `worker`.
-    pub const fn new(worker: u32, chunks: Receiver<Arc<Chunk>>, empty: Sender<Chunk>) -> Self {
+    /// For worker number `worker`, whose flow records end with these intervals.
+    pub const fn new(
+        worker: u32,
+        chunks: Receiver<Arc<Chunk>>,
+        empty: Sender<Chunk>,
+        intervals: Intervals,
+    ) -> Self {
         Self {
             worker,
             chunks,
             empty,
             step: 0,
+            intervals,
         }
     }
 }
@@ -279,7 +287,8 @@ impl Source for ChunkSource {
             let Piece { ts_ns, order, .. } = *piece;
             let is_own = piece.worker == self.worker;
             // Time goes on for all workers at the same packets.
-            if step(ts_ns) != self.step {
+            let is_reached = self.intervals.reached(ts_ns).is_some();
+            if is_reached || step(ts_ns) != self.step {
                 self.step = step(ts_ns);
                 if !is_own {
                     each(Arrival::Passed { ts_ns, order });

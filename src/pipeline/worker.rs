@@ -12,6 +12,7 @@ use crate::flow::app::{Awaited, Opening};
 use crate::flow::counts::{Copies, FlowPacket};
 use crate::flow::ended::{EndReason, Ended};
 use crate::flow::first::First;
+use crate::flow::intervals::Intervals;
 use crate::flow::key::{FlowKey, Way};
 use crate::flow::lifetime::{Lifetimes, step};
 use crate::flow::lookup;
@@ -131,12 +132,22 @@ pub trait Outlet {
     /// A packet of a mirror session showed whose a hardware address is.
     fn learned(&mut self, _session: SessionKey, _fact: Fact) {}
 
+    /// Whether many more flow records find room.
+    fn has_flow_room(&self) -> bool {
+        true
+    }
+
     /// Takes a flow record.
     fn flow(&mut self, record: FlowRecord);
 }
 
 /// Flows that end with a batch, live, at most: the rest has to wait for the next, so that receiving goes on.
 const MOST_ENDED: usize = 1024;
+/// Where the sinks have no room for many, so many records that end with an interval are handed out with a batch all the
+/// same: a sink that is stuck holds nothing up.
+const FEWEST_ENDED: usize = 16;
+/// Places that are looked at for such records with a batch, live.
+const MOST_LOOKS: usize = 4096;
 /// Ports remembered among UDP traffic that went to no tunnel port.
 const OTHER_PORTS_KEPT: usize = 16;
 
@@ -229,6 +240,9 @@ pub struct Worker {
     place: u64,
     /// The step of time that flows were last looked at in; see [`crate::flow::lifetime`].
     step: u64,
+    intervals: Intervals,
+    /// The place in the flow table from which on records of the interval before have not been looked for.
+    records_from: Option<u32>,
 }
 
 impl Worker {
@@ -243,6 +257,7 @@ impl Worker {
         if settings.first_places {
             flows.keep_firsts();
         }
+        let intervals = Intervals::new(settings.lifetimes.interval_ns);
         Self {
             flows,
             watched: (!settings.flows).then(Watched::default),
@@ -262,6 +277,8 @@ impl Worker {
             scratch: Vec::new(),
             place: 0,
             step: 0,
+            intervals,
+            records_from: None,
         }
     }
 
@@ -271,6 +288,9 @@ impl Worker {
         // In replay packets alone tell the time, each as soon as it is read.
         if !self.settings.live && step(arrival.ts_ns()) != self.step {
             self.end_flows(arrival.ts_ns(), usize::MAX, outlet);
+        }
+        if let Some(began_ns) = self.intervals.reached(arrival.ts_ns()) {
+            self.begin_interval(began_ns, outlet);
         }
         if let Arrival::Passed { .. } = arrival {
             return;
@@ -310,6 +330,47 @@ impl Worker {
         }
     }
 
+    /// Ends the records of the interval before: in replay all at once, so that none comes behind one of the next; live
+    /// with this and the following batches, so that receiving goes on.
+    #[cold]
+    fn begin_interval(&mut self, began_ns: u64, outlet: &mut impl Outlet) {
+        let Self {
+            flows,
+            sessions,
+            records,
+            watched,
+            ..
+        } = self;
+        flows.begin_interval(began_ns, |order, change| {
+            let occasion = Occasion::Packet(order);
+            tell(change, occasion, sessions, watched, *records, outlet);
+        });
+        self.records_from = Some(0);
+        if !self.settings.live {
+            self.end_records((usize::MAX, usize::MAX), outlet);
+        }
+    }
+
+    /// Ends records of the interval before, from where that was left.
+    fn end_records(&mut self, most: (usize, usize), outlet: &mut impl Outlet) {
+        let Self {
+            flows,
+            sessions,
+            place,
+            records,
+            watched,
+            records_from,
+            ..
+        } = self;
+        let Some(from) = *records_from else {
+            return;
+        };
+        *records_from = flows.end_records(from, most, |order, change| {
+            let occasion = order.map_or(Occasion::Interval(*place), Occasion::Packet);
+            tell(change, occasion, sessions, watched, *records, outlet);
+        });
+    }
+
     /// Counts a packet that nobody has the time to work on any more. What the source refused itself is counted
     /// as ever.
     pub fn leave_unread(&mut self, arrival: &Arrival<'_>) {
@@ -335,6 +396,18 @@ impl Worker {
         }
         if self.settings.live && step(now_ns) != self.step {
             self.end_flows(now_ns, MOST_ENDED, outlet);
+        }
+        if self.settings.live {
+            if let Some(began_ns) = self.intervals.reached(now_ns) {
+                self.begin_interval(began_ns, outlet);
+            }
+            if self.records_from.is_some() {
+                let most = match outlet.has_flow_room() {
+                    true => MOST_ENDED,
+                    false => FEWEST_ENDED,
+                };
+                self.end_records((most, MOST_LOOKS), outlet);
+            }
         }
         self.settle(outlet);
     }

@@ -15,6 +15,10 @@ use crate::outfile::{ItemFile, OutError, Standing};
 
 /// Behind the prefix in the names of flow files.
 const SUFFIX: &str = "-flows";
+/// How long behind its interval a file stays open, live, for records that end with that: a worker that hears nothing looks
+/// at the clock after a second, and a large table takes a while. No flow that began in the next one ends earlier by
+/// silence.
+const GRACE: Duration = Duration::from_secs(5);
 
 /// The flow files of one store being written.
 pub struct FlowStore {
@@ -39,6 +43,10 @@ impl FlowStore {
             prefix: format!("{}{SUFFIX}", plan.prefix),
             ending: format.ending(),
             compression: None,
+            grace: match plan.flow_interval() {
+                Some(_) => GRACE,
+                None => plan.grace,
+            },
             ..plan.clone()
         };
         let files = Rolling::open(dir, plan, now_ns)?;

@@ -34,8 +34,8 @@ const LINES: u64 = 2048 + index::LEAST_ROOM;
 const WORTH_SETTLING: (u64, u64) = (64, 4096);
 /// Bytes that may be written until the limits are looked at, whatever is on its way to compressed files.
 const LEAST_ALLOWANCE: u64 = 512 << 10;
-/// How long behind its end by the clock a file stays open for packets on their way, live.
-const GRACE: Duration = Duration::from_secs(1);
+/// How long behind its end by the clock a file of packets stays open for those on their way, live.
+pub const GRACE: Duration = Duration::from_secs(1);
 
 /// What happens when the disk is full.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -84,12 +84,23 @@ pub struct Plan {
     pub keeping: Keeping,
     /// A file is finished for an interval without packets too.
     pub keep_empty: bool,
+    /// Flow records do not end with the interval of a file.
+    pub whole_flows: bool,
+    /// How long behind its end by the clock a file stays open for items on their way, live.
+    pub grace: Duration,
     /// Packets tell the time, not the clock: a replay.
     pub by_packet_time: bool,
     /// What each file tells of itself.
     pub about: About,
     /// Who signs the manifest, and who is told of finished files.
     pub custody: Custody,
+}
+
+impl Plan {
+    /// The interval that flow records end with.
+    pub fn flow_interval(&self) -> Option<Duration> {
+        self.triggers.interval.filter(|_| !self.whole_flows)
+    }
 }
 
 /// What one file of a store holds.
@@ -587,7 +598,7 @@ impl<C: Content> Rolling<C> {
             return;
         }
         // Packets from before the end are on their way for a while.
-        let behind_ns = wall_ns.saturating_sub(GRACE.as_nanos() as u64);
+        let behind_ns = wall_ns.saturating_sub(self.plan.grace.as_nanos() as u64);
         let due = self.open.iter().filter_map(|(class, file)| {
             let why = self.plan.triggers.at(&file.as_open(), behind_ns)?;
             Some((*class, why))

@@ -370,6 +370,10 @@ impl Settings {
             .write
             .as_deref()
             .is_some_and(|path| path != Path::new("-"));
+        let lifetimes = Lifetimes {
+            interval_ns: outputs.flow_interval_ns(),
+            ..parts.lifetimes
+        };
         let worker = WorkerSettings {
             index,
             tunnels: parts.tunnels,
@@ -378,7 +382,7 @@ impl Settings {
             mtu,
             mtu_overhead,
             max_flows: limits.max_flows,
-            lifetimes: parts.lifetimes,
+            lifetimes,
             capture: outputs.has_capture().then_some(outputs.format),
             slice: outputs.slice,
             flows: outputs.has_flows(),
@@ -541,6 +545,15 @@ impl Outputs {
     /// Whether flow records go anywhere.
     const fn has_flows(&self) -> bool {
         !self.flows.is_empty() || !self.collectors.is_empty()
+    }
+
+    /// The interval that flow records end with, in nanoseconds: that of the files of a store for them; 0 for none.
+    fn flow_interval_ns(&self) -> u64 {
+        let mut flows = self.flows.iter();
+        let has_store = flows.any(|flows| storing::is_store(&flows.path));
+        let plan = self.store.as_ref().filter(|_| has_store);
+        let interval = plan.and_then(Plan::flow_interval).unwrap_or_default();
+        u64::try_from(interval.as_nanos()).unwrap_or(u64::MAX)
     }
 
     /// Whether frames are written or shown.

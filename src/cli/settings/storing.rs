@@ -10,7 +10,7 @@ use crate::capture::store::hooks;
 use crate::capture::store::keys::Signer;
 use crate::capture::store::retention::Limits;
 use crate::capture::store::ring::{Fsync, Keeping};
-use crate::capture::store::rolling::{OnFull, Plan, Split};
+use crate::capture::store::rolling::{GRACE, OnFull, Plan, Split};
 use crate::capture::store::rotation::Triggers;
 use crate::cli::values;
 use crate::outfile::packed::{Codec, Compression};
@@ -67,6 +67,7 @@ pub fn plan(
     let split = mistakes.one(typed, "--split", |t| &t.split, split)?;
     let most_open = mistakes.one(typed, "--max-open-files", |t| &t.max_open_files, most_open)?;
     let keep_empty = typed.find(|t| t.keep_empty.as_ref());
+    let whole_flows = typed.find(|t| t.whole_flows.as_ref());
     let custody = custody(typed, mistakes);
     let no_index = typed.find(|t| t.no_index.as_ref());
     Some(Plan {
@@ -97,6 +98,8 @@ pub fn plan(
             },
         },
         keep_empty: keep_empty.is_some_and(|(_, keep)| *keep),
+        whole_flows: whole_flows.is_some_and(|(_, whole)| *whole),
+        grace: GRACE,
         by_packet_time: false,
         about: About {
             comments: Vec::new(),

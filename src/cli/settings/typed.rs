@@ -268,6 +268,10 @@ pub struct Store {
     /// Finish a file for a time without packets too
     #[arg(long, num_args = 0, default_missing_value = "true")]
     pub keep_empty: Option<bool>,
+    /// Keep flows whole at the end of an interval. Without it their records end with each interval of --rotate-interval,
+    /// where --flows names a DIR, and go on in others: what a file of flow records says is what happened in its interval
+    #[arg(long, num_args = 0, default_missing_value = "true")]
+    pub whole_flows: Option<bool>,
     /// Delete the oldest files so that all together, open ones and the manifest included, never have more bytes than
     /// this; `none` for no limit
     #[arg(long, value_name = "BYTES|none")]

@@ -59,6 +59,8 @@ pub struct FlowTable {
     max_flows: u32,
     /// Flows that are over, while they are put in order: first packet, place.
     over: Vec<(u64, u32)>,
+    /// Records whose packets are all from before this time have ended; 0 where they end at no interval.
+    interval_began_ns: u64,
     /// The flow of whose record the last update was the first packet, as far as it is known now.
     begun: Option<u32>,
 }
@@ -96,6 +98,7 @@ impl FlowTable {
             len: 0,
             max_flows,
             over: Vec::new(),
+            interval_began_ns: 0,
             begun: None,
         }
     }
@@ -195,10 +198,10 @@ impl FlowTable {
                 && let Some(reason) = self.ended_by(at, way, packet)
             {
                 let flow = match reason {
-                    EndReason::Active => self.go_on(at, way, packet)?,
+                    EndReason::Active | EndReason::Forced => self.go_on(at, way, packet)?,
                     _ => self.begin_anew(at, way, packet)?,
                 };
-                return Some(Ended { flow, reason });
+                return Ended::of(flow, reason);
             }
             if (self.places.hot(at)).is_some_and(|hot| self.moves(hot, packet.ts_ns)) {
                 self.recent.touch(at);
@@ -210,9 +213,7 @@ impl FlowTable {
         let mut ended = None;
         if self.len == self.max_flows {
             let oldest = self.recent.oldest()?;
-            let flow = self.take_out(oldest)?;
-            let reason = EndReason::LackOfResources;
-            ended = Some(Ended { flow, reason });
+            ended = Ended::of(self.take_out(oldest)?, EndReason::LackOfResources);
         }
         self.len += 1;
         let at = self.recent.add();
@@ -253,18 +254,65 @@ impl FlowTable {
             }
         }
         let is_more = over.len() == most;
-        over.sort_unstable_by(|(a_ns, a), (b_ns, b)| {
-            let key = |at| self.places.hot(at).map(|hot| hot.key.without_session());
-            (a_ns.cmp(b_ns)).then_with(|| key(*a).cmp(&key(*b)))
-        });
+        self.put_in_order(&mut over);
         for (_, at) in over.drain(..) {
             let reason = (self.places.parts(at)).map(|(hot, cold)| state(hot, cold).reason());
-            if let (Some(reason), Some(flow)) = (reason, self.take_out(at)) {
-                ended(Ended { flow, reason });
+            if let (Some(reason), Some(flow)) = (reason, self.take_out(at))
+                && let Some(over) = Ended::of(flow, reason)
+            {
+                ended(over);
             }
         }
         self.over = over;
         is_more
+    }
+
+    /// An interval began at `began_ns`: a record ends before the first packet from then on, or when
+    /// [`Self::end_records`] comes to it.
+    pub const fn begin_interval(&mut self, began_ns: u64) {
+        self.interval_began_ns = began_ns;
+    }
+
+    /// Ends records whose packets are all from before the interval, of flows from the place `from` on, at most `most` of
+    /// them and `looks` looked at; the earliest begun of these first. Returns the place to go on at, if there is one.
+    pub fn end_records(
+        &mut self,
+        from: u32,
+        (most, looks): (usize, usize),
+        mut ended: impl FnMut(Ended),
+    ) -> Option<u32> {
+        let mut over = std::mem::take(&mut self.over);
+        let mut places = (from..self.places.all().end).take(looks);
+        let mut next = None;
+        for at in places.by_ref() {
+            next = at.checked_add(1);
+            if let Some((hot, cold)) = self.places.parts(at)
+                && hot.is_used()
+                && hot.last_ns < self.interval_began_ns
+            {
+                over.push((cold.begun_ns, at));
+            }
+            if over.len() >= most {
+                break;
+            }
+        }
+        self.put_in_order(&mut over);
+        for (_, at) in over.drain(..) {
+            if let Some(flow) = self.end_record(at) {
+                let reason = EndReason::Forced;
+                ended(Ended { flow, reason });
+            }
+        }
+        self.over = over;
+        next.filter(|next| *next < self.places.all().end)
+    }
+
+    /// Puts flows, of which first packets and places are given, into the order of their records.
+    fn put_in_order(&self, flows: &mut [(u64, u32)]) {
+        flows.sort_unstable_by(|(a_ns, a), (b_ns, b)| {
+            let key = |at| self.places.hot(at).map(|hot| hot.key.without_session());
+            (a_ns.cmp(b_ns)).then_with(|| key(*a).cmp(&key(*b)))
+        });
     }
 
     /// Looks at the flow at `at` again when it will be over if nothing more is heard.
@@ -284,11 +332,12 @@ impl FlowTable {
         let active_ns = self.lifetimes.active_ns;
         packet.ts_ns.saturating_sub(hot.last_ns) >= self.shortest_ns
             || (active_ns > 0 && packet.ts_ns.saturating_sub(hot.first_ns) >= active_ns)
+            || hot.last_ns < self.interval_began_ns
             || packet.tcp.is_some_and(|tcp| tcp::is_syn(tcp.flags))
     }
 
     /// Why the record at `at` ends before `packet`, if it does: its flow was silent for too long, or the packet begins
-    /// another connection, or the record has become long. A SYN older than what the flow has seen belongs to what has
+    /// another connection, or the record has become long, or another interval has come. A SYN older than what the flow has seen belongs to what has
     /// been seen: files are not always in order.
     #[cold]
     fn ended_by(&self, at: u32, way: Way, packet: &FlowPacket) -> Option<EndReason> {
@@ -308,15 +357,32 @@ impl FlowTable {
                 return Some(EndReason::EndOfFlow);
             }
         }
+        let is_over = |ns: u64| hot.last_ns < ns && packet.ts_ns >= ns;
+        if !hot.is_used() || is_over(self.interval_began_ns) {
+            return Some(EndReason::Forced);
+        }
         let active_ns = self.lifetimes.active_ns;
         let age_ns = packet.ts_ns.saturating_sub(hot.first_ns);
         (active_ns > 0 && age_ns >= active_ns).then_some(EndReason::Active)
     }
 
-    /// Begins another record of the flow at `at` with `packet`; returns the one before.
+    /// Begins another record of the flow at `at` with `packet`; returns the one before, if that has not ended yet.
     #[cold]
     fn go_on(&mut self, at: u32, way: Way, packet: &FlowPacket) -> Option<Flow> {
         self.recent.touch(at);
+        let old = match self.places.hot(at)?.is_used() {
+            true => self.end_record(at),
+            false => None,
+        };
+        let slot = self.places.slot(at)?;
+        (slot.hot.first_ns, slot.hot.last_ns) = (packet.ts_ns, packet.ts_ns);
+        self.begins(at, packet);
+        self.count(at, way, packet);
+        old
+    }
+
+    /// Ends the record of the flow at `at`, which goes on. The next one is empty.
+    fn end_record(&mut self, at: u32) -> Option<Flow> {
         let (hot, cold) = self.places.parts(at)?;
         let (a, b) = sides(hot, cold, [0; 2]);
         let old = Flow {
@@ -332,9 +398,6 @@ impl FlowTable {
             slot.cold.marks.set_before(before);
         }
         slot.cold.records = slot.cold.records.saturating_add(1);
-        (slot.hot.first_ns, slot.hot.last_ns) = (packet.ts_ns, packet.ts_ns);
-        self.begins(at, packet);
-        self.count(at, way, packet);
         Some(old)
     }
 

@@ -3,6 +3,7 @@
 mod counting;
 mod ends;
 mod firsts;
+mod intervals;
 mod order;
 
 use super::*;
