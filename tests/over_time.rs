@@ -79,6 +79,11 @@ fn a_cut_that_changes_midway() {
     assert_eq!(over_time["seconds"], 1);
     let seconds = over_time["packets"].as_array().unwrap();
     assert!(seconds.iter().all(|packets| packets == 400), "{seconds:?}");
+    let cuts: Vec<_> = (session["cuts"].as_array().unwrap().iter())
+        .map(|cut| (cut["cut_size"].as_u64(), cut["cut_by"].as_str()))
+        .collect();
+    let by_session = Some("session_packet_length");
+    assert_eq!(cuts, [(Some(96), by_session), (Some(200), by_session)]);
     let changes: Vec<_> = (session["changes"].as_array().unwrap().iter())
         .map(|change| {
             (

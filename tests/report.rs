@@ -229,7 +229,7 @@ fn text_says_cause_number_and_remedy() {
         "What is cut changed over time in: VNI 104 from 10.0.1.104.".to_owned(),
         "cut packets keep 200 bytes; 96 before.".to_owned(),
         "0.0 % of the packets arrive cut; 100.0 % before.".to_owned(),
-        "cause unknown: the cut size changed".to_owned(),
+        "on session packet length of 200 bytes".to_owned(),
         format!("VNI 101 from 10.0.1.101 ({SCRIPT})"),
     ] {
         assert!(words.contains(&part), "{part}: {text}");

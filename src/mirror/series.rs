@@ -27,6 +27,10 @@ pub struct Stretch {
     pub truncated: u64,
     /// Fewest and most bytes that a cut frame was left with; 0 and 0 where none was cut.
     pub cut: (u32, u32),
+    /// Fewest and most bytes of the outer IP packets of cut frames, likewise.
+    pub cut_outer: (u32, u32),
+    /// Most bytes of a frame that arrived, and of an outer IP packet.
+    pub largest: (u32, u32),
 }
 
 impl Stretch {
@@ -34,17 +38,21 @@ impl Stretch {
         self.packets += other.packets;
         self.bytes += other.bytes;
         if other.truncated > 0 {
-            self.cut = if self.truncated == 0 {
-                other.cut
-            } else {
-                (self.cut.0.min(other.cut.0), self.cut.1.max(other.cut.1))
+            let is_first = self.truncated == 0;
+            let around = |a: (u32, u32), b: (u32, u32)| match is_first {
+                true => b,
+                false => (a.0.min(b.0), a.1.max(b.1)),
             };
+            self.cut = around(self.cut, other.cut);
+            self.cut_outer = around(self.cut_outer, other.cut_outer);
         }
+        let (frame, outer) = other.largest;
+        self.largest = (self.largest.0.max(frame), self.largest.1.max(outer));
         self.truncated += other.truncated;
     }
 
     /// The one length that cut frames were left with.
-    fn cut_size(&self) -> Option<u32> {
+    pub fn cut_size(&self) -> Option<u32> {
         (self.truncated > 0 && self.cut.0 == self.cut.1).then_some(self.cut.0)
     }
 }
@@ -88,9 +96,9 @@ pub struct Event {
 }
 
 impl Series {
-    /// Counts a frame that arrived at `ts_ns` with `bytes`, cut or not.
+    /// Counts a frame that arrived at `ts_ns` with `bytes`, cut or not, in an outer IP packet of `outer` bytes.
     #[inline]
-    pub fn add(&mut self, ts_ns: u64, bytes: u32, is_cut: bool) {
+    pub fn add(&mut self, ts_ns: u64, (bytes, outer): (u32, u32), is_cut: bool) {
         let number = (ts_ns / SECOND_NS) >> self.doubled;
         let at = usize::try_from(number.wrapping_sub(self.first)).unwrap_or(usize::MAX);
         let stretch = Stretch {
@@ -98,6 +106,8 @@ impl Series {
             bytes: bytes.into(),
             truncated: is_cut.into(),
             cut: if is_cut { (bytes, bytes) } else { (0, 0) },
+            cut_outer: if is_cut { (outer, outer) } else { (0, 0) },
+            largest: (bytes, outer),
         };
         match self.stretches.get_mut(at) {
             Some(known) => known.add(&stretch),
@@ -174,6 +184,34 @@ impl Series {
         (self.first..).map(begin).zip(self.stretches.iter())
     }
 
+    /// Times in which all cut frames were left with one length, with their beginnings, one after the other: what came
+    /// between their first and last stretch with cut frames. A stretch in which the length changed is in none.
+    pub fn spells(&self) -> Vec<(u64, Stretch)> {
+        let mut spells: Vec<(u64, Stretch)> = Vec::new();
+        let mut since = Stretch::default();
+        let mut is_broken = false;
+        for (at_ns, stretch) in self.stretches() {
+            if stretch.truncated == 0 {
+                since.add(stretch);
+                continue;
+            }
+            let between = std::mem::take(&mut since);
+            let Some(size) = stretch.cut_size() else {
+                is_broken = true;
+                continue;
+            };
+            match spells.last_mut() {
+                Some((_, spell)) if spell.cut_size() == Some(size) && !is_broken => {
+                    spell.add(&between);
+                    spell.add(stretch);
+                }
+                _ => spells.push((at_ns, *stretch)),
+            }
+            is_broken = false;
+        }
+        spells
+    }
+
     /// When it changed what is cut, in the order of time: the length that cut frames are left with, or, where neighbouring
     /// stretches have enough packets to tell, the share of them.
     pub fn changes(&self) -> Vec<Event> {
@@ -234,13 +272,13 @@ mod tests {
     fn stretches_grow_with_the_time_they_cover() {
         let mut series = Series::default();
         for second in 0..STRETCHES as u64 {
-            series.add(T0 + second * SECOND_NS, 100, second % 2 == 0);
+            series.add(T0 + second * SECOND_NS, (100, 150), second % 2 == 0);
         }
         assert_eq!(
             (series.width_seconds(), series.stretches().count()),
             (1, STRETCHES)
         );
-        series.add(T0 + 1000 * SECOND_NS, 60, true);
+        series.add(T0 + 1000 * SECOND_NS, (60, 110), true);
         assert_eq!(series.width_seconds(), 16);
         let all: Vec<_> = series.stretches().collect();
         assert_eq!(
@@ -254,7 +292,7 @@ mod tests {
         );
         assert_eq!(all.last().unwrap().0, T0 + 992 * SECOND_NS);
         // Late, and before all others.
-        series.add(T0 - 10_000 * SECOND_NS, 60, false);
+        series.add(T0 - 10_000 * SECOND_NS, (60, 110), false);
         assert_eq!(
             series
                 .stretches()
@@ -264,7 +302,7 @@ mod tests {
         );
         // Times that nobody would believe.
         for ts_ns in [0, u64::MAX] {
-            series.add(ts_ns, 1, false);
+            series.add(ts_ns, (1, 51), false);
         }
         assert_eq!(
             series
@@ -284,14 +322,14 @@ mod tests {
         ) {
             let mut one = Series::default();
             for (second, bytes, is_cut, _) in &packets {
-                one.add(T0 + second * SECOND_NS, *bytes, *is_cut);
+                one.add(T0 + second * SECOND_NS, (*bytes, *bytes + 50), *is_cut);
             }
             let mut workers = [const { None }; 3].map(|_: Option<()>| Series::default());
             let mut packets = packets;
             let len = packets.len();
             packets.rotate_left(turn % len);
             for (second, bytes, is_cut, worker) in &packets {
-                workers[*worker].add(T0 + second * SECOND_NS, *bytes, *is_cut);
+                workers[*worker].add(T0 + second * SECOND_NS, (*bytes, *bytes + 50), *is_cut);
             }
             let [mut sum, b, c] = workers;
             sum.merge(&b);
@@ -318,7 +356,11 @@ mod tests {
                 let is_cut = number < cut;
                 series.add(
                     T0 + second * SECOND_NS + number,
-                    if is_cut { bytes } else { 1000 },
+                    if is_cut {
+                        (bytes, bytes + 50)
+                    } else {
+                        (1000, 1050)
+                    },
                     is_cut,
                 );
             }
@@ -340,8 +382,39 @@ mod tests {
         // Few packets prove nothing.
         let mut few = Series::default();
         for second in 0..20 {
-            few.add(T0 + second * SECOND_NS, 96, second % 5 == 0);
+            few.add(T0 + second * SECOND_NS, (96, 146), second % 5 == 0);
         }
         assert!(few.changes().is_empty());
+    }
+
+    /// (seconds, frames cut to, whole frames): a stretch with two lengths is in no spell, nor is what comes behind the last
+    /// cut frame.
+    #[test]
+    fn spells_of_one_length() {
+        let mut series = Series::default();
+        for (second, cut, whole) in [
+            (0, &[96, 96][..], 80),
+            (1, &[], 500),
+            (2, &[96], 96),
+            (3, &[96, 200], 0),
+            (4, &[200], 150),
+            (5, &[], 600),
+        ] {
+            let ts_ns = T0 + second * SECOND_NS;
+            cut.iter()
+                .for_each(|len| series.add(ts_ns, (*len, len + 36), true));
+            series.add(ts_ns, (whole, whole + 36), false);
+        }
+        let told: Vec<_> = (series.spells().into_iter())
+            .map(|(at_ns, spell)| {
+                let second = (at_ns - T0) / SECOND_NS;
+                (second, spell.cut, spell.cut_outer, spell.largest)
+            })
+            .collect();
+        let expected = [
+            (0, (96, 96), (132, 132), (500, 536)),
+            (4, (200, 200), (236, 236), (200, 236)),
+        ];
+        assert_eq!(told, expected);
     }
 }

@@ -197,7 +197,8 @@ impl Session {
         }
         self.truncation.add(evidence, lengths, verdict);
         let is_cut = verdict == Verdict::Truncated;
-        self.series.add(ts_ns, lengths.captured, is_cut);
+        let sizes = (lengths.captured, evidence.outer_ip_len);
+        self.series.add(ts_ns, sizes, is_cut);
         self.lengths.add(lengths.orig, is_cut);
     }
 

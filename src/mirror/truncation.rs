@@ -8,6 +8,7 @@
 //! A cause is told only where no packet contradicts it, and a remedy names the number that lets the largest
 //! packet seen through, with the headers that really stood around it.
 
+use super::series::Stretch;
 use super::sizes::{SIZES_KEPT, Size, SizeCounts};
 use super::words::{counted, percent};
 use crate::wire::length::{Evidence, FrameLen, Verdict};
@@ -313,6 +314,23 @@ impl Truncation {
             Some(frame) => Cause::Contradicted(frame),
             None => Cause::Unclear,
         })
+    }
+
+    /// What cut the frames of one `spell` of the session, in which all were left with one length: as [`Self::cause`], by
+    /// what came in that time. An MTU that larger packets of other sessions speak against may have been another then.
+    pub fn cause_in(&self, spell: &Stretch, route: &Route) -> Option<Cause> {
+        // One packet is no proof, and captures cut too.
+        if spell.truncated < 2 || self.cut_by_mirror_count() < self.truncated {
+            return None;
+        }
+        let frame = spell.cut_size()?;
+        let (largest_frame, largest_outer) = spell.largest;
+        let (outer, most) = spell.cut_outer;
+        let is_mtu = outer == route.mtu || COMMON_MTUS.contains(&outer);
+        if outer == most && is_mtu && largest_outer <= outer {
+            return (route.largest_outer <= outer).then_some(Cause::Mtu(outer));
+        }
+        (largest_frame <= frame).then_some(Cause::SessionPacketLength(frame))
     }
 
     /// What happened and what to do, in words a network engineer can act on; `None` when every packet
@@ -908,5 +926,48 @@ mod tests {
         }
         assert_eq!(counts.cause(&ROUTE), Some(Cause::Unclear));
         assert_eq!(Truncation::default().advice(5, &ROUTE), None);
+    }
+
+    /// What cuts in one time is told by what came in it, and only where nothing speaks against it.
+    #[test]
+    fn causes_of_a_spell() {
+        let mut all = Truncation {
+            truncated: 9,
+            ..Truncation::default()
+        };
+        let spell = |frame, outer, largest| Stretch {
+            packets: 9,
+            truncated: 9,
+            cut: (frame, frame),
+            cut_outer: (outer, outer),
+            largest,
+            ..Stretch::default()
+        };
+        let route = |largest_outer| Route {
+            mtu: 1500,
+            recommended_overhead: 64,
+            largest_outer,
+        };
+        let cause = |of: &Truncation, spell: &Stretch, other| of.cause_in(spell, &route(other));
+        let by_session = Some(Cause::SessionPacketLength(96));
+        let short = spell(96, 132, (96, 132));
+        assert_eq!(cause(&all, &short, 9000), by_session);
+        assert_eq!(cause(&all, &spell(96, 132, (97, 133)), 0), None);
+        let by_mtu = spell(1464, 1500, (1464, 1500));
+        assert_eq!(cause(&all, &by_mtu, 1500), Some(Cause::Mtu(1500)));
+        // Larger ones came on that path, at some time.
+        assert_eq!(cause(&all, &by_mtu, 1501), None);
+        let mixed = Stretch {
+            cut: (96, 97),
+            ..short
+        };
+        assert_eq!(cause(&all, &mixed, 0), None);
+        let one = Stretch {
+            truncated: 1,
+            ..short
+        };
+        assert_eq!(cause(&all, &one, 0), None);
+        all.cut_in_capture = 1;
+        assert_eq!(cause(&all, &short, 0), None);
     }
 }

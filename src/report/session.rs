@@ -7,13 +7,15 @@ use super::audit::Audit;
 use super::document::{Block, Cell, Section, Table};
 use super::over_time;
 use super::plot;
-use super::summary::{ChangeSummary, OthersSummary, SessionSummary, SizesSummary};
+use super::summary::{ChangeSummary, CutSummary, OthersSummary, SessionSummary, SizesSummary};
 use crate::mirror::words::{counted, percent};
 
 /// Sessions that have a section, those with something to tell first.
 const SESSIONS_TOLD: usize = 24;
 /// Changes told of a session.
 const CHANGES_SHOWN: usize = 16;
+/// Causes shown of a session whose cut size changed, behind the first.
+const CUTS_SHOWN: usize = 3;
 
 /// The sections of sessions, those with something to tell first.
 pub fn one_by_one(audit: &Audit) -> Vec<Section> {
@@ -180,6 +182,18 @@ pub fn cause(session: &SessionSummary) -> Option<(String, String)> {
             "missing outer fragments".to_owned(),
             "only the first fragments of their outer packets are there".to_owned(),
         ),
+        _ if !session.cuts.is_empty() => {
+            let mut cuts = session.cuts.iter();
+            let mut text = cuts.next().map_or_else(String::new, CutSummary::words);
+            let told = cuts.take(CUTS_SHOWN);
+            for cut in told {
+                text.push_str(&format!("; from {} on {}", cut.from, cut.words()));
+            }
+            (
+                text,
+                "in each of these times cut packets keep one length, and no larger frame or outer packet came".to_owned(),
+            )
+        }
         _ if session
             .changes
             .iter()

@@ -19,6 +19,7 @@ use crate::mirror::pairs::{Pairs, TimesApart};
 use crate::mirror::series::{Change, Event, Series, Stretch};
 use crate::mirror::session::{Session, SessionKey};
 use crate::mirror::truncation::{Cause, Route};
+use crate::mirror::words::counted;
 use crate::outfile::{Creation, write_whole};
 use crate::patience::PATIENCE;
 use crate::pipeline::clock::ClockSteps;
@@ -306,6 +307,9 @@ pub struct SessionSummary {
     /// When another share of its packets was cut, or cut ones kept another length.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub changes: Vec<ChangeSummary>,
+    /// What cut its packets in one time and in another, where cut ones kept one length and then another.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub cuts: Vec<CutSummary>,
     /// Private networks that its packets came from and went to: `10.1.2.0/24`.
     #[serde(default)]
     pub inner_networks: Vec<String>,
@@ -320,6 +324,64 @@ pub struct SessionSummary {
     pub first_seen: String,
     /// Time of the latest frame, RFC 3339.
     pub last_seen: String,
+}
+
+/// A time in which cut packets kept one length, in the JSON summary.
+#[derive(Debug, Deserialize, Serialize)]
+pub struct CutSummary {
+    /// Its beginning, RFC 3339.
+    pub from: String,
+    /// Bytes of frame that they kept.
+    pub cut_size: u32,
+    /// `session_packet_length` or `mtu`; absent where that is not clear.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cut_by: Option<Cow<'static, str>>,
+    /// The MTU, in bytes, where one cuts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cut_mtu: Option<u32>,
+}
+
+impl CutSummary {
+    /// Those of a session, if there are several, and they tell more than all its packets together.
+    fn list(session: &Session, route: &Route) -> Vec<Self> {
+        let whole = session.truncation.cause(route);
+        let is_unclear = matches!(whole, Some(Cause::Contradicted(_) | Cause::Unclear));
+        let spells = session.series.spells();
+        if !is_unclear || spells.len() < 2 {
+            return Vec::new();
+        }
+        let told = spells.into_iter().filter_map(|(from_ns, spell)| {
+            let cause = session.truncation.cause_in(&spell, route);
+            Some(Self {
+                from: rfc3339(from_ns).to_owned(),
+                cut_size: spell.cut_size()?,
+                cut_by: cause.map(|cause| cause_name(cause).into()),
+                cut_mtu: match cause {
+                    Some(Cause::Mtu(mtu)) => Some(mtu),
+                    _ => None,
+                },
+            })
+        });
+        let told: Vec<Self> = told.collect();
+        match told.iter().any(|cut| cut.cut_by.is_some()) {
+            true => told,
+            false => Vec::new(),
+        }
+    }
+
+    /// For people: what cuts, in a few words.
+    pub fn words(&self) -> String {
+        match (self.cut_by.as_deref(), self.cut_mtu) {
+            (Some("mtu"), Some(mtu)) => format!("MTU of {mtu}"),
+            (Some("session_packet_length"), _) => {
+                format!(
+                    "session packet length of {}",
+                    counted(self.cut_size.into(), "byte")
+                )
+            }
+            _ => format!("unknown ({})", counted(self.cut_size.into(), "byte")),
+        }
+    }
 }
 
 /// What `--expect` lists and what was seen.
@@ -775,6 +837,7 @@ impl SessionSummary {
                 .iter()
                 .map(ChangeSummary::new)
                 .collect(),
+            cuts: CutSummary::list(session, route),
             inner_networks: session
                 .prefixes
                 .list()
