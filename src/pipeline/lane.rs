@@ -248,12 +248,13 @@ impl Lane {
 
     /// What this worker has counted so far.
     fn counts(&self, source: &mut impl Source) -> WorkerCounts {
+        let mut counts = WorkerCounts::of(&self.worker);
+        counts.measured.merge(&self.measured());
         WorkerCounts {
-            measured: self.measured(),
             lost_before: source.lost_so_far(),
             offers: self.outlet.offers(),
             latest_ns: self.latest_ns,
-            ..WorkerCounts::of(&self.worker)
+            ..counts
         }
     }
 
