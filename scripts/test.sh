@@ -59,15 +59,26 @@ fi
 if ! python3 -c 'import ensurepip, venv' 2>/dev/null; then
   missing+=(python3-venv)
 fi
+sudo=()
+[ "$(id -u)" = 0 ] || sudo=(sudo)
 if [ ${#missing[@]} -gt 0 ] && [ -z "${VXTAP_NO_APT:-}" ]; then
-  sudo=()
-  [ "$(id -u)" = 0 ] || sudo=(sudo)
   echo "installing: ${missing[*]}"
   "${sudo[@]}" apt-get update -qq
   # tshark asks whether users may capture; the tests only read files.
   DEBIAN_FRONTEND=noninteractive "${sudo[@]}" apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
 elif [ ${#missing[@]} -gt 0 ]; then
   echo "not installed, tests that need them will be skipped: ${missing[*]}"
+fi
+
+# Prometheus and promtool: the two programs out of Debian's package. Installed, it would start a service.
+prometheus=${CARGO_TARGET_DIR:-target}/tmp/prometheus
+if [ -z "${VXTAP_NO_APT:-}" ] && [ ! -x "$prometheus/usr/bin/promtool" ]; then
+  echo "unpacking into $prometheus: prometheus"
+  # The lists of a fresh machine are empty; _apt cannot write into a directory of ours, and apt says so.
+  if ! (cd "$scratch" && { apt-get download -qq prometheus || { "${sudo[@]}" apt-get update -qq && apt-get download -qq prometheus; }; }) \
+    >"$scratch/apt" 2>&1 || ! dpkg -x "$scratch"/prometheus_*.deb "$prometheus"; then
+    echo "not unpacked, tests that need it will be skipped: $(tail -n 1 "$scratch/apt")"
+  fi
 fi
 
 # Programs that read what we write, in an environment of the tests' own: nothing of the system's Python changes.

@@ -1,6 +1,7 @@
 //! What the integration tests share: the program, what it leaves behind, the corpus and the peers.
 #![allow(
     dead_code,
+    clippy::disallowed_methods,
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::indexing_slicing,
@@ -15,6 +16,10 @@ pub mod extract;
 pub mod files;
 #[cfg(target_os = "linux")]
 pub mod lab;
+#[cfg(target_os = "linux")]
+pub mod listening;
+#[cfg(target_os = "linux")]
+pub mod prometheus;
 pub mod readers;
 #[cfg(target_os = "linux")]
 pub mod shim;
