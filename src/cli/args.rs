@@ -81,6 +81,16 @@ pub enum Command {
     Report(ReportArgs),
     /// Tell how a running vxtap listen is: sessions, rates, losses with remedies, outputs
     Status(StatusArgs),
+    /// Print the completions of a shell: bash, zsh, fish, elvish or powershell
+    #[command(
+        after_help = "For this shell only: 'source <(vxtap completions bash)'. For good: bash reads \
+                      ~/.local/share/bash-completion/completions/vxtap, zsh a file _vxtap in a directory of fpath, fish \
+                      ~/.config/fish/completions/vxtap.fish. The Debian package installs all three."
+    )]
+    Completions(CompletionsArgs),
+    /// Write the man pages into a directory
+    #[command(hide = true)]
+    Man(ManArgs),
 }
 
 /// `vxtap status`.
@@ -100,6 +110,21 @@ pub struct StatusArgs {
     /// Print one JSON object instead of a table
     #[arg(long)]
     pub json: bool,
+}
+
+/// `vxtap completions`.
+#[derive(Debug, Args)]
+pub struct CompletionsArgs {
+    /// The shell
+    pub shell: clap_complete::Shell,
+}
+
+/// `vxtap man`.
+#[derive(Debug, Args)]
+pub struct ManArgs {
+    /// Directory, which exists
+    #[arg(value_name = "DIR")]
+    pub dir: PathBuf,
 }
 
 /// `vxtap ls`.

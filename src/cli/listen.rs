@@ -112,6 +112,7 @@ mod linux {
             .open(vec![about], &settings.worker, control.stop())?;
         station.open_doors()?;
         let mut pipeline = Pipeline::start(settings.worker.clone(), sinks, settings.sharing)?;
+        pipeline.keep_within(receive.budget)?;
         if let Some(duration) = receive.duration {
             control.end_after(duration);
         }

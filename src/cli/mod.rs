@@ -7,6 +7,7 @@ pub mod extract;
 mod hints;
 pub mod listen;
 pub mod ls;
+pub mod manual;
 mod progress;
 pub mod replay;
 pub mod report;
@@ -55,6 +56,8 @@ pub fn main() -> ExitCode {
         Command::Extract(args) => extract::run(&args),
         Command::Report(args) => report::run(&args),
         Command::Status(args) => status::run(&args),
+        Command::Completions(args) => manual::completions(&args),
+        Command::Man(args) => manual::man(&args),
     };
     end(&outcome)
 }

@@ -258,6 +258,17 @@ pub fn min_free(text: &str) -> Result<MinFree, String> {
     }
 }
 
+/// A share, from 1% to 100%.
+pub fn percent(text: &str) -> Result<u8, String> {
+    let percent = text
+        .strip_suffix('%')
+        .map(|number| number.trim_end().parse());
+    match percent {
+        Some(Ok(percent @ 1..=100)) => Ok(percent),
+        _ => Err("a percentage from 1% to 100% is needed".to_owned()),
+    }
+}
+
 /// What names of files begin with.
 pub fn file_prefix(text: &str) -> Result<String, String> {
     let good = |c: char| c.is_ascii_alphanumeric() || "-_.@+".contains(c);

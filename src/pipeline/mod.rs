@@ -4,6 +4,7 @@
 mod annotations;
 pub mod apart;
 mod awaited;
+pub mod budget;
 mod capture_sink;
 pub mod clock;
 pub mod doorbell;

@@ -90,6 +90,20 @@ impl Observed<'_> {
         self.frame.bytes.first_chunk().filter(|_| is_mirrored)
     }
 
+    /// A number that all packets between two addresses share; 0 where there is no IP packet.
+    pub fn conversation(&self) -> u32 {
+        let Some(ip) = &self.inner.ip else {
+            return 0;
+        };
+        let words = [ip.header.src.words, ip.header.dst.words];
+        let sum = words
+            .iter()
+            .flatten()
+            .fold(0_u64, |sum, word| sum.wrapping_add(*word));
+        // The upper bits of a product depend on all bits of the sum (Fibonacci hashing).
+        (sum.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40) as u32
+    }
+
     /// What they show.
     #[inline]
     pub fn shown(&self) -> Option<Shown> {

@@ -8,6 +8,7 @@ use crossbeam_channel::{Receiver, SendTimeoutError};
 use hashbrown::HashMap;
 
 use super::awaited::Awaited;
+use super::budget::Shed;
 use super::doorbell::Callers;
 use super::ending::Patience;
 use super::flow_sink::{FlowChunk, flow_lanes};
@@ -61,6 +62,8 @@ pub type FromWorker = (usize, Batch);
 pub struct Offers {
     /// Frames that found no room in the queue of the capture.
     pub capture_no_room: u64,
+    /// Frames that were left out of the capture because the run was at a limit.
+    pub capture_left_out: u64,
     /// Flow records, each offered to every sink for them.
     pub flow_records: u64,
 }
@@ -69,6 +72,7 @@ impl Offers {
     /// Adds those of another worker.
     pub const fn merge(&mut self, other: Self) {
         self.capture_no_room += other.capture_no_room;
+        self.capture_left_out += other.capture_left_out;
         self.flow_records += other.flow_records;
     }
 }
@@ -125,6 +129,8 @@ pub struct QueueOutlet {
     /// Where flow records are told where their first packets lie.
     firsts: Option<Firsts>,
     learned: Log,
+    /// What the run gives up to stay within its limits.
+    shed: Option<Arc<Shed>>,
 }
 
 /// First packets on their way to a place in the capture.
@@ -174,7 +180,13 @@ impl QueueOutlet {
             flows,
             firsts: None,
             learned: Log::default(),
+            shed: None,
         }
+    }
+
+    /// Leaves out of the capture from now on what `shed` tells.
+    pub fn shed_by(&mut self, shed: Arc<Shed>) {
+        self.shed = Some(shed);
     }
 
     /// Tells from now on in `log` what the worker learns of hardware addresses.
@@ -475,6 +487,16 @@ impl Outlet for QueueOutlet {
 
     fn no_room(&mut self, session: SessionId) {
         self.offers.capture_no_room += 1;
+        *self.no_room.entry(session).or_default() += 1;
+    }
+
+    #[inline]
+    fn leaves_out(&self, mix: impl FnOnce() -> u32) -> bool {
+        self.shed.as_ref().is_some_and(|shed| shed.leaves_out(mix))
+    }
+
+    fn left_out(&mut self, session: SessionId) {
+        self.offers.capture_left_out += 1;
         *self.no_room.entry(session).or_default() += 1;
     }
 

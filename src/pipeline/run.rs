@@ -19,6 +19,7 @@ use crate::pcap::losses;
 use crate::pcap::record::Format;
 use crate::pipeline::annotations::Annotations;
 use crate::pipeline::apart::{Apart, ApartFile};
+use crate::pipeline::budget::{self, Budget};
 use crate::pipeline::ending::{PATIENCE, Patience};
 use crate::pipeline::flow_sink::FlowOutput;
 use crate::pipeline::glance::Observer;
@@ -189,6 +190,21 @@ impl Pipeline {
             aside,
             annotations: Tally::default(),
         })
+    }
+
+    /// Keeps the run within `budget` from now on: what is too much is left out of the capture.
+    ///
+    /// # Errors
+    ///
+    /// When the system has no thread.
+    pub fn keep_within(&mut self, budget: Budget) -> Result<(), NoThread> {
+        if budget.is_some() {
+            let shed = budget::keep(budget, self.watch())?;
+            for lane in &mut self.lanes {
+                lane.outlet.shed_by(Arc::clone(&shed));
+            }
+        }
+        Ok(())
     }
 
     /// What gives its threads orders while it runs; [`crate::pipeline::inquiry::Interim::ask`] does.

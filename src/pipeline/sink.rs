@@ -28,6 +28,8 @@ reasons! {
     Missing {
         /// Its queue was full: the disk or the reader of the pipe is too slow.
         Queue => "queue",
+        /// The run is at a limit (--cpu-limit, --disk-rate), and this conversation was left out for it.
+        Limit => "limit",
         /// It could not be written.
         Write => "write",
         /// The disk of a store did not take it.
@@ -174,10 +176,10 @@ impl Account {
         offers: Offers,
         no_room: u64,
     ) -> Self {
-        let offered = match kind {
-            Kind::Capture => delivered,
-            Kind::Flows => offers.flow_records,
-            Kind::View => 0,
+        let (offered, left_out) = match kind {
+            Kind::Capture => (delivered, offers.capture_left_out),
+            Kind::Flows => (offers.flow_records, 0),
+            Kind::View => (0, 0),
         };
         let mut account = Self {
             kind,
@@ -191,6 +193,7 @@ impl Account {
             errors: Vec::new(),
         };
         account.drop(Missing::Queue, no_room);
+        account.drop(Missing::Limit, left_out);
         account.drop(Missing::Write, standing.lost);
         account.drop(Missing::Disk, standing.disk);
         account.drop(Missing::Collector, standing.collector);
@@ -434,9 +437,14 @@ impl Running {
         self.kind
     }
 
-    /// Waits for its end and closes its account. `offered` is what all workers had for it, `no_room` what its
-    /// queue had no place for.
-    pub fn finish(self, offered: u64, no_room: u64, patience: &mut Patience<'_>) -> Account {
+    /// Waits for its end and closes its account. `offered` is what all workers had for it; of that, its queue had no
+    /// place for `no_room`, and `left_out` was left out at a limit of the run.
+    pub fn finish(
+        self,
+        offered: u64,
+        (no_room, left_out): (u64, u64),
+        patience: &mut Patience<'_>,
+    ) -> Account {
         let Self {
             kind,
             path,
@@ -470,6 +478,7 @@ impl Running {
             errors: end.faults.errors,
         };
         account.drop(Missing::Queue, no_room);
+        account.drop(Missing::Limit, left_out);
         let reason = if end.faults.reader_left {
             Missing::ReaderLeft
         } else {
@@ -748,7 +757,7 @@ mod tests {
             let running = Running::start(kind, "f.jsonl", synced, sink, taken, &working).unwrap();
             // The queue stays open: it is the panic that ends the thread.
             let mut patience = Patience::new(None, &|| 0);
-            let account = running.finish(5, 0, &mut patience);
+            let account = running.finish(5, (0, 0), &mut patience);
             assert_eq!(working.is_none_left(), others == 0);
             let [SinkError::Panicked { path }] = &account.errors[..] else {
                 panic!("{account:?}")

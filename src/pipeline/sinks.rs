@@ -174,15 +174,18 @@ impl SinkSet {
         drop(outlets);
         let mut flows_no_room = flows_no_room.into_iter();
         let finish = |sink: Running| match sink.kind() {
-            Kind::Capture => sink.finish(delivered, offers.capture_no_room, patience),
+            Kind::Capture => {
+                let missing = (offers.capture_no_room, offers.capture_left_out);
+                sink.finish(delivered, missing, patience)
+            }
             Kind::Flows => {
                 let no_room = flows_no_room
                     .next()
                     .map_or(0, |lost| lost.load(Ordering::Relaxed));
-                sink.finish(offers.flow_records, no_room, patience)
+                sink.finish(offers.flow_records, (no_room, 0), patience)
             }
             // What its thread was offered is told by tee.
-            Kind::View => sink.finish(0, 0, patience),
+            Kind::View => sink.finish(0, (0, 0), patience),
         };
         let mut accounts: Vec<Account> = running.into_iter().map(finish).collect();
         if let Some(tees) = tees {

@@ -125,6 +125,15 @@ pub trait Outlet {
     /// There was no room for a frame of this session: the capture will not have it.
     fn no_room(&mut self, session: SessionId);
 
+    /// Whether the run has to leave a frame out of the capture to stay within its limits. `mix` gives a number that all
+    /// frames of a conversation share.
+    fn leaves_out(&self, _mix: impl FnOnce() -> u32) -> bool {
+        false
+    }
+
+    /// A frame of this session was left out for that.
+    fn left_out(&mut self, _session: SessionId) {}
+
     /// The flow at the place `flow` of the table begins with one of the records that were encoded last, which is number
     /// `record` of all; `back` is 1 for the last one. It is in the current batch.
     fn flow_begins(&mut self, _flow: u32, _record: u64, _back: u64) {}
@@ -1047,6 +1056,10 @@ impl Worker {
         outlet: &mut impl Outlet,
     ) -> Option<First> {
         let format = self.settings.capture?;
+        if outlet.leaves_out(|| observed.conversation()) {
+            outlet.left_out(session);
+            return None;
+        }
         let frame = &observed.frame;
         let (bytes, left_out) = match &self.settings.slice {
             None => (frame.bytes, None),

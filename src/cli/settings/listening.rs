@@ -16,6 +16,7 @@ use crate::cli::values;
 use crate::control::station::Places;
 use crate::failure::Failure;
 use crate::outfile::Existing;
+use crate::pipeline::budget::Budget;
 use crate::pipeline::run::WhenFull;
 use crate::sandbox::Mode;
 use crate::source::live::Backend;
@@ -55,6 +56,8 @@ pub struct Receive {
     pub cores: Vec<usize>,
     /// What the process gives up once it is set up.
     pub sandbox: Mode,
+    /// The most it may take.
+    pub budget: Budget,
 }
 
 impl Listen {
@@ -166,6 +169,12 @@ impl Receive {
         ];
         let sandbox = |text: &str| values::one_of(text, &words);
         let sandbox = mistakes.one(typed, "--sandbox", |t| &t.sandbox, sandbox);
+        let share = mistakes.one(typed, "--cpu-limit", |t| &t.cpu_limit, values::percent);
+        let machine = std::thread::available_parallelism().map_or(1, usize::from);
+        let budget = Budget {
+            cores: share.map(|share| f64::from(share) / 100.0 * machine as f64),
+            disk_rate: mistakes.one(typed, "--disk-rate", |t| &t.disk_rate, values::bytes),
+        };
         mistakes.check(check_addresses(&addresses));
         mistakes.check(check_cores("--cpus", &cores));
         let mut receive = Self {
@@ -178,6 +187,7 @@ impl Receive {
             count,
             cores,
             sandbox: sandbox?,
+            budget,
         };
         mistakes.check(receive.check_way(workers));
         if receive.gro == Gro::On {

@@ -173,6 +173,13 @@ pub struct Receive {
     /// all of it (Landlock, seccomp), or the run does not begin. Programs of --on-rotate are not limited
     #[arg(long, value_name = "off|auto|require", help_heading = "Limits")]
     pub sandbox: Option<Text>,
+    /// Most CPU time to take, as a share of all cores that this process may use. Beyond it a part of the conversations is
+    /// left out of the capture and counted (`limit`); flow records go on
+    #[arg(long, value_name = "PERCENT", help_heading = "Limits")]
+    pub cpu_limit: Option<Text>,
+    /// Most bytes a second to write into the capture, on average; what is more is left out in the same way: 20MB
+    #[arg(long, value_name = "BYTES", help_heading = "Limits")]
+    pub disk_rate: Option<Text>,
     /// Replace finished files that -w and --flows name. Without it vxtap keeps them and writes under the next
     /// free name: out.1.pcapng
     #[arg(
