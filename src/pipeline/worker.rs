@@ -131,7 +131,7 @@ pub trait Outlet {
         false
     }
 
-    /// A frame of this session was left out for that.
+    /// A frame of a mirror session was left out for that.
     fn left_out(&mut self, _session: SessionId) {}
 
     /// The flow at the place `flow` of the table begins with one of the records that were encoded last, which is number

@@ -201,6 +201,9 @@ pub const fn sink_remedy(why: Missing) -> Option<&'static str> {
             "the disk or the reader is too slow: a faster one, --slice headers or --snaplen, less --compress, or --vni and \
              --allow to take less"
         }
+        Missing::Limit => {
+            "a limit that you set: raise --cpu-limit or --disk-rate, or take less with --vni, --filter or --slice headers"
+        }
         Missing::Write => "the first error of this output says why; mend it and start vxtap again",
         Missing::Disk => {
             "make room on the disk, or let the store delete: --keep-bytes, --min-free, --on-full delete-oldest"
