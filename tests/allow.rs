@@ -56,7 +56,7 @@ fn who_is_not_listed_is_counted_and_told() {
     ];
     let (summary, said) = replayed(&files, &[]);
     assert_eq!(summary["delivered"], 190);
-    assert_eq!(summary.get("not_allowed_sources"), None);
+    assert_eq!(summary.get("refused_sources"), None);
     assert!(!said.contains("--allow"), "{said}");
 
     for workers in ["1", "3"] {
@@ -75,10 +75,10 @@ fn who_is_not_listed_is_counted_and_told() {
             expected([("not_allowed", 50)])
         );
         let sources = json!([
-            { "source": "10.2.0.1", "packets": 30 },
-            { "source": "fd00:6::1", "packets": 20 },
+            { "source": "10.2.0.1", "packets": 30, "at_least": false },
+            { "source": "fd00:6::1", "packets": 20, "at_least": false },
         ]);
-        assert_eq!(summary["not_allowed_sources"], sources);
+        assert_eq!(summary["refused_sources"], sources);
         assert!(said.contains("50 filtered: not_allowed"), "{said}");
         assert!(said.contains("10.2.0.1 (30), fd00:6::1 (20)"), "{said}");
         assert_eq!(summary["sessions"].as_array().unwrap().len(), 4);
@@ -110,6 +110,113 @@ fn who_is_not_listed_is_counted_and_told() {
     );
 }
 
+/// Many sources of one network are told as that network, which can be given to --allow as it is told.
+#[test]
+fn many_sources_are_told_by_network() {
+    let dir = tempfile::tempdir().unwrap();
+    let files: Vec<PathBuf> = (1..=3)
+        .flat_map(|host| [format!("10.2.0.{host}"), format!("fd00:6::{host}")])
+        .map(|source| capture(dir.path(), &source, &source, 5, 10))
+        .collect();
+    let (summary, said) = replayed(&files, &["--allow", "192.0.2.1"]);
+    let sources = json!([
+        { "source": "10.2.0.0/24", "packets": 30, "at_least": false },
+        { "source": "fd00:6::/64", "packets": 30, "at_least": false },
+    ]);
+    assert_eq!(summary["refused_sources"], sources);
+    assert!(
+        said.contains("10.2.0.0/24 (30), fd00:6::/64 (30)"),
+        "{said}"
+    );
+    let (summary, _) = replayed(
+        &files,
+        &["--allow", "10.2.0.0/24", "--allow", "fd00:6::/64"],
+    );
+    assert_eq!(summary["delivered"], 60);
+}
+
+/// A list in a file, of ten thousand networks, is as exact as one typed.
+#[test]
+fn lists_in_files() {
+    let dir = tempfile::tempdir().unwrap();
+    let list = dir.path().join("allowed.txt");
+    let mut text = "# every second /28 of 10.0.0.0/8\n".to_owned();
+    for network in 0..10_000u32 {
+        let first = std::net::Ipv4Addr::from(0x0a00_0000 + network * 32);
+        text += &format!("{first}/28 # {network}\n");
+    }
+    std::fs::write(&list, text + "\nfd00:5::/32\n").unwrap();
+    let list = list.to_str().unwrap();
+    let files = [
+        capture(dir.path(), "a", "10.2.0.15", 5, 10),
+        capture(dir.path(), "b", "10.2.0.16", 5, 20),
+        capture(dir.path(), "c", "192.0.2.1", 5, 40),
+        capture(dir.path(), "d", "fd00:5::1", 5, 80),
+    ];
+    let (summary, _) = replayed(&files, &["--allow-file", list]);
+    assert_eq!(summary["delivered"], 90);
+    let (summary, _) = replayed(&files, &["--allow-file", list, "--allow", "192.0.2.0/24"]);
+    assert_eq!(summary["delivered"], 130);
+    assert_eq!(
+        reasons(&summary, "filtered"),
+        expected([("not_allowed", 20)])
+    );
+
+    let refused = |text: &str| {
+        let path = dir.path().join("wrong.txt");
+        std::fs::write(&path, text).unwrap();
+        let refused = vxtap(["replay", "in.pcap", "--allow-file", path.to_str().unwrap()]);
+        assert_eq!(refused.code, Some(2), "{}", refused.stderr);
+        refused.stderr
+    };
+    let said = refused("10.0.0.0/8\n10.0.0.1/8\nx\n");
+    assert!(
+        said.contains("wrong.txt: line 2: 10.0.0.1/8 has bits set"),
+        "{said}"
+    );
+    assert!(
+        said.contains("wrong.txt: line 3: 'x' is no IP address"),
+        "{said}"
+    );
+    let said = refused(&"x\n".repeat(50));
+    assert!(said.contains("45 more lines are wrong"), "{said}");
+    // It would allow everybody.
+    assert!(refused("# nobody yet\n").contains("it names no network"));
+    let missing = vxtap(["replay", "in.pcap", "--allow-file", "/nowhere"]);
+    assert_eq!(missing.code, Some(2));
+    assert!(
+        missing.stderr.contains("cannot read --allow-file /nowhere"),
+        "{}",
+        missing.stderr
+    );
+}
+
+#[test]
+fn vnis_can_be_denied() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = capture(dir.path(), "a", "10.1.2.3", 5, 100);
+    let files = [file];
+    let delivered = |flags: &[&str]| {
+        let (summary, _) = replayed(&files, flags);
+        let vnis = summary["sessions"].as_array().unwrap().iter();
+        let vnis: Vec<u64> = vnis
+            .map(|session| session["vni"].as_u64().unwrap())
+            .collect();
+        (
+            vnis,
+            summary["delivered"].as_u64().unwrap(),
+            reasons(&summary, "filtered"),
+        )
+    };
+    let (vnis, of_6, filtered) = delivered(&["--vni-deny", "5,7-100"]);
+    assert_eq!(vnis, [6]);
+    assert_eq!(filtered, expected([("vni", 100 - of_6)]));
+    let (vnis, of_5, _) = delivered(&["--vni", "1-10", "--vni-deny", "6"]);
+    assert_eq!((vnis, of_5), (vec![5], 100 - of_6));
+    let (vnis, _, filtered) = delivered(&["--vni", "5", "--vni-deny", "5"]);
+    assert_eq!((vnis.len(), filtered), (0, expected([("vni", 100)])));
+}
+
 #[test]
 fn lists_that_are_none_are_refused() {
     for (flags, says) in [
@@ -125,6 +232,11 @@ fn lists_that_are_none_are_refused() {
         (&["--vni", "16777216"], "from 0 to 16777215"),
         (&["--vni", "20-10"], "write 10-20"),
         (&["--vni", "1,"], "'' is no VNI"),
+        (&["--vni-deny", "x"], "'x' is no VNI"),
+        (
+            &["--vni-deny", "1", "--plain"],
+            "--plain takes packets as they are",
+        ),
         (
             &["--vni", "1", "--plain"],
             "--plain takes packets as they are",
@@ -208,14 +320,205 @@ fn live_strangers_are_counted() {
         );
         assert_eq!(ended.count("received"), received, "{what}");
         let sources = json!([
-            { "source": "10.77.0.3", "packets": strangers[0] },
-            { "source": "fd00:77::3", "packets": strangers[1] },
+            { "source": "10.77.0.3", "packets": strangers[0], "at_least": false },
+            { "source": "fd00:77::3", "packets": strangers[1], "at_least": false },
         ]);
-        assert_eq!(ended.summary["not_allowed_sources"], sources, "{what}");
+        assert_eq!(ended.summary["refused_sources"], sources, "{what}");
         assert_eq!(
             ended.summary["sessions"].as_array().unwrap().len(),
             2,
             "{what}"
         );
+    }
+}
+
+/// Receives 800 packets of who is allowed and 40,000 of strangers, with a list of 20,002 networks; the run, how many
+/// were refused by vxtap and how many by the kernel. `before` takes rights away.
+#[cfg(target_os = "linux")]
+fn flooded(before: &[&str]) -> Option<(common::lab::Ended, u64, u64)> {
+    use common::lab::{Lab, SRC, Side, TO_V4, TO_V6, datagram};
+
+    let lab = Lab::new()?;
+    lab.ipv6();
+    lab.ip(Side::Sender, &format!("address add 10.77.0.3/24 dev {SRC}"));
+    lab.ip(
+        Side::Sender,
+        &format!("address add fd00:77::3/64 dev {SRC} nodad"),
+    );
+    let dir = tempfile::tempdir().unwrap();
+    let list = dir.path().join("allowed.txt");
+    let mut text = "10.77.0.1\nfd00:77::1\n".to_owned();
+    for network in 0..10_000u32 {
+        text += &format!(
+            "{}/31\n",
+            std::net::Ipv4Addr::from(0x0b00_0000 + network * 4)
+        );
+        text += &format!("fd01::{network:x}:0/112\n");
+    }
+    std::fs::write(&list, text).unwrap();
+    let words = format!(
+        "--workers 2 --bind 10.77.0.2:4789 --bind [fd00:77::2]:4789 --allow-file {}",
+        list.to_str().unwrap()
+    );
+    let mut listener = lab.listen_with(before, &["--backend", "packet"], &words);
+    let (mut allowed, mut strangers) = (0, 0);
+    for (to, from) in [
+        (TO_V4, ["10.77.0.1:0", "10.77.0.3:0"]),
+        (TO_V6, ["[fd00:77::1]:0", "[fd00:77::3]:0"]),
+    ] {
+        let [friend, stranger] = from.map(|from| lab.udp(Side::Sender, from));
+        let flood = datagram(7, 1, 100);
+        for number in 0..400 {
+            friend.send_to(&datagram(7, number, 1000), to).unwrap();
+            for _ in 0..50 {
+                stranger.send_to(&flood, to).unwrap();
+            }
+        }
+        allowed += 400;
+        strangers += 400 * 50;
+    }
+    listener.wait_for(allowed + strangers);
+    let ended = listener.end();
+    ended.assert_well();
+    let what = &ended.said;
+    assert_eq!(ended.count("delivered"), allowed, "{what}");
+    let refused = ended.reason("filtered", "not_allowed");
+    let left_out = ended.summary["kernel_refused"].as_u64().unwrap_or(0);
+    assert_eq!(refused + left_out, strangers, "{what}");
+    assert_eq!(ended.count("received"), allowed + refused, "{what}");
+    Some((ended, refused, left_out))
+}
+
+/// A flood of strangers does not enter the ring, where the kernel takes an eBPF program: it is counted there, and every
+/// packet of who is allowed comes.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_flood_of_strangers_stays_in_the_kernel() {
+    let Some((ended, refused, left_out)) = flooded(&[]) else {
+        return;
+    };
+    let what = &ended.said;
+    if what.contains("needs CAP_BPF") {
+        println!("skipped: this kernel takes no eBPF program");
+        return;
+    }
+    assert!(
+        refused > 0,
+        "the first ones are counted by their source: {what}"
+    );
+    assert!(left_out > 0, "{what}");
+    let sources = ended.summary["refused_sources"].as_array().unwrap();
+    // The headers that pass may all be of the first one.
+    assert_eq!(sources[0]["source"], "10.77.0.3", "{what}");
+    assert!(
+        sources.iter().all(|source| source["at_least"] == true),
+        "{what}"
+    );
+    assert!(
+        what.contains("left out in the kernel: from sources that --allow does not name"),
+        "{what}"
+    );
+}
+
+/// Without the right to load one the classic filter knows a part of the list; the worker knows all of it.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_flood_of_strangers_is_counted_without_ebpf() {
+    if !common::tool("setpriv") {
+        return;
+    }
+    let rights = "net_raw,+net_admin,+setpcap,+dac_override";
+    let bounding = format!("--bounding-set=-all,+{rights}");
+    let inherited = format!("--inh-caps=-all,+{rights}");
+    let Some((ended, refused, left_out)) = flooded(&["setpriv", &bounding, &inherited]) else {
+        return;
+    };
+    let what = &ended.said;
+    assert!(what.contains("needs CAP_BPF"), "{what}");
+    assert_eq!((refused, left_out), (40_000, 0), "{what}");
+    assert_eq!(
+        ended.summary["refused_sources"].as_array().unwrap().len(),
+        2
+    );
+}
+
+/// Who may send can be changed while a ring receives: the kernel's filter and the worker's list follow, and what was left
+/// out before stays counted.
+#[cfg(target_os = "linux")]
+#[test]
+fn the_list_can_be_renewed() {
+    use common::lab::{Lab, SRC, Side, TO_V4, datagram, wait_until};
+    use vxtap::bpf::steer::Steering;
+    use vxtap::mirror::allowed::Allowed;
+    use vxtap::source::live::{Backend, Live, Plan, sockets::Gro};
+    use vxtap::source::{Arrival, Source};
+
+    let Some(lab) = Lab::new() else { return };
+    lab.ip(Side::Sender, &format!("address add 10.77.0.3/24 dev {SRC}"));
+    let of = |network: &str| {
+        let networks = [network.parse().unwrap()];
+        std::sync::Arc::new(Allowed {
+            networks: networks.into_iter().collect(),
+            ..Allowed::default()
+        })
+    };
+    let plan = Plan {
+        addresses: vec![TO_V4.parse().unwrap()],
+        backend: Backend::Packet,
+        interface: None,
+        steering: Steering {
+            workers: 1,
+            multiplier: 1,
+        },
+        unsteered: Vec::new(),
+        allowed: of("10.77.0.1"),
+        gro: Gro::Off,
+        datagram_len: 2000,
+    };
+    let mut live = lab.inside(Side::Receiver, || Live::open(&plan).unwrap());
+    let senders = ["10.77.0.1:0", "10.77.0.3:0"].map(|from| lab.udp(Side::Sender, from));
+    let flood = datagram(7, 1, 1000);
+    for (number, allowed) in ["10.77.0.1", "10.77.0.3", "0.0.0.0/0"]
+        .into_iter()
+        .enumerate()
+    {
+        if number > 0 {
+            live.sources[0].allow(&of(allowed)).unwrap();
+        }
+        for sender in &senders {
+            for _ in 0..5000 {
+                sender.send_to(&flood, TO_V4).unwrap();
+            }
+        }
+        // Whole packets are those of who is allowed now.
+        let (mut whole, mut headers) = ([0; 2], 0);
+        let before = live.sources[0].refused_so_far();
+        wait_until("all packets", || {
+            lab.inside(Side::Receiver, || {
+                let source = &mut live.sources[0];
+                let batch = source.next_batch(1024, |arrival| {
+                    let Arrival::Record(record) = arrival else {
+                        panic!("{arrival:?}")
+                    };
+                    match record.bytes.len() < record.orig_len as usize {
+                        true => headers += 1,
+                        false => whole[usize::from(record.bytes[29] == 3)] += 1,
+                    }
+                });
+                batch.unwrap();
+            });
+            let all = match number {
+                0 => [5000, 0],
+                1 => [0, 5000],
+                _ => [5000; 2],
+            };
+            let left_out = live.sources[0].refused_so_far();
+            let done = whole == all && (number == 2 || headers + left_out as usize >= 5000);
+            done.then_some(())
+        });
+        assert!(live.sources[0].refused_so_far() >= before);
+        if number == 2 {
+            assert_eq!(headers, 0, "nobody is a stranger any more");
+        }
     }
 }

@@ -20,7 +20,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use vxtap::export::jsonl::write_line;
 use vxtap::flow::record::FlowRecord;
-use vxtap::mirror::allowed::Allowed;
+use vxtap::mirror::allowed::{Allowed, VniList};
 use vxtap::mirror::session::SessionId;
 use vxtap::pcap::record::{Batch, EPB, Format, SNAPLEN};
 use vxtap::pipeline::total::Total;
@@ -364,7 +364,7 @@ fn settings() -> impl Strategy<Value = WorkerSettings> {
                 max_flows,
                 capture,
                 flows: true,
-                allowed,
+                allowed: Arc::new(allowed),
                 ..WorkerSettings::default()
             },
         )
@@ -377,7 +377,11 @@ fn allowed() -> impl Strategy<Value = Allowed> {
         1 => (1..4usize, 1..4usize).prop_map(|(networks, vnis)| {
             let all = ["10.0.0.0/9", "192.0.2.0/24", "2000::/4"].map(|one| one.parse().unwrap());
             let lists = ["0-99", "100-5000", "70000"].map(|one| one.parse().unwrap());
-            Allowed::new(&all[..networks], &lists[..vnis])
+            Allowed {
+                networks: all[..networks].iter().copied().collect(),
+                vnis: VniList::joined(&lists[..vnis]),
+                denied_vnis: VniList::default(),
+            }
         }),
     ]
 }

@@ -48,6 +48,7 @@ pub(super) const XOR_X: u16 = 0xac;
 pub(super) const JA: u16 = 0x05;
 pub(super) const JEQ_K: u16 = 0x15;
 pub(super) const JGT_K: u16 = 0x25;
+pub(super) const JGE_K: u16 = 0x35;
 pub(super) const JSET_K: u16 = 0x45;
 pub(super) const TAX: u16 = 0x07;
 pub(super) const TXA: u16 = 0x87;
@@ -299,7 +300,7 @@ pub(super) mod tests {
 
     fn run(program: &[Instruction], packet: &[u8], known: &[(u32, u32)]) -> u32 {
         let (mut a, mut x, mut memory, mut at) = (0u32, 0u32, [0u32; 16], 0usize);
-        let jumps = [JEQ_K, JGT_K, JSET_K];
+        let jumps = [JEQ_K, JGT_K, JGE_K, JSET_K];
         let is_jump = |(_, instruction): &(usize, &Instruction)| jumps.contains(&instruction.code);
         for (at, jump) in program.iter().enumerate().filter(is_jump) {
             let farthest = jump.jump_true.max(jump.jump_false);
@@ -353,6 +354,7 @@ pub(super) mod tests {
                 JA => at += k as usize,
                 JEQ_K => at += usize::from(if a == k { jump_true } else { jump_false }),
                 JGT_K => at += usize::from(if a > k { jump_true } else { jump_false }),
+                JGE_K => at += usize::from(if a >= k { jump_true } else { jump_false }),
                 JSET_K => at += usize::from(if a & k != 0 { jump_true } else { jump_false }),
                 TAX => x = a,
                 TXA => a = x,

@@ -6,22 +6,12 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use crate::bpf::ebpf::Instruction;
 use crate::bpf::filter::Link;
 use crate::wire::numbers::protocol::UDP;
 
 /// More addresses than this are not told apart here: each costs every packet that is not for it.
 const MAX_TARGETS: usize = 32;
-
-/// One instruction, `struct bpf_insn` of linux/bpf.h (RFC 9669 section 3).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(C)]
-pub struct Instruction {
-    code: u8,
-    /// Destination in the lower half, source in the upper one; the other way round on big-endian machines.
-    registers: u8,
-    offset: i16,
-    immediate: i32,
-}
 
 /// `enum tcx_action_base` of linux/bpf.h: the next program decides.
 const TCX_NEXT: i32 = -1;
@@ -64,17 +54,8 @@ struct Program {
 
 impl Program {
     fn op(&mut self, code: u8, to: u8, from: u8, offset: i16, immediate: i32) {
-        let registers = if cfg!(target_endian = "little") {
-            to | from << 4
-        } else {
-            to << 4 | from
-        };
-        self.instructions.push(Instruction {
-            code,
-            registers,
-            offset,
-            immediate,
-        });
+        let instruction = Instruction::new(code, to, from, offset, immediate);
+        self.instructions.push(instruction);
     }
 
     /// Passes the packet unless its first `len` bytes are in one piece: where a card or a driver leaves all but

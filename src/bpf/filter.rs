@@ -6,21 +6,25 @@
 //! The worker, which puts pieces together and reads extension headers, counts those that were not meant.
 //!
 //! Packets from sources that are not allowed pass too, but for their headers only: the worker counts them by
-//! their source, and a flood of them fills a ring twenty times slower than whole packets would.
+//! their source, and a flood of them fills a ring twenty times slower than whole packets would. Where there are more
+//! networks than fit, those closest to each other are taken for one, gaps included: the worker is exact. Where eBPF is
+//! possible [`crate::bpf::refuse`] knows all of them, and leaves a flood out.
 
 use crate::bpf::assembler::*;
-use crate::mirror::allowed::Network;
+use crate::mirror::networks::{Network, Networks};
 use crate::wire::numbers::{ether_type, protocol};
 
 /// What the kernel keeps of a packet that passes, in bytes: all of it.
-const WHOLE: u32 = 0x4_0000;
+pub(super) const WHOLE: u32 = 0x4_0000;
 /// What it keeps of a packet from a source that is not allowed: its headers, so that it can be counted. The
 /// longest are Ethernet with two tags (22), IPv4 with options (60) and UDP (8).
-const HEADERS: u32 = 96;
-/// More networks than this are not told apart in the kernel.
-const MAX_NETWORKS: usize = 128;
+pub(super) const HEADERS: u32 = 96;
+/// Ranges of IPv4 addresses that are tried to fit.
+const MAX_RANGES: usize = 1024;
+/// More networks of IPv6 are not told apart.
+const MAX_NETWORKS_V6: usize = 64;
 /// Scratch cells: where the IP header begins, then words of the source address.
-const M_IP: u32 = 0;
+pub(super) const M_IP: u32 = 0;
 const M_SOURCE: u32 = 1;
 /// More ports or interfaces than this are not told apart in the kernel.
 const MAX_PORTS: usize = 1024;
@@ -79,23 +83,99 @@ pub fn not_from(interfaces: &[u32]) -> Result<Vec<Instruction>, ProgramError> {
     asm.assemble()
 }
 
-/// The program that keeps UDP to `ports`; of packets that come from none of the `networks` only the headers.
-/// More than 1,024 ports and 128 networks are not told apart here; no networks allow every source.
+/// The program that keeps UDP to `ports`; of packets that come from none of the `networks` only the headers. More than
+/// 1,024 ports are not told apart here, networks as far as they fit; no networks allow every source.
 ///
 /// # Errors
 ///
 /// [`ProgramError`]; none is known that could come of it.
 pub fn udp_to(
     ports: &[u16],
-    networks: &[Network],
+    networks: &Networks,
     link: Link,
 ) -> Result<Vec<Instruction>, ProgramError> {
+    if networks.is_empty() {
+        return program(ports, link, None);
+    }
+    let (ranges, fewest) = (networks.ranges_v4(), networks.fewest());
+    let v6: Vec<Network> = fewest.into_iter().filter(|one| one.is_ipv6()).collect();
+    let mut most = MAX_RANGES;
+    loop {
+        let sources = Sources {
+            v4: &at_most(most, &ranges),
+            v6: (v6.len() <= MAX_NETWORKS_V6).then_some(&v6),
+        };
+        match program(ports, link, Some(sources)) {
+            Err(ProgramError::TooLong { .. }) if most > 1 => most /= 2,
+            outcome => return outcome,
+        }
+    }
+}
+
+/// The program that keeps UDP to `ports`, and notes in the cell `M_IP` where the IP header of what it keeps begins.
+///
+/// # Errors
+///
+/// As [`udp_to`].
+pub fn udp_noting_place(ports: &[u16], link: Link) -> Result<Vec<Instruction>, ProgramError> {
+    let (mut asm, _) = udp(ports, link, true);
+    asm.op(RET_K, WHOLE);
+    asm.assemble()
+}
+
+/// Sources that are told apart.
+#[derive(Clone, Copy)]
+struct Sources<'a> {
+    /// First and last addresses, in their order.
+    v4: &'a [(u32, u32)],
+    /// Networks; `None` for all of IPv6.
+    v6: Option<&'a [Network]>,
+}
+
+/// `most` ranges that hold all of these: those with the smallest gaps between them are taken for one.
+fn at_most(most: usize, ranges: &[(u32, u32)]) -> Vec<(u32, u32)> {
+    let pairs = ranges.iter().zip(ranges.iter().skip(1));
+    let mut gaps: Vec<(u32, usize)> = pairs
+        .enumerate()
+        .map(|(at, ((_, last), (first, _)))| (first - last, at))
+        .collect();
+    gaps.sort_unstable_by_key(|(gap, _)| std::cmp::Reverse(*gap));
+    gaps.truncate(most.max(1) - 1);
+    let mut ends: Vec<usize> = gaps.into_iter().map(|(_, at)| at).collect();
+    ends.sort_unstable();
+    ends.extend(ranges.len().checked_sub(1));
+    let mut begin = 0;
+    let joined = ends.into_iter().filter_map(|end| {
+        let (first, _) = ranges.get(begin)?;
+        let (_, last) = ranges.get(end)?;
+        begin = end + 1;
+        Some((*first, *last))
+    });
+    joined.collect()
+}
+
+fn program(
+    ports: &[u16],
+    link: Link,
+    sources: Option<Sources<'_>>,
+) -> Result<Vec<Instruction>, ProgramError> {
+    let (mut asm, whole) = udp(ports, link, sources.is_some());
+    if let Some(sources) = sources {
+        headers_unless_from(&mut asm, sources, whole);
+    }
+    asm.place(whole);
+    asm.op(RET_K, WHOLE);
+    asm.assemble()
+}
+
+/// Writes what leaves out all but UDP to `ports`; what is kept goes on behind it. Also a label for where all of it is.
+fn udp(ports: &[u16], link: Link, notes_place: bool) -> (Assembler, Label) {
     let mut asm = Assembler::default();
-    let (port, keep) = (asm.label(), asm.label());
+    let (port, keep, whole) = (asm.label(), asm.label(), asm.label());
     let ways = Ways {
         port,
         keep,
-        notes_place: (1..=MAX_NETWORKS).contains(&networks.len()),
+        notes_place,
     };
     match link {
         Link::Ethernet => behind_ethernet(&mut asm, 0, ways),
@@ -119,11 +199,7 @@ pub fn udp_to(
     }
     asm.op(RET_K, 0);
     asm.place(keep);
-    if ways.notes_place {
-        headers_unless_from(&mut asm, networks);
-    }
-    asm.op(RET_K, WHOLE);
-    asm.assemble()
+    (asm, whole)
 }
 
 /// Where packets go on.
@@ -137,39 +213,54 @@ struct Ways {
     notes_place: bool,
 }
 
-/// Keeps no more than the headers of a packet whose source is in none of these networks.
-fn headers_unless_from(asm: &mut Assembler, networks: &[Network]) {
-    let (whole, ipv4) = (asm.label(), asm.label());
+/// Keeps no more than the headers of a packet that comes from elsewhere; others go on at `whole`.
+fn headers_unless_from(asm: &mut Assembler, sources: Sources<'_>, whole: Label) {
+    let ipv4 = asm.label();
     asm.op(LDX_MEM, M_IP);
     asm.op(LD_B_X, 0);
     asm.op(RSH_K, 4);
     asm.jump_if(JEQ_K, 4, ipv4);
-    for (is_ipv6, source_at, words) in [(true, 8, 4), (false, 12, 1)] {
-        if !is_ipv6 {
-            asm.place(ipv4);
-        }
-        for word in 0..words {
-            asm.op(LD_W_X, source_at + 4 * word);
-            asm.op(ST, M_SOURCE + word);
-        }
-        for network in networks
-            .iter()
-            .filter(|network| network.is_ipv6() == is_ipv6)
-        {
-            let next = asm.label();
-            for (cell, (value, mask)) in (M_SOURCE..).zip(network.words()) {
-                if mask != 0 {
-                    asm.op(LD_MEM, cell);
-                    asm.op(AND_K, mask);
-                    asm.jump_unless(JEQ_K, value, next);
-                }
+    match sources.v6 {
+        None => asm.jump(whole),
+        Some(networks) => {
+            for word in 0..4 {
+                asm.op(LD_W_X, 8 + 4 * word);
+                asm.op(ST, M_SOURCE + word);
             }
-            asm.jump(whole);
-            asm.place(next);
+            for network in networks {
+                let next = asm.label();
+                for (cell, (value, mask)) in (M_SOURCE..).zip(network.words()) {
+                    if mask != 0 {
+                        asm.op(LD_MEM, cell);
+                        asm.op(AND_K, mask);
+                        asm.jump_unless(JEQ_K, value, next);
+                    }
+                }
+                asm.jump(whole);
+                asm.place(next);
+            }
+            asm.op(RET_K, HEADERS);
         }
-        asm.op(RET_K, HEADERS);
     }
-    asm.place(whole);
+    asm.place(ipv4);
+    asm.op(LD_W_X, 12);
+    search(asm, sources.v4);
+}
+
+/// Looks for the range that A is in, the one in the middle first.
+fn search(asm: &mut Assembler, ranges: &[(u32, u32)]) {
+    let (before, rest) = ranges.split_at(ranges.len() / 2);
+    let Some(((first, last), behind)) = rest.split_first() else {
+        return asm.op(RET_K, HEADERS);
+    };
+    let (below, above) = (asm.label(), asm.label());
+    asm.jump_unless(JGE_K, *first, below);
+    asm.jump_if(JGT_K, *last, above);
+    asm.op(RET_K, WHOLE);
+    asm.place(above);
+    search(asm, behind);
+    asm.place(below);
+    search(asm, before);
 }
 
 /// Reads on behind `tags` VLAN tags; the kernel has taken off the first one, if there is any.
@@ -273,8 +364,8 @@ mod tests {
     #[test]
     fn udp_to_the_ports_asked_for() {
         for ports in [&[4789u16][..], &[4789, 6081, 8472], &[4789; 128]] {
-            let ethernet = udp_to(ports, &[], Link::Ethernet).unwrap();
-            let raw = udp_to(ports, &[], Link::RawIp).unwrap();
+            let ethernet = udp_to(ports, &Networks::default(), Link::Ethernet).unwrap();
+            let raw = udp_to(ports, &Networks::default(), Link::RawIp).unwrap();
             let expect = |ether_type: u16, packet: &[u8], keeps: bool, what: &str| {
                 let keeps = if keeps { WHOLE } else { 0 };
                 for tags in 0..=2 {
@@ -304,14 +395,17 @@ mod tests {
         }
         let arp = frame(0, 0x0806, &[0; 28]);
         assert_eq!(
-            interpret(&udp_to(&[4789], &[], Link::Ethernet).unwrap(), &arp),
+            interpret(
+                &udp_to(&[4789], &Networks::default(), Link::Ethernet).unwrap(),
+                &arp
+            ),
             0
         );
     }
 
     #[test]
     fn packets_that_end_early_are_left_out() {
-        let program = udp_to(&[4789], &[], Link::Ethernet).unwrap();
+        let program = udp_to(&[4789], &Networks::default(), Link::Ethernet).unwrap();
         let whole = frame(0, 0x0800, &v4(0, 17, 0, 4789));
         for len in 0..14 + 20 + 4 {
             assert_eq!(interpret(&program, &whole[..len]), 0, "{len} bytes");
@@ -339,7 +433,7 @@ mod tests {
         let other = frame(0, 0x0800, &v4(0, 17, 0, 9));
         for (count, kept) in [(300, 0), (1024, 0), (1025, WHOLE), (9000, WHOLE)] {
             let ports: Vec<u16> = (1000..).take(count).collect();
-            let program = udp_to(&ports, &[], Link::Ethernet).unwrap();
+            let program = udp_to(&ports, &Networks::default(), Link::Ethernet).unwrap();
             assert_eq!(interpret(&program, &other), kept, "{count} ports");
             for port in [1000, 999 + count as u16] {
                 let ours = frame(1, 0x0800, &v4(2, 17, 0, port));
@@ -370,8 +464,9 @@ mod tests {
         let check = |networks: &[Network], source: &str, packet: &[u8], kept: u32| {
             let packet = from(source, packet.to_vec());
             let ether_type = if packet[0] >> 4 == 4 { 0x0800 } else { 0x86dd };
-            let ethernet = udp_to(&[4789], networks, Link::Ethernet).unwrap();
-            let raw = udp_to(&[4789], networks, Link::RawIp).unwrap();
+            let networks = networks.iter().copied().collect();
+            let ethernet = udp_to(&[4789], &networks, Link::Ethernet).unwrap();
+            let raw = udp_to(&[4789], &networks, Link::RawIp).unwrap();
             for tags in 0..=2 {
                 let frame = frame(tags, ether_type, &packet);
                 assert_eq!(interpret(&ethernet, &frame), kept, "{source}, {tags} tags");
@@ -406,12 +501,59 @@ mod tests {
             check(&networks, source, &v6(17, 4789), WHOLE);
             check(&networks[..2], source, &v6(17, 4789), HEADERS);
         }
-        let many: Vec<Network> = (0..MAX_NETWORKS as u16)
+        let many: Vec<Network> = (0..MAX_NETWORKS_V6 as u16)
             .map(|at| format!("2001:db8:{at:x}:1:2:3:4:5").parse().unwrap())
             .collect();
-        check(&many, "2001:db8:7f:1:2:3:4:5", &v6(17, 4789), WHOLE);
-        check(&many, "2001:db8:7f:1:2:3:4:6", &v6(17, 4789), HEADERS);
-        let more = [&many[..], &many[..1]].concat();
+        check(&many, "2001:db8:3f:1:2:3:4:5", &v6(17, 4789), WHOLE);
+        check(&many, "2001:db8:3f:1:2:3:4:6", &v6(17, 4789), HEADERS);
+        let more: Vec<Network> = (0..65)
+            .map(|at| format!("2001:db8:{at:x}::1").parse().unwrap())
+            .collect();
+        check(&more[..64], "2001:db8:7f:1:2:3:4:6", &v6(17, 4789), HEADERS);
         check(&more, "2001:db8:7f:1:2:3:4:6", &v6(17, 4789), WHOLE);
+    }
+
+    /// Of a long list every source is let in, and what is let in beside them is between two that are close.
+    #[test]
+    fn long_lists_are_searched() {
+        let list = |count: u32, step: u32| -> Networks {
+            let address = |at: u32| std::net::Ipv4Addr::from(0x0a00_0000 + at * step);
+            let one = |at: u32| Network::new(address(at).into(), 32).unwrap();
+            (0..count)
+                .map(one)
+                .chain([Network::new([203, 0, 113, 0].into(), 24).unwrap()])
+                .collect()
+        };
+        let kept = |program: &[Instruction], source: [u8; 4]| {
+            let mut packet = v4(0, 17, 0, 4789);
+            packet[12..16].copy_from_slice(&source);
+            interpret(program, &frame(1, 0x0800, &packet))
+        };
+        for (count, is_exact) in [
+            (1, true),
+            (2, true),
+            (300, true),
+            (700, true),
+            (10_000, false),
+        ] {
+            let program = udp_to(&[4789, 6081], &list(count, 2), Link::Ethernet).unwrap();
+            assert!(program.len() <= 4096);
+            for at in (0..count).step_by(7).chain([count - 1]) {
+                let source = (0x0a00_0000 + at * 2).to_be_bytes();
+                assert_eq!(kept(&program, source), WHOLE, "{at} of {count}");
+                let beside = (0x0a00_0001 + at * 2).to_be_bytes();
+                if is_exact || at == count - 1 {
+                    assert_eq!(kept(&program, beside), HEADERS, "behind {at} of {count}");
+                }
+            }
+            for (source, expected) in [
+                ([9, 255, 255, 255], HEADERS),
+                ([203, 0, 112, 255], HEADERS),
+                ([203, 0, 113, 255], WHOLE),
+                ([203, 0, 114, 0], HEADERS),
+            ] {
+                assert_eq!(kept(&program, source), expected, "{source:?} of {count}");
+            }
+        }
     }
 }

@@ -3,5 +3,7 @@
 
 pub mod assembler;
 pub mod drop;
+pub mod ebpf;
 pub mod filter;
+pub mod refuse;
 pub mod steer;

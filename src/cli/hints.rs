@@ -90,6 +90,10 @@ impl<S: Source> Source for Attentive<'_, S> {
     fn lost_so_far(&mut self) -> u64 {
         self.source.lost_so_far()
     }
+
+    fn refused_so_far(&mut self) -> u64 {
+        self.source.refused_so_far()
+    }
 }
 
 /// Whoever waits for packets, and where.

@@ -162,8 +162,14 @@ mod linux {
         let received = pipeline.feed(&mut sources, control.stop(), receive.count, pin);
         waiting.end();
         let lost = live.sources.iter_mut().map(LiveSource::lost_so_far).sum();
+        let refused = live
+            .sources
+            .iter_mut()
+            .map(LiveSource::refused_so_far)
+            .sum();
         live.end();
         let mut outcome = pipeline.finish(lost);
+        outcome.kernel_refused = refused;
         outcome.kernel_counters = Some(Counters::read().since(&counters_before));
         let errors: Vec<String> = received.err().iter().map(ToString::to_string).collect();
         let mut kernel_dropped = BTreeMap::from([(reason, lost)]);
@@ -300,7 +306,7 @@ mod linux {
             interface: receive.interface.clone(),
             steering: settings.sharing.steering,
             unsteered: ports.filter(is_unsteered).collect(),
-            allowed: settings.worker.allowed.networks().to_vec(),
+            allowed: Arc::clone(&settings.worker.allowed),
             gro: receive.gro,
             datagram_len: (settings.worker.mtu as usize).max(SHORTEST_SLOT),
         }

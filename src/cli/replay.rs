@@ -391,7 +391,10 @@ fn nothing_found(file: &Without, others: &[OtherPort], settings: &WorkerSettings
                 not_allowed,
                 "came from an address that --allow does not name",
             ),
-            (vni, "had a VNI that --vni does not name"),
+            (
+                vni,
+                "had a VNI that --vni does not name, or --vni-deny does",
+            ),
             (filter, "did not fit --filter"),
         ];
         let told: Vec<String> = kept_out

@@ -2,7 +2,8 @@
 
 use std::fmt;
 
-use crate::mirror::allowed::{Network, VniList};
+use crate::mirror::allowed::VniList;
+use crate::mirror::networks::Network;
 use crate::wire::inner::Mac;
 
 /// What is asked of a packet.

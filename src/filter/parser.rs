@@ -7,7 +7,8 @@ use super::expression::{Ends, Expression, Field, Over, Relation, Term, Version};
 use super::lexer::{Sign, Token, signs};
 use super::mistake::Mistake;
 use super::names;
-use crate::mirror::allowed::{Network, VniList};
+use crate::mirror::allowed::VniList;
+use crate::mirror::networks::Network;
 use crate::wire::inner::Mac;
 use crate::wire::numbers::{ether_type, protocol};
 

@@ -2,8 +2,8 @@
 
 use super::Packet;
 use super::expression::{Ends, Expression, Field, Over, Term, Version};
-use crate::mirror::allowed::Network;
 use crate::mirror::direction::Direction;
+use crate::mirror::networks::Network;
 use crate::wire::inner::{Inner, InnerIp, Transport};
 use crate::wire::ip::Address;
 use crate::wire::numbers::{ether_type, protocol};

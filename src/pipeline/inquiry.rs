@@ -31,7 +31,7 @@ impl Interim {
         let Answers { given, silent } = orders.ask(Wants::All, WAIT).await;
         let mut sum = Sum::default();
         let mut offers = Offers::default();
-        let mut lost_before = 0;
+        let (mut lost_before, mut kernel_refused) = (0, 0);
         let mut workers = Vec::new();
         let mut writers = Vec::new();
         for (who, answer) in given {
@@ -47,6 +47,7 @@ impl Interim {
             sum.add(worker.snapshot);
             sum.measured.merge(&worker.measured);
             lost_before += worker.lost_before;
+            kernel_refused += worker.kernel_refused;
             offers.merge(worker.offers);
         }
         sum.sort();
@@ -63,7 +64,8 @@ impl Interim {
                 ledger: sum.ledger,
                 sessions: sum.sessions,
                 other_ports: sum.other_ports,
-                not_allowed: sum.strangers.most(),
+                refused_sources: sum.refused.most(),
+                kernel_refused,
                 pairs: sum.pairs,
                 one_in: sum.one_in,
                 received: sum.received,
@@ -96,6 +98,8 @@ pub struct WorkerAnswer {
     pub measured: Measured,
     /// Packets lost before its source could hand them over.
     pub lost_before: u64,
+    /// Packets of sources that are not allowed that the kernel left out.
+    pub kernel_refused: u64,
     /// What it had for the sinks.
     pub offers: Offers,
 }

@@ -229,6 +229,7 @@ impl Lane {
                         snapshot: self.worker.snapshot(),
                         measured: self.measured(),
                         lost_before: source.lost_so_far(),
+                        kernel_refused: source.refused_so_far(),
                         offers: self.outlet.offers(),
                     }))
                 }),

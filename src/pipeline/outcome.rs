@@ -8,8 +8,8 @@ use super::total::Total;
 use super::worker::OtherPort;
 use crate::capture::store::hooks::Tally as HookTally;
 use crate::host::counters::Counts;
-use crate::mirror::allowed::Stranger;
 use crate::mirror::pairs::Pairs;
+use crate::mirror::refused::RefusedSource;
 use crate::mirror::session::{Session, SessionKey};
 use crate::pcap::annotation::Tally;
 
@@ -23,7 +23,9 @@ pub struct Outcome {
     /// UDP traffic that went elsewhere.
     pub other_ports: Vec<OtherPort>,
     /// Sources that were not allowed, those with the most packets first.
-    pub not_allowed: Vec<Stranger>,
+    pub refused_sources: Vec<RefusedSource>,
+    /// Packets of sources that are not allowed that the kernel left out before they were received.
+    pub kernel_refused: u64,
     /// Sessions that saw the same packets.
     pub pairs: Pairs<SessionKey>,
     /// One TCP connection in so many was looked at for what the mirror lost; 0 where nothing was received.
@@ -74,7 +76,7 @@ impl Outcome {
             ledger,
             sessions: total.sessions,
             other_ports: total.other_ports,
-            not_allowed: total.strangers.most(),
+            refused_sources: total.refused.most(),
             pairs: total.pairs,
             one_in: total.one_in,
             sinks: closed.accounts,

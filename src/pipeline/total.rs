@@ -12,8 +12,8 @@ use super::worker::{OtherPort, Snapshot, Worker};
 use crate::flow::ended::EndReason;
 use crate::flow::record::{FlowRecord, Occasion};
 use crate::flow::remaining::Remaining;
-use crate::mirror::allowed::Strangers;
 use crate::mirror::pairs::Pairs;
+use crate::mirror::refused::Refused;
 use crate::mirror::session::{Session, SessionId, SessionKey};
 
 /// What workers counted, added up.
@@ -26,7 +26,7 @@ pub struct Sum {
     /// UDP traffic that went to other ports.
     pub other_ports: Vec<OtherPort>,
     /// Who sent without being allowed to.
-    pub strangers: Strangers,
+    pub refused: Refused,
     /// Sessions that saw the same packets.
     pub pairs: Pairs<SessionKey>,
     /// One TCP connection in so many was looked at for what the mirror lost.
@@ -65,7 +65,7 @@ impl Sum {
                 None => self.other_ports.push(other),
             }
         }
-        self.strangers.merge(&worker.strangers);
+        self.refused.merge(&worker.refused);
         self.pairs.merge(worker.pairs);
         let frame = Some(worker.frames);
         self.measured.merge(&Measured {
@@ -89,7 +89,7 @@ pub struct Total {
     /// UDP traffic that went to other ports.
     pub other_ports: Vec<OtherPort>,
     /// Who sent without being allowed to.
-    pub strangers: Strangers,
+    pub refused: Refused,
     /// Sessions that saw the same packets.
     pub pairs: Pairs<SessionKey>,
     /// One TCP connection in so many was looked at for what the mirror lost.
@@ -126,7 +126,7 @@ impl Total {
                 ledger: part.ledger,
                 sessions: list,
                 other_ports: part.other_ports,
-                strangers: part.strangers,
+                refused: part.refused,
                 pairs: part.pairs,
                 one_in: part.one_in,
                 frames: part.frames,
@@ -138,7 +138,7 @@ impl Total {
             ledger,
             mut sessions,
             other_ports,
-            strangers,
+            refused,
             pairs,
             one_in,
             received,
@@ -176,7 +176,7 @@ impl Total {
             ledger,
             sessions,
             other_ports,
-            strangers,
+            refused,
             pairs,
             one_in,
             received,

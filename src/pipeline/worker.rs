@@ -19,12 +19,13 @@ use crate::flow::lookup;
 use crate::flow::record::{FlowRecord, Occasion};
 use crate::flow::remaining::Remaining;
 use crate::flow::updates::{Change, Updates};
-use crate::mirror::allowed::{Allowed, Strangers};
+use crate::mirror::allowed::Allowed;
 use crate::mirror::direction::Direction;
 use crate::mirror::duplicates::{CopyOf, Dedup, Duplicates, Fingerprint, Sighting};
 use crate::mirror::inventory::Inventory;
 use crate::mirror::own_macs::Fact;
 use crate::mirror::pairs::{self, Pairs};
+use crate::mirror::refused::Refused;
 use crate::mirror::session::{Session, SessionId, SessionKey, Sessions};
 use crate::pcap::origin::Origin;
 use crate::pcap::record::{
@@ -76,7 +77,7 @@ pub struct WorkerSettings {
     /// Whether flow records tell where in the capture their first packets lie: only where there are both.
     pub first_places: bool,
     /// Sources and VNIs that are wanted.
-    pub allowed: Allowed,
+    pub allowed: Arc<Allowed>,
     /// Which mirrored packets are wanted; `None` for all.
     pub filter: Option<Arc<Filter>>,
     /// What is known of mirror sessions beforehand, for the summary.
@@ -101,7 +102,7 @@ impl Default for WorkerSettings {
             flows: false,
             app: true,
             first_places: false,
-            allowed: Allowed::default(),
+            allowed: Arc::default(),
             filter: None,
             inventory: Arc::default(),
             dedup: Some(Dedup::default()),
@@ -192,7 +193,7 @@ pub struct Part {
     /// UDP traffic that went to other ports.
     pub other_ports: Vec<OtherPort>,
     /// Who sent without being allowed to.
-    pub strangers: Strangers,
+    pub refused: Refused,
     /// Sessions that saw the same packets.
     pub pairs: Pairs<SessionKey>,
     /// One TCP connection in so many was looked at for what the mirror lost.
@@ -210,7 +211,7 @@ pub struct Snapshot {
     /// UDP traffic that went to other ports.
     pub other_ports: Vec<OtherPort>,
     /// Who sent without being allowed to.
-    pub strangers: Strangers,
+    pub refused: Refused,
     /// Sessions that saw the same packets.
     pub pairs: Pairs<SessionKey>,
     /// One TCP connection in so many was looked at for what the mirror lost.
@@ -240,7 +241,7 @@ pub struct Worker {
     duplicates: Option<Duplicates>,
     pairs: Pairs<SessionId>,
     other_ports: Vec<OtherPort>,
-    strangers: Strangers,
+    refused: Refused,
     /// Bytes of the frames delivered.
     frames: Distribution,
     /// Room to put an Ethernet header in front of a bare IP packet.
@@ -281,7 +282,7 @@ impl Worker {
             announced: 0,
             reassembly: Reassembly::default(),
             other_ports: Vec::new(),
-            strangers: Strangers::default(),
+            refused: Refused::default(),
             frames: Distribution::of_frames(),
             scratch: Vec::new(),
             place: 0,
@@ -380,6 +381,11 @@ impl Worker {
         });
     }
 
+    /// Allows other sources and VNIs from now on.
+    pub fn allow(&mut self, allowed: Arc<Allowed>) {
+        self.settings.allowed = allowed;
+    }
+
     /// Counts a packet that nobody has the time to work on any more. What the source refused itself is counted
     /// as ever.
     pub fn leave_unread(&mut self, arrival: &Arrival<'_>) {
@@ -466,7 +472,7 @@ impl Worker {
             pairs,
             sessions: self.sessions,
             other_ports: self.other_ports,
-            strangers: self.strangers,
+            refused: self.refused,
             frames: self.frames,
         }
     }
@@ -479,7 +485,7 @@ impl Worker {
             pairs: self.pairs.clone().named(|id| key_of(&self.sessions, id)),
             sessions: self.sessions.list().to_vec(),
             other_ports: self.other_ports.clone(),
-            strangers: self.strangers.clone(),
+            refused: self.refused.clone(),
             frames: self.frames.clone(),
         }
     }
@@ -664,7 +670,7 @@ impl Worker {
 
     #[cold]
     fn refuse_stranger(&mut self, source: Address) {
-        self.strangers.add(source, 1);
+        self.refused.add(source);
         self.ledger.refuse(Filtered::NotAllowed.into(), 1);
     }
 

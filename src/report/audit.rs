@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::summary::{InventorySummary, SessionSummary, Summary};
+use super::summary::{InventorySummary, RefusedSummary, SessionSummary, Summary};
 use crate::export::top::Top;
 
 /// Counters by reason.
@@ -36,6 +36,12 @@ pub struct Audit {
     pub dropped: Counts,
     /// Datagrams the kernel lost before they could be received, by reason.
     pub kernel_dropped: Counts,
+    /// Packets of sources that --allow does not name that the kernel left out before they were received.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kernel_refused: Option<u64>,
+    /// Sources that --allow does not name, those with the most packets first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub refused_sources: Vec<RefusedSummary>,
     /// Packets that the input says were lost before it was written.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub input_dropped: Option<u64>,

@@ -66,7 +66,7 @@ impl Summary {
         }
         self.duplicates_lines(&mut page);
         self.not_ip_lines(&mut page);
-        self.not_allowed_lines(&mut page);
+        self.refused_lines(&mut page);
         for (reason, packets) in &self.kernel_dropped {
             let _ = writeln!(
                 page,
@@ -90,19 +90,23 @@ impl Summary {
         page
     }
 
-    fn not_allowed_lines(&self, page: &mut String) {
-        let told: u64 = self
-            .not_allowed_sources
-            .iter()
-            .map(|source| source.packets)
-            .sum();
-        if told == 0 {
+    fn refused_lines(&self, page: &mut String) {
+        if let Some(packets) = self.kernel_refused {
+            let _ = writeln!(
+                page,
+                "  {packets:>9} left out in the kernel: from sources that --allow does not name; they are in no other counter"
+            );
+        }
+        if self.refused_sources.is_empty() {
             return;
         }
-        let sources = self.not_allowed_sources.iter();
-        let sources: Vec<String> = sources
-            .map(|source| format!("{} ({})", source.source, source.packets))
-            .collect();
+        let sources = self.refused_sources.iter();
+        let sources: Vec<String> = sources.map(ToString::to_string).collect();
+        let told: u64 = self
+            .refused_sources
+            .iter()
+            .map(|refused| refused.packets)
+            .sum();
         let all = self.filtered.get("not_allowed").copied();
         let others = match all.unwrap_or_default().saturating_sub(told) {
             0 => String::new(),

@@ -342,6 +342,9 @@ fn ledger(audit: &Audit) -> Section {
     let kernel = audit.kernel_dropped.iter();
     let kernel = kernel
         .map(|(reason, packets)| row(format!("lost in the kernel: {reason}"), *packets, beside));
+    let refused = audit.kernel_refused;
+    let refused =
+        refused.map(|packets| one("left out in the kernel: not allowed", packets, beside));
     let input = audit.input_dropped.filter(|packets| *packets > 0);
     let input = input.map(|packets| one("lost before the input was written", packets, beside));
     let sum_of = "delivered + malformed + filtered + duplicate + dropped";
@@ -358,7 +361,7 @@ fn ledger(audit: &Audit) -> Section {
         all("malformed", &audit.malformed),
         all("filtered", &audit.filtered),
         all("dropped", &audit.dropped),
-        kernel.chain(input).collect(),
+        kernel.chain(refused).chain(input).collect(),
         reasons("noted", &audit.noted),
     ];
     let table = Table {
@@ -367,7 +370,16 @@ fn ledger(audit: &Audit) -> Section {
         heads: vec!["counter", "packets", "meaning"],
         rows: rows.into_iter().flatten().collect(),
     };
-    Section::new("Ledger", vec![Block::Table(table)])
+    let mut blocks = vec![Block::Table(table)];
+    if !audit.refused_sources.is_empty() {
+        let sources = audit.refused_sources.iter();
+        let sources: Vec<String> = sources.map(ToString::to_string).collect();
+        blocks.push(Block::Text(format!(
+            "Sources that --allow does not name, with their packets: {}",
+            sources.join(", ")
+        )));
+    }
+    Section::new("Ledger", blocks)
 }
 
 #[cfg(test)]

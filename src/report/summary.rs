@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
+use std::fmt;
 use std::net::IpAddr;
 use std::path::Path;
 
@@ -11,7 +12,6 @@ use crate::capture::store::hooks::Tally as HookTally;
 use crate::failure::Failure;
 use crate::flow::text::rfc3339;
 use crate::host::counters::Counts;
-use crate::mirror::allowed::Stranger;
 use crate::mirror::inventory::{Difference, Expected, Label};
 use crate::mirror::lengths::{Lengths, Step};
 use crate::mirror::loss::Surroundings;
@@ -108,9 +108,13 @@ pub struct Summary {
     pub malformed: BTreeMap<&'static str, u64>,
     /// Packets that were not asked for, by reason.
     pub filtered: BTreeMap<&'static str, u64>,
-    /// Sources of the packets filtered as `not_allowed`, those with the most packets first.
+    /// Sources that --allow does not name, those with the most packets first.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub not_allowed_sources: Vec<NotAllowedSource>,
+    pub refused_sources: Vec<RefusedSummary>,
+    /// Packets of such sources that the kernel left out before they were received: in no other counter. Absent where
+    /// there are none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kernel_refused: Option<u64>,
     /// Copies of packets that came before, with --dedup drop.
     pub duplicate: u64,
     /// Mirror sessions that saw the same packets, the pair with the most copies first. Absent with --dedup off.
@@ -158,13 +162,22 @@ pub struct Summary {
     pub errors: Vec<String>,
 }
 
-/// An address that sent packets and is not among those of `--allow`.
-#[derive(Debug, Serialize)]
-pub struct NotAllowedSource {
-    /// Outer source address.
-    pub source: IpAddr,
-    /// Packets of it that were filtered.
+/// Who sent packets and is not among the sources of `--allow`.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct RefusedSummary {
+    /// Outer source address, or the network (/24, /64) in which several sent.
+    pub source: String,
+    /// Packets that were refused.
     pub packets: u64,
+    /// There may have been more.
+    pub at_least: bool,
+}
+
+impl fmt::Display for RefusedSummary {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let at_least = if self.at_least { "at least " } else { "" };
+        write!(f, "{} ({at_least}{})", self.source, self.packets)
+    }
 }
 
 /// Two mirror sessions that saw the same packets, or one that saw them twice.
@@ -640,14 +653,17 @@ impl Summary {
             delivered: ledger.delivered,
             malformed: ledger.malformed(),
             filtered: ledger.filtered(),
-            not_allowed_sources: outcome
-                .not_allowed
+            refused_sources: outcome
+                .refused_sources
                 .iter()
-                .map(|Stranger { source, packets }| NotAllowedSource {
-                    source: *source,
-                    packets: *packets,
+                .map(|refused| RefusedSummary {
+                    source: refused.source.to_string(),
+                    packets: refused.packets,
+                    // What the kernel left out is counted by no source.
+                    at_least: refused.at_least || outcome.kernel_refused > 0,
                 })
                 .collect(),
+            kernel_refused: Some(outcome.kernel_refused).filter(|packets| *packets > 0),
             duplicate: ledger.duplicate,
             duplicates: settings.dedup.map(|_| PairSummary::all(&outcome.pairs)),
             dropped: ledger.dropped(),

@@ -173,6 +173,11 @@ pub trait Source {
         0
     }
 
+    /// Packets of sources that are not allowed that the kernel left out so far; nobody will hand them over.
+    fn refused_so_far(&mut self) -> u64 {
+        0
+    }
+
     /// Packets that were lost so far before they could be handed over.
     fn lost_so_far(&mut self) -> u64 {
         0

@@ -8,6 +8,7 @@
 )]
 
 pub mod blocks;
+pub mod bpf;
 pub mod message_batch;
 pub mod ring;
 pub mod ring_memory;

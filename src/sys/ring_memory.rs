@@ -129,6 +129,17 @@ impl RingMemory {
         crate::sys::done(outcome)
     }
 
+    /// Puts an eBPF program in the place of the present filter.
+    ///
+    /// # Errors
+    ///
+    /// As setsockopt(2).
+    pub fn set_program(&self, program: BorrowedFd<'_>) -> io::Result<()> {
+        let fd = self.socket.as_fd();
+        let number = program.as_raw_fd();
+        set_number(fd, libc::SOL_SOCKET, libc::SO_ATTACH_BPF, number)
+    }
+
     /// Puts another filter in the place of the present one.
     ///
     /// # Errors

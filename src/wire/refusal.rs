@@ -78,7 +78,7 @@ reasons! {
         OtherAddress => "other_address",
         /// From an address that --allow does not name.
         NotAllowed => "not_allowed",
-        /// Of a VNI that --vni does not name.
+        /// Of a VNI that --vni does not name, or that --vni-deny does.
         Vni => "vni",
         /// Of a mirrored packet that --filter does not ask for.
         Filter => "filter",

@@ -476,17 +476,18 @@ impl Listener {
         Page {
             received: before(" received = "),
             lost: before(" lost in the kernel "),
+            left_out: before(" left out in the kernel"),
             capture_queue: before(" dropped: queue "),
             text,
         }
     }
 
-    /// Asks until so many packets were received or are known to be lost.
+    /// Asks until so many packets were received, or are known to be lost or left out.
     #[track_caller]
     pub fn wait_for(&mut self, packets: u64) -> Page {
         wait_until("packets to be received or known as lost", || {
             let page = self.page();
-            (page.received + page.lost >= packets).then_some(page)
+            (page.received + page.lost + page.left_out >= packets).then_some(page)
         })
     }
 
@@ -550,6 +551,8 @@ pub struct Page {
     pub received: u64,
     /// Lost in the kernel.
     pub lost: u64,
+    /// Left out by the kernel because of their source.
+    pub left_out: u64,
     /// Dropped because the capture queue was full.
     pub capture_queue: u64,
     pub text: String,

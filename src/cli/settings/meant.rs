@@ -30,9 +30,10 @@ use crate::export::flow_file::FlowFile;
 use crate::failure::Failure;
 use crate::filter::Filter;
 use crate::flow::lifetime::Lifetimes;
-use crate::mirror::allowed::{Allowed, Network, VniList};
+use crate::mirror::allowed::{Allowed, VniList};
 use crate::mirror::duplicates::{Dedup, MAX_WINDOW_NS};
 use crate::mirror::inventory::Inventory;
+use crate::mirror::networks::{self, Network};
 use crate::outfile::packed::{Codec, Compression, LEVEL, Pool};
 use crate::outfile::{Creation, Existing, OutFile, is_input, same_output};
 use crate::pcap::record::{Format, SNAPLEN};
@@ -210,7 +211,7 @@ impl Replay {
         check_no_typed_input(&files, mistakes);
         if plain && !allowed.is_everything() {
             mistakes.note(
-                "--allow and --vni are for encapsulated packets; --plain takes packets as they are",
+                "--allow, --vni and --vni-deny are for encapsulated packets; --plain takes packets as they are",
             );
         }
         let run = Settings::of(Parts {
@@ -299,10 +300,41 @@ pub fn dedup(typed: &Layers<&typed::Duplicates>, mistakes: &mut Mistakes) -> Opt
 /// Sources and VNIs that are wanted.
 pub fn allowed(typed: &Layers<&typed::Filters>, mistakes: &mut Mistakes) -> Allowed {
     let network = |text: &str| Network::from_str(text).map_err(|error| error.to_string());
-    let (_, networks) = mistakes.many(typed, "--allow", |t| &t.allow, network);
+    let (_, mut networks) = mistakes.many(typed, "--allow", |t| &t.allow, network);
+    let files = typed.find(|typed| typed.allow_file.as_ref());
+    for path in files.into_iter().flat_map(|(_, files)| files) {
+        networks.extend(networks_of(path, mistakes));
+    }
     let vnis = |text: &str| VniList::from_str(text).map_err(|error| error.to_string());
-    let (_, vnis) = mistakes.many(typed, "--vni", |t| &t.vni, vnis);
-    Allowed::new(&networks, &vnis)
+    let (_, wanted) = mistakes.many(typed, "--vni", |t| &t.vni, vnis);
+    let (_, denied) = mistakes.many(typed, "--vni-deny", |t| &t.vni_deny, vnis);
+    Allowed {
+        networks: networks.into_iter().collect(),
+        vnis: VniList::joined(&wanted),
+        denied_vnis: VniList::joined(&denied),
+    }
+}
+
+/// The networks in a file of --allow-file.
+fn networks_of(path: &Path, mistakes: &mut Mistakes) -> Vec<Network> {
+    let name = path.display();
+    let text = match std::fs::read_to_string(path) {
+        Ok(text) => text,
+        Err(error) => {
+            mistakes.note(format!("cannot read --allow-file {name}: {error}"));
+            return Vec::new();
+        }
+    };
+    let read = networks::read_lines(&text);
+    read.unwrap_or_else(|wrong| {
+        for line in wrong.iter().take(MOST_WRONG_LINES) {
+            mistakes.note(format!("--allow-file {name}: {line}"));
+        }
+        if let more @ 1.. = wrong.len().saturating_sub(MOST_WRONG_LINES) {
+            mistakes.note(format!("--allow-file {name}: {more} more lines are wrong"));
+        }
+        Vec::new()
+    })
 }
 
 /// Which mirrored packets are wanted; `None` for all.
@@ -388,7 +420,7 @@ impl Settings {
             flows: outputs.has_flows(),
             app: outputs.app,
             first_places: has_place && outputs.has_flows(),
-            allowed: parts.allowed,
+            allowed: Arc::new(parts.allowed),
             filter: parts.filter.map(Arc::new),
             inventory: Arc::new(parts.inventory),
             dedup: parts.dedup,
@@ -984,6 +1016,9 @@ const REPLAY_MULTIPLIER: u32 = 0x85eb_ca6b;
 
 /// Flows that `--workers auto` gives each worker room for, at least.
 const FLOWS_WORTH_A_WORKER: u32 = 1 << 16;
+
+/// Most wrong lines of a list of networks that are told.
+const MOST_WRONG_LINES: usize = 5;
 
 /// The tunnel of each port. `vxlan` are the ports of VXLAN and where they came from; `None` where the bound
 /// ports say it. A port that is asked for is taken from a tunnel that has it by default only; `--gpe-port 4789`

@@ -348,9 +348,15 @@ pub struct Filters {
     /// 2001:db8::/32, or an address alone. Repeatable
     #[arg(long, value_name = "CIDR")]
     pub allow: Option<Vec<Text>>,
+    /// Take packets from the networks in this file too: one a line, `#` begins a comment. Repeatable
+    #[arg(long, value_name = "FILE")]
+    pub allow_file: Option<Vec<PathBuf>>,
     /// Take only these VNIs: 5, 5,7 or 10-20. Repeatable
     #[arg(long, value_name = "LIST")]
     pub vni: Option<Vec<Text>>,
+    /// Take no packets of these VNIs, even where --vni names them. Repeatable
+    #[arg(long, value_name = "LIST")]
+    pub vni_deny: Option<Vec<Text>>,
     /// Take only mirrored packets that this expression fits, in the words of tcpdump: 'host 10.0.0.1 and tcp port 443',
     /// 'not (net 10.0.0.0/8 or arp)'. Asked of the inner packet, for captures and flow records alike. IP is found behind
     /// VLAN tags too. Beside tcpdump's words there are `vni LIST`, `source CIDR` (the mirror source) and `truncated`;

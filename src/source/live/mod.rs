@@ -2,6 +2,7 @@
 
 pub mod beginning;
 pub mod ingress_drop;
+pub mod ring_filter;
 pub mod sockets;
 pub mod stamps;
 pub mod tap;
@@ -9,6 +10,7 @@ pub mod targets;
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use self::ingress_drop::{At, IngressDrop};
 use self::sockets::{UdpError, UdpSource};
@@ -19,7 +21,7 @@ use crate::bpf::filter;
 use crate::bpf::steer::{self, Start, Steering};
 use crate::host::interfaces;
 use crate::host::netlink::LinkWatch;
-use crate::mirror::allowed::Network;
+use crate::mirror::allowed::Allowed;
 use crate::source::{Arrival, Progress, Source};
 
 /// Which way packets are taken from the kernel.
@@ -46,8 +48,8 @@ pub struct Plan {
     pub steering: Steering,
     /// Ports of tunnels whose inner packet the steering program does not find.
     pub unsteered: Vec<u16>,
-    /// Networks that outer packets may come from; none for all. What a ring has no use for it leaves out.
-    pub allowed: Vec<Network>,
+    /// Who may send. A ring leaves out what it can of the others.
+    pub allowed: Arc<Allowed>,
     /// Whether sockets ask for trains of datagrams.
     pub gro: sockets::Gro,
     /// Bytes of the largest datagram expected.
@@ -210,7 +212,7 @@ fn rings(plan: &Plan) -> Result<Live, LiveError> {
         &addresses,
         steering.workers,
         &program,
-        &plan.allowed,
+        &plan.allowed.networks,
     )?;
     if let Some(first) = sources.first_mut() {
         first.take_along(aside, links, stacked);
@@ -251,6 +253,19 @@ impl LiveSource {
         match self {
             Self::Udp(_) => "socket_overflow",
             Self::Packet(_) => "ring_full",
+        }
+    }
+
+    /// Has the kernel let in packets from other sources from now on, where it looks at that. The worker has to be told
+    /// too ([`crate::pipeline::worker::Worker::allow`]).
+    ///
+    /// # Errors
+    ///
+    /// When the kernel does not take the new filter; the one before stays.
+    pub fn allow(&mut self, allowed: &Allowed) -> Result<(), LiveError> {
+        match self {
+            Self::Udp(_) => Ok(()),
+            Self::Packet(source) => Ok(source.allow(&allowed.networks)?),
         }
     }
 
@@ -318,6 +333,13 @@ impl Source for LiveSource {
         match self {
             Self::Udp(source) => source.settled_ns(looked_ns),
             Self::Packet(source) => source.settled_ns(looked_ns),
+        }
+    }
+
+    fn refused_so_far(&mut self) -> u64 {
+        match self {
+            Self::Udp(source) => source.refused_so_far(),
+            Self::Packet(source) => source.refused_so_far(),
         }
     }
 

@@ -13,8 +13,9 @@ use crate::bpf::assembler::{Instruction, ProgramError};
 use crate::bpf::filter;
 use crate::host::interfaces;
 use crate::host::netlink::{LinkWatch, Routes};
-use crate::mirror::allowed::Network;
+use crate::mirror::networks::Networks;
 use crate::source::live::beginning::Beginning;
+use crate::source::live::ring_filter::RingFilter;
 use crate::source::live::sockets::{END_DISORDER_NS, UdpError, UdpSource};
 use crate::source::live::targets::Targets;
 use crate::source::{Arrival, DISORDER_NS, Datagram, Progress, Record, Source};
@@ -91,6 +92,9 @@ pub struct PacketSource {
     interface: String,
     number: u32,
     ring: RingMemory,
+    filter: RingFilter,
+    /// Packets that the filter left out because of their source.
+    refused: u64,
     /// The block being read or waited for.
     block: u32,
     /// The place in it; `None` while it is the kernel's.
@@ -226,7 +230,7 @@ fn blocks(workers: u32) -> u32 {
 impl PacketSource {
     /// Rings on `interface` for `workers` workers. The kernel gives every packet to the worker that
     /// `steering` chooses. `wanted` are the addresses received for; of packets that come from none of the
-    /// `allowed` networks, if there are any, only the headers are handed over.
+    /// `allowed` networks, if there are any, headers alone are handed over, or nothing.
     ///
     /// # Errors
     ///
@@ -237,7 +241,7 @@ impl PacketSource {
         wanted: &[SocketAddr],
         workers: u32,
         steering: &[Instruction],
-        allowed: &[Network],
+        allowed: &Networks,
     ) -> Result<Vec<Self>, PacketError> {
         let number = interfaces::number(interface).ok_or_else(|| PacketError::NoInterface {
             interface: interface.to_owned(),
@@ -260,7 +264,7 @@ impl PacketSource {
         let mut ports: Vec<u16> = wanted.iter().map(SocketAddr::port).collect();
         ports.sort_unstable();
         ports.dedup();
-        let filter = filter::udp_to(&ports, allowed, interfaces::link_of(interface))?;
+        let link = interfaces::link_of(interface);
         let loopback = interfaces::list().unwrap_or_default();
         let loopback = loopback
             .iter()
@@ -268,7 +272,8 @@ impl PacketSource {
         let local = Addresses::list(loopback);
         let mut sources = Vec::new();
         for ring in rings {
-            ring.set_filter(&filter).map_err(refused)?;
+            let filter = RingFilter::attach(&ring, ports.clone(), link, allowed);
+            let filter = filter.map_err(refused)?;
             // What the first filter turned away was not counted, what came before is not ours.
             let _ = ring.counted();
             sources.push(Self {
@@ -279,6 +284,8 @@ impl PacketSource {
                 interface: interface.to_owned(),
                 number,
                 ring,
+                filter,
+                refused: 0,
                 block: 0,
                 walk: None,
                 segments: 0,
@@ -307,6 +314,16 @@ impl PacketSource {
             }
         }
         Ok(sources)
+    }
+
+    /// Lets in packets from other networks from now on.
+    ///
+    /// # Errors
+    ///
+    /// [`PacketError::Receive`] when the kernel does not take the new filter; the one before stays.
+    pub fn allow(&mut self, allowed: &Networks) -> Result<(), PacketError> {
+        let renewed = self.filter.renew(&self.ring, allowed);
+        renewed.map_err(|source| self.failed(source))
     }
 
     /// Bytes of its ring.
@@ -590,6 +607,7 @@ impl Source for PacketSource {
     fn end_at(&mut self, at_ns: u64) {
         // What finds no room from now on came later.
         self.lost_so_far();
+        self.refused_so_far();
         self.end_ns = Some(at_ns);
         if let Some(aside) = &mut self.aside {
             aside.sockets.end_at(at_ns);
@@ -608,6 +626,13 @@ impl Source for PacketSource {
         let aside = self.aside.as_mut();
         let aside = aside.map(|aside| aside.sockets.settled_ns(looked_ns));
         aside.map_or(self.settled_ns, |aside| aside.min(self.settled_ns))
+    }
+
+    fn refused_so_far(&mut self) -> u64 {
+        if self.end_ns.is_none() {
+            self.refused = self.filter.left_out();
+        }
+        self.refused
     }
 
     fn lost_so_far(&mut self) -> u64 {
