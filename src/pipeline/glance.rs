@@ -78,6 +78,8 @@ pub struct WorkerCounts {
     pub measured: Measured,
     /// Packets lost before its source could hand them over.
     pub lost_before: u64,
+    /// Packets of sources that are not allowed that the kernel left out.
+    pub kernel_refused: u64,
     /// What it had for the sinks.
     pub offers: Offers,
     /// Flows that live.
@@ -134,6 +136,8 @@ pub struct Glance {
     pub measured: Measured,
     /// Packets lost before they could be received.
     pub lost_before: u64,
+    /// Packets of sources that are not allowed that the kernel left out.
+    pub kernel_refused: u64,
     /// Flow records made.
     pub flow_records: u64,
     /// Flows that live.
@@ -205,6 +209,7 @@ fn sum(workers: &[WorkerCounts]) -> Glance {
         sum.received.push(worker.ledger.received);
         sum.measured.merge(&worker.measured);
         sum.lost_before += worker.lost_before;
+        sum.kernel_refused += worker.kernel_refused;
         sum.flows += worker.flows;
         sum.latest_ns = sum.latest_ns.max(worker.latest_ns);
         for session in &worker.sessions {

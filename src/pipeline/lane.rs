@@ -253,6 +253,7 @@ impl Lane {
         counts.measured.merge(&self.measured());
         WorkerCounts {
             lost_before: source.lost_so_far(),
+            kernel_refused: source.refused_so_far(),
             offers: self.outlet.offers(),
             latest_ns: self.latest_ns,
             ..counts

@@ -331,6 +331,13 @@ pub const METRICS: &[Metric] = &[
         },
     },
     Metric {
+        name: "vxtap_kernel_refused_packets_total",
+        kind: Kind::Counter,
+        labels: &[],
+        help: "Packets of sources that --allow does not name that the kernel left out before they were received; beside the equation.",
+        values: |scene, out| out.counter(&[], scene.now.glance.kernel_refused),
+    },
+    Metric {
         name: "vxtap_kernel_counter_events_total",
         kind: Kind::Counter,
         labels: &["counter"],
