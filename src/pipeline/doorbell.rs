@@ -27,8 +27,9 @@ pub struct Sleeper<T> {
     bell: Bell,
 }
 
+/// Wakes the reader; it keeps no queue open.
 #[derive(Clone, Default)]
-struct Bell(Arc<Shared>);
+pub struct Bell(Arc<Shared>);
 
 #[derive(Default)]
 struct Shared {
@@ -36,6 +37,8 @@ struct Shared {
     reader: OnceLock<Thread>,
     /// The reader cannot go on with what it has.
     waits: AtomicBool,
+    /// The reader is to come back from its sleep without a value.
+    poked: AtomicBool,
 }
 
 /// A queue with so many places.
@@ -97,6 +100,11 @@ impl<T> Callers<T> {
         self.queue.is_empty()
     }
 
+    /// What wakes the reader.
+    pub fn bell(&self) -> Bell {
+        self.bell.clone()
+    }
+
     /// Whether the reader has said last that it cannot go on with what it has.
     pub fn is_waited_for(&self) -> bool {
         self.bell.0.waits.load(Ordering::Relaxed)
@@ -117,7 +125,7 @@ impl<T> Sleeper<T> {
     ///
     /// # Errors
     ///
-    /// When nothing came in time, and when nobody is left who could put anything in.
+    /// When nothing came in time, or the reader was poked meanwhile; and when nobody is left who could put anything in.
     #[allow(
         clippy::disallowed_methods,
         reason = "a clock call before each sleep that is to end"
@@ -130,6 +138,10 @@ impl<T> Sleeper<T> {
                 Ok(value) => return Ok(value),
                 Err(TryRecvError::Disconnected) => return Err(RecvTimeoutError::Disconnected),
                 Err(TryRecvError::Empty) => {}
+            }
+            if self.bell.0.poked.load(Ordering::Acquire) {
+                self.bell.0.poked.store(false, Ordering::Relaxed);
+                return Err(RecvTimeoutError::Timeout);
             }
             let Some(patience) = patience else {
                 std::thread::park();
@@ -182,6 +194,13 @@ impl Bell {
         }
     }
 
+    /// Has the reader come back from its sleep, or not fall asleep, once: something else than a value waits for it.
+    pub fn poke(&self) {
+        // What was put in its way before is seen by who sees this.
+        self.0.poked.store(true, Ordering::Release);
+        self.ring();
+    }
+
     fn ring(&self) {
         fence(Ordering::SeqCst);
         if let Some(reader) = self.0.reader.get() {
@@ -199,6 +218,33 @@ impl Drop for Bell {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Who is poked comes back once without a value, and sleeps on then.
+    #[test]
+    fn a_reader_that_is_poked_comes_back() {
+        let (callers, sleeper) = doorbell::<u32>(1);
+        let bell = callers.bell();
+        let reader = std::thread::spawn(move || {
+            let poked = sleeper.recv(None);
+            (poked, sleeper.recv(None))
+        });
+        bell.poke();
+        while !reader.is_finished() {
+            // It may have come back, and wants a value now.
+            let _ = callers.try_send(7);
+            std::thread::yield_now();
+        }
+        let (first, second) = reader.join().unwrap();
+        assert!(
+            matches!(first, Err(RecvTimeoutError::Timeout) | Ok(7)),
+            "{first:?}"
+        );
+        assert!(
+            matches!(second, Err(RecvTimeoutError::Timeout) | Ok(7)),
+            "{second:?}"
+        );
+        assert!(first.is_err() || second.is_err(), "the poke was not lost");
+    }
 
     /// Values from several threads at all paces arrive, each caller's in order, and the end is heard even
     /// by a reader that sleeps without a limit.

@@ -4,8 +4,8 @@
 //! While there is none, that costs those who take them one relaxed load a batch. Nobody waits for the one who
 //! gives them.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
@@ -74,6 +74,8 @@ impl<A> Clone for Orders<A> {
 }
 
 struct Post<A> {
+    /// Wakes a thread that sleeps for long.
+    wake: OnceLock<Box<dyn Fn() + Send + Sync>>,
     given: Arc<AtomicU64>,
     queue: Sender<Order<A>>,
 }
@@ -91,6 +93,7 @@ pub fn orders<A>(threads: usize) -> (Orders<A>, Vec<Inbox<A>>) {
         let (sender, receiver) = bounded(MOST_WAITING);
         let given = Arc::new(AtomicU64::new(0));
         let post = Post {
+            wake: OnceLock::new(),
             given: Arc::clone(&given),
             queue: sender,
         };
@@ -109,6 +112,13 @@ pub fn orders<A>(threads: usize) -> (Orders<A>, Vec<Inbox<A>>) {
 }
 
 impl<A> Orders<A> {
+    /// From now on `wake` is called behind each order to thread number `who`, which sleeps for long.
+    pub fn wake_with(&self, who: usize, wake: impl Fn() + Send + Sync + 'static) {
+        if let Some(post) = self.posts.get(who) {
+            let _ = post.wake.set(Box::new(wake));
+        }
+    }
+
     /// Has the files of stores ended; who has none does nothing.
     pub fn rotate(&self) {
         for post in self.posts.iter() {
@@ -147,6 +157,9 @@ impl<A> Post<A> {
         // Counted once it is there: whoever sees the count finds it, at the latest at the next look.
         if self.queue.try_send(order).is_ok() {
             self.given.fetch_add(1, Ordering::Relaxed);
+            if let Some(wake) = self.wake.get() {
+                wake();
+            }
         }
     }
 }

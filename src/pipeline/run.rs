@@ -163,6 +163,9 @@ impl Pipeline {
             meeting: Meeting::default(),
         });
         let flow_orders = queues.flow_orders.clone();
+        // The capture's writer sleeps for 100 ms at a time.
+        let bell = queues.full.bell();
+        orders.wake_with(workers, move || bell.poke());
         let mut lanes = lanes(&settings, sharing, queues, inboxes);
         for lane in &mut lanes {
             lane.outlet.tell_learned(learned.clone());
