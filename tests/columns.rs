@@ -1,4 +1,5 @@
-//! The fields of flow records: what is written of them and about them follows from one table.
+//! Docs that are made of what is defined once: the fields of flow records and what is written of them follow from one
+//! table, the example of a file of settings from the flags.
 #![allow(
     clippy::unwrap_used,
     clippy::indexing_slicing,
@@ -194,6 +195,13 @@ fn holds(name: &str, should: impl Fn(&str) -> String) {
         is == should,
         "docs/{name} is not what the table of fields gives: UPDATE_DOCS=1 rewrites it. First: {differing:?}"
     );
+}
+
+/// The example of a file of settings has every flag of `listen`, with its help and its default.
+#[cfg(target_os = "linux")]
+#[test]
+fn the_example_of_settings_has_every_flag() {
+    holds("vxtap.toml", |_| vxtap::cli::settings::printed::example());
 }
 
 #[test]

@@ -60,7 +60,15 @@ pub enum Command {
                       files of a store, and the run goes on in new ones. In a run that has a store and no terminal, \
                       such as a service, SIGHUP does the same."
     )]
-    Listen(Box<typed::Listen>),
+    Listen(Box<ListenArgs>),
+    /// Check the settings of listen: what holds and where it came from, memory and disk, ports, and every mistake at once
+    #[cfg(target_os = "linux")]
+    #[command(
+        after_help = "check takes every flag of vxtap listen too, and the same environment variables: what it tells is what \
+                      'vxtap listen --config FILE' with these flags would take. It opens no port and writes no file.\n\n\
+                      Exit codes: 0 nothing is wrong, 2 there are mistakes."
+    )]
+    Check(Box<CheckArgs>),
     /// Act as a mirror source: encapsulate plain captures and send them, or write them to a file
     Send(SendArgs),
     /// List what a store holds: files, time spans, gaps and losses
@@ -125,6 +133,65 @@ pub struct ManArgs {
     /// Directory, which exists
     #[arg(value_name = "DIR")]
     pub dir: PathBuf,
+}
+
+/// `vxtap listen`.
+#[derive(Debug, Args)]
+pub struct ListenArgs {
+    /// Read settings from this TOML file, whose keys have the names of the flags: docs/CONFIGURATION.md, and an example in
+    /// docs/vxtap.toml. An environment variable (VXTAP_MTU for --mtu; VXTAP_CONFIG names the file) counts before the
+    /// file, and a flag before both. `vxtap check FILE` tells what holds, and every mistake
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Its settings
+    #[command(flatten)]
+    pub settings: typed::Listen,
+}
+
+/// `vxtap check`.
+#[derive(Debug, Args)]
+pub struct CheckArgs {
+    /// File of settings (TOML). Without one it is that of VXTAP_CONFIG, or the defaults with the environment and flags
+    #[arg(value_name = "FILE")]
+    pub file: Option<PathBuf>,
+    /// Print one JSON object instead of text
+    #[arg(long, group = "printed")]
+    pub json: bool,
+    /// Print a file that gives the same settings
+    #[arg(long, group = "printed")]
+    pub toml: bool,
+    /// Print the least rules that let exactly the sources of --allow reach the ports: of a security group and a network
+    /// ACL in that cloud, or of this machine's nftables
+    #[arg(long, group = "printed", value_name = "huawei|aws|alibaba|nftables", value_parser = RuleKind::read)]
+    pub rules: Option<RuleKind>,
+    /// Flags of listen
+    #[command(flatten)]
+    pub settings: typed::Listen,
+}
+
+/// Whose rules `vxtap check --rules` prints.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RuleKind {
+    /// Terraform for Huawei Cloud.
+    Huawei,
+    /// Commands of the AWS command line.
+    Aws,
+    /// Terraform for Alibaba Cloud.
+    Alibaba,
+    /// An nftables table.
+    Nftables,
+}
+
+impl RuleKind {
+    fn read(text: &str) -> Result<Self, String> {
+        let words = [
+            ("huawei", Self::Huawei),
+            ("aws", Self::Aws),
+            ("alibaba", Self::Alibaba),
+            ("nftables", Self::Nftables),
+        ];
+        values::one_of(text, &words)
+    }
 }
 
 /// `vxtap ls`.
@@ -409,6 +476,14 @@ pub fn command() -> clap::Command {
         })
         .mut_subcommand("listen", |listen| {
             with_defaults(listen, &typed::Listen::defaults())
+        })
+        .mut_subcommands(|command| match command.get_name() {
+            "check" => command.mut_args(|flag| match flag.get_long() {
+                // Those of listen are in its help.
+                Some("json" | "toml" | "rules") | None => flag,
+                Some(_) => flag.hide(true),
+            }),
+            _ => command,
         })
 }
 

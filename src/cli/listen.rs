@@ -1,17 +1,47 @@
 //! `vxtap listen`: mirrored traffic as it arrives.
 
+use super::args::ListenArgs;
 use super::settings::layers::Layers;
 use super::settings::typed;
 use crate::failure::Failure;
+
+/// Runs the command with its flags, over the environment, a file and what holds by default.
+///
+/// # Errors
+///
+/// When settings do not fit, and when the run fails.
+#[cfg(target_os = "linux")]
+pub fn run(args: ListenArgs) -> Result<(), Failure> {
+    use super::settings::given::Given;
+    use super::settings::listening::Listen;
+
+    let ListenArgs { config, settings } = args;
+    let mut given = Given::gather(settings, config.as_deref(), std::env::vars_os());
+    let listen = Listen::of(&mut given);
+    for warning in &given.warnings {
+        tracing::warn!("{warning}");
+    }
+    given.mistakes.end(listen).and_then(linux::run)
+}
 
 /// Runs the command with what was typed, over what holds by default.
 ///
 /// # Errors
 ///
-/// When flags do not fit, and when the run fails.
+/// When settings do not fit, and when the run fails.
 #[cfg(target_os = "linux")]
 pub fn command(typed: Layers<typed::Listen>) -> Result<(), Failure> {
-    super::settings::listening::Listen::meant(&typed).and_then(run)
+    super::settings::listening::Listen::meant(&typed).and_then(linux::run)
+}
+
+/// Says that this system cannot.
+///
+/// # Errors
+///
+/// Always.
+#[cfg(not(target_os = "linux"))]
+pub fn run(args: ListenArgs) -> Result<(), Failure> {
+    command(Layers::new(args.settings, typed::Listen::defaults()))
 }
 
 /// Says that this system cannot.
@@ -27,7 +57,7 @@ pub fn command(_: Layers<typed::Listen>) -> Result<(), Failure> {
 }
 
 #[cfg(target_os = "linux")]
-use linux::run;
+pub use linux::plan;
 
 #[cfg(target_os = "linux")]
 mod linux {
@@ -59,7 +89,6 @@ mod linux {
     use crate::sandbox::{Mode, Sandbox};
     use crate::say::{self, say};
     use crate::source::Source;
-    use crate::source::live::sockets;
     use crate::source::live::tap::PacketError;
     use crate::source::live::{Backend, Live, LiveError, LiveSource, Plan};
     use crate::stop::wall_clock_ns;
@@ -84,9 +113,8 @@ mod linux {
         } = listen;
         let control = Control::start()?;
         settings.threads(vec!["hints"]).check()?;
-        if receive.by_default && !sockets::has_ipv6() {
+        if receive.leave_out_ipv6() {
             tracing::info!("this machine has no IPv6: listening on IPv4 addresses only");
-            receive.addresses.retain(SocketAddr::is_ipv4);
         }
         let mut live =
             Live::open(&plan(&receive, &settings)).map_err(|error| explain(error, &receive))?;
@@ -294,7 +322,7 @@ mod linux {
     }
 
     /// What is asked for, as the source room understands it.
-    fn plan(receive: &Receive, settings: &Settings) -> Plan {
+    pub fn plan(receive: &Receive, settings: &Settings) -> Plan {
         let ports = receive.addresses.iter().map(SocketAddr::port);
         let tunnels = &settings.worker.tunnels;
         // The program reads one tunnel header: what lies deeper, one worker has to find.

@@ -1,6 +1,8 @@
 //! The commands: each file reads its flags, composes the rooms and reports what came of it.
 
 pub mod args;
+#[cfg(target_os = "linux")]
+mod check;
 mod extcap;
 pub mod extract;
 #[cfg(target_os = "linux")]
@@ -48,9 +50,11 @@ pub fn main() -> ExitCode {
             let typed = Layers::new(*typed, typed::Replay::defaults());
             meant::Replay::meant(&typed).and_then(|settings| replay::run(&settings))
         }
-        Command::Listen(typed) => listen::command(Layers::new(*typed, typed::Listen::defaults())),
+        Command::Listen(args) => listen::run(*args),
         Command::Send(args) => send::run(&args),
         Command::Extcap(args) => extcap::install::run(&args),
+        #[cfg(target_os = "linux")]
+        Command::Check(args) => check::run(*args),
         Command::Ls(args) => ls::run(&args),
         Command::Verify(args) => verify::run(&args),
         Command::Extract(args) => extract::run(&args),

@@ -1,5 +1,5 @@
 //! Facts about this machine: its interfaces, who holds a port, the kernel's own counters with their remedies, the room on
-//! its disks, what this process takes, and the nftables table that a run may own.
+//! its disks and in its memory, what this process takes, and the nftables table that a run may own.
 
 pub mod counters;
 #[cfg(target_os = "linux")]
@@ -11,4 +11,5 @@ pub mod nft;
 #[cfg(target_os = "linux")]
 pub mod ports;
 pub mod process;
+pub mod room;
 pub mod space;

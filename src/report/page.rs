@@ -436,7 +436,8 @@ pub fn bytes(count: u64) -> String {
     indicatif::DecimalBytes(count).to_string()
 }
 
-pub(super) fn wrap(text: &str, width: usize) -> Vec<String> {
+/// The words of a text in lines of at most `width` characters.
+pub fn wrap(text: &str, width: usize) -> Vec<String> {
     let mut lines = vec![String::new()];
     for word in text.split_whitespace() {
         match lines.last_mut() {

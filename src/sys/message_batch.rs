@@ -69,8 +69,7 @@ impl MessageBatch {
     /// `slots` slots of `slot_len` bytes.
     pub fn new(slots: usize, slot_len: usize) -> Self {
         let slot_len = slot_len.min(MAX_PAYLOAD);
-        let rest_len = MAX_PAYLOAD - slot_len;
-        let stride = slot_len.next_multiple_of(64) + 192;
+        let (stride, rest_len) = Self::layout(slot_len);
         // SAFETY: all-zero bytes are valid for these plain C structures: null pointers and no lengths.
         let (name, iovec, header) = unsafe { (zeroed(), zeroed(), zeroed()) };
         Self {
@@ -91,11 +90,27 @@ impl MessageBatch {
 
     /// Bytes of memory it may take.
     pub const fn memory_bytes(&self) -> usize {
+        Self::bytes_of(self.slots, self.slot_len)
+    }
+
+    /// Bytes of memory that `slots` slots of `slot_len` bytes may take.
+    pub const fn bytes_of(slots: usize, slot_len: usize) -> usize {
+        let slot_len = if slot_len < MAX_PAYLOAD {
+            slot_len
+        } else {
+            MAX_PAYLOAD
+        };
+        let (stride, rest_len) = Self::layout(slot_len);
         let headers = size_of::<libc::sockaddr_storage>()
             + size_of::<Control>()
             + 2 * size_of::<libc::iovec>()
             + size_of::<libc::mmsghdr>();
-        self.slots * (self.stride + self.rest_len + headers) + MAX_PAYLOAD
+        slots * (stride + rest_len + headers) + MAX_PAYLOAD
+    }
+
+    /// Bytes from one slot to the next, and bytes of a slot's place elsewhere.
+    const fn layout(slot_len: usize) -> (usize, usize) {
+        (slot_len.next_multiple_of(64) + 192, MAX_PAYLOAD - slot_len)
     }
 
     /// Takes up to `most` messages that are waiting. Without any it waits for the first one, if it is to

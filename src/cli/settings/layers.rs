@@ -1,7 +1,10 @@
-//! Layers of settings: what was typed lies over what holds by default. Each value keeps the layer it came
-//! from.
+//! Layers of settings: flags lie over the environment, that over a file, and that over what holds by default. Each
+//! value keeps the layer it came from.
+
+use std::collections::BTreeMap;
 
 use serde::Serialize;
+use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use crate::capture::store::manifest::hex;
@@ -11,6 +14,10 @@ use crate::capture::store::manifest::hex;
 pub enum Origin {
     /// Nobody said anything.
     Default,
+    /// A file of settings.
+    File,
+    /// An environment variable.
+    Environment,
     /// A flag.
     Flag,
 }
@@ -25,6 +32,11 @@ impl<T> Layers<T> {
         Self(vec![(Origin::Flag, flags), (Origin::Default, defaults)])
     }
 
+    /// These layers, the one that counts most first.
+    pub fn of(layers: Vec<(Origin, T)>) -> Self {
+        Self(layers)
+    }
+
     /// A group of the settings.
     pub fn group<'a, U>(&'a self, group: impl Fn(&'a T) -> &'a U) -> Layers<&'a U> {
         let layers = self.0.iter();
@@ -35,16 +47,35 @@ impl<T> Layers<T> {
         )
     }
 
-    /// A name for all that is said: the same settings, the same name.
+    /// What holds: by the name of each setting, its value and where that came from. What nobody has said is left out.
+    pub fn effective(&self) -> BTreeMap<String, (Origin, Value)>
+    where
+        T: Serialize,
+    {
+        let mut effective = BTreeMap::new();
+        for (origin, layer) in self.iter() {
+            let groups = serde_json::to_value(layer).unwrap_or_default();
+            let groups = groups.as_object().into_iter().flatten();
+            let values = groups.flat_map(|(_, group)| group.as_object().into_iter().flatten());
+            for (name, value) in values.filter(|(_, value)| !value.is_null()) {
+                let entry = effective.entry(name.clone());
+                entry.or_insert_with(|| (origin, value.clone()));
+            }
+        }
+        effective
+    }
+
+    /// A name for what holds: the same settings, the same name.
     pub fn fingerprint(&self) -> String
     where
         T: Serialize,
     {
-        let layers: Vec<_> = self
+        let effective = self.effective();
+        let values: BTreeMap<&String, &Value> = effective
             .iter()
-            .map(|(_, layer)| serde_json::to_value(layer).ok())
+            .map(|(name, (_, value))| (name, value))
             .collect();
-        let text = serde_json::to_vec(&layers).unwrap_or_default();
+        let text = serde_json::to_vec(&values).unwrap_or_default();
         let digest = Sha256::digest(text);
         hex(digest.get(..8).unwrap_or_default())
     }

@@ -4,6 +4,7 @@ use std::hash::BuildHasher;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use super::given::Given;
 use super::layers::{Layers, Origin};
 use super::lifetimes;
 use super::meant::{
@@ -20,7 +21,7 @@ use crate::pipeline::budget::Budget;
 use crate::pipeline::run::WhenFull;
 use crate::sandbox::Mode;
 use crate::source::live::Backend;
-use crate::source::live::sockets::Gro;
+use crate::source::live::sockets::{self, Gro};
 use crate::sys;
 use crate::threads;
 
@@ -71,6 +72,15 @@ impl Listen {
         let mut mistakes = Mistakes::default();
         let meant = Self::read(typed, &mut mistakes);
         mistakes.end(meant)
+    }
+
+    /// What was given to `vxtap listen` means; every mistake is noted.
+    pub fn of(given: &mut Given) -> Option<Self> {
+        // What a broken file says otherwise would be missed, and missing it told as a mistake.
+        given
+            .is_whole
+            .then(|| Self::read(&given.layers, &mut given.mistakes))
+            .flatten()
     }
 
     fn read(typed: &Layers<typed::Listen>, mistakes: &mut Mistakes) -> Option<Self> {
@@ -194,6 +204,15 @@ impl Receive {
             receive.backend = Backend::Udp;
         }
         Some(receive)
+    }
+
+    /// Leaves out addresses of IPv6 that nobody asked for, where this machine has none; says whether it did.
+    pub fn leave_out_ipv6(&mut self) -> bool {
+        let leaves = self.by_default && !sockets::has_ipv6();
+        if leaves {
+            self.addresses.retain(SocketAddr::is_ipv4);
+        }
+        leaves
     }
 
     /// Refuses settings of one way to receive beside another.
@@ -326,10 +345,10 @@ mod tests {
         let words = ["vxtap", "listen"]
             .into_iter()
             .chain(flags.split_whitespace());
-        let Command::Listen(typed) = Cli::try_parse_from(words).unwrap().command else {
+        let Command::Listen(args) = Cli::try_parse_from(words).unwrap().command else {
             panic!("not listen")
         };
-        let meant = Listen::meant(&Layers::new(*typed, typed::Listen::defaults()));
+        let meant = Listen::meant(&Layers::new(args.settings, typed::Listen::defaults()));
         meant.map_err(|failure| match failure {
             Failure::Usage(error) => error.to_string(),
             other => panic!("{other}"),

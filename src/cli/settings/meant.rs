@@ -11,9 +11,10 @@ use std::time::Duration;
 use super::flows::{FlowsTo, PACKED};
 use super::layers::{Layers, Origin};
 use super::lifetimes;
+pub use super::mistakes::Mistakes;
 use super::sessions;
 use super::storing;
-use super::typed::{self, Text};
+use super::typed;
 use crate::bpf::steer::Steering;
 use crate::capture::output::Output;
 use crate::capture::store::captures::Store;
@@ -95,79 +96,6 @@ pub struct Outputs {
     fail_on_loss: bool,
     /// Names the settings of the run: the same settings, the same name.
     pub configuration: String,
-}
-
-/// What is wrong with the settings, in words.
-#[derive(Debug, Default)]
-pub struct Mistakes(Vec<String>);
-
-impl Mistakes {
-    /// Notes one.
-    pub fn note(&mut self, mistake: impl Into<String>) {
-        self.0.push(mistake.into());
-    }
-
-    /// Notes it, if there is one.
-    pub fn check(&mut self, outcome: Result<(), String>) {
-        self.0.extend(outcome.err());
-    }
-
-    /// Reads the value of `flag`; `None` when it is wrong.
-    pub fn read<V>(
-        &mut self,
-        flag: &str,
-        text: &Text,
-        read: impl Fn(&str) -> Result<V, String>,
-    ) -> Option<V> {
-        let Text(text) = text;
-        let value =
-            read(text).map_err(|needed| format!("invalid value '{text}' for {flag}: {needed}"));
-        value.map_err(|mistake| self.note(mistake)).ok()
-    }
-
-    /// The value of a setting, read; `None` when no layer has one, or when it is wrong.
-    pub fn one<'a, T, V>(
-        &mut self,
-        layers: &Layers<&'a T>,
-        flag: &str,
-        of: impl Fn(&'a T) -> &'a Option<Text>,
-        read: impl Fn(&str) -> Result<V, String>,
-    ) -> Option<V> {
-        let (_, text) = layers.find(|typed| of(typed).as_ref())?;
-        self.read(flag, text, read)
-    }
-
-    /// The values of a setting that can be given several times, and where they came from. A wrong one is left
-    /// out.
-    pub fn many<'a, T, V>(
-        &mut self,
-        layers: &Layers<&'a T>,
-        flag: &str,
-        of: impl Fn(&'a T) -> &'a Option<Vec<Text>>,
-        read: impl Fn(&str) -> Result<V, String>,
-    ) -> (Origin, Vec<V>) {
-        let found = layers.find(|typed| of(typed).as_ref());
-        let (origin, texts) = found.map_or((Origin::Default, &[][..]), |(origin, texts)| {
-            (origin, texts.as_slice())
-        });
-        let values = texts.iter().filter_map(|text| self.read(flag, text, &read));
-        (origin, values.collect())
-    }
-
-    /// What was meant, if nothing is wrong.
-    ///
-    /// # Errors
-    ///
-    /// [`Failure::Usage`] with every mistake.
-    pub fn end<V>(mut self, meant: Option<V>) -> Result<V, Failure> {
-        match meant {
-            Some(meant) if self.0.is_empty() => Ok(meant),
-            _ => {
-                self.0.dedup();
-                Err(Failure::usage(self.0.join("\nvxtap: error: ")))
-            }
-        }
-    }
 }
 
 impl Replay {
@@ -569,6 +497,39 @@ impl Outputs {
         self.store.is_some()
     }
 
+    /// The directories that are stores, each once, and what files of them are kept.
+    pub fn stores(&self) -> (Vec<&Path>, Option<&Plan>) {
+        let mut dirs: Vec<&Path> = Vec::new();
+        let places = self.places().filter(|path| storing::is_store(path));
+        for dir in places {
+            if !dirs.iter().any(|known| same_output(known, dir)) {
+                dirs.push(dir);
+            }
+        }
+        (dirs, self.store.as_ref())
+    }
+
+    /// Files that grow for as long as the run goes on.
+    pub fn growing(&self) -> impl Iterator<Item = &Path> {
+        let is_file = |path: &&Path| !storing::is_store(path) && *path != Path::new("-");
+        self.places().filter(is_file)
+    }
+
+    fn places(&self) -> impl Iterator<Item = &Path> {
+        let flows = self.flows.iter().map(|flows| flows.path.as_path());
+        self.write.as_deref().into_iter().chain(flows)
+    }
+
+    /// Where flow records go over the network.
+    pub fn collectors(&self) -> &[Target] {
+        &self.collectors
+    }
+
+    /// Where viewers connect to.
+    pub fn tees(&self) -> &[SocketAddr] {
+        &self.tees
+    }
+
     /// Whether nothing but a summary is asked for.
     pub fn is_empty(&self) -> bool {
         !self.has_capture() && !self.has_flows()
@@ -638,11 +599,6 @@ impl Outputs {
     /// Whether viewers may connect.
     pub(super) const fn has_tees(&self) -> bool {
         !self.tees.is_empty()
-    }
-
-    /// Where flow records go over the network.
-    pub(super) fn collectors(&self) -> &[Target] {
-        &self.collectors
     }
 
     /// Starts the threads that run the program of `--on-rotate`, where there is one and they do not run yet.

@@ -261,7 +261,7 @@ pub struct Store {
     #[arg(long, value_name = "PREFIX")]
     pub prefix: Option<Text>,
     /// End a file before it gets larger than this: 64MiB, 100MB. Without any --rotate it is 64MiB
-    #[arg(long, value_name = "BYTES")]
+    #[arg(long, value_name = "SIZE")]
     pub rotate_size: Option<Text>,
     /// End a file at each multiple of this time by the clock: 5m ends files at :00, :05, :10 (UTC)
     #[arg(long, value_name = "TIME")]
@@ -281,7 +281,7 @@ pub struct Store {
     pub whole_flows: Option<bool>,
     /// Delete the oldest files so that all together, open ones and the manifest included, never have more bytes than
     /// this; `none` for no limit
-    #[arg(long, value_name = "BYTES|none")]
+    #[arg(long, value_name = "SIZE|none")]
     pub keep_bytes: Option<Text>,
     /// Delete the oldest files so that no more than this many finished ones are kept
     #[arg(long, value_name = "N")]
@@ -290,7 +290,7 @@ pub struct Store {
     #[arg(long, value_name = "TIME")]
     pub keep_age: Option<Text>,
     /// Delete the oldest files so that this much of the file system stays free: 2GiB or 10%
-    #[arg(long, value_name = "BYTES|PERCENT")]
+    #[arg(long, value_name = "SIZE|PERCENT")]
     pub min_free: Option<Text>,
     /// What to do when the disk is full all the same: delete the oldest file, count packets as lost until there is room
     /// again, or end the run

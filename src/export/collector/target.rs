@@ -115,6 +115,19 @@ impl Target {
         })
     }
 
+    /// The host, as it was typed.
+    pub fn host(&self) -> String {
+        match &self.host {
+            Host::Address(address) => address.to_string(),
+            Host::Name(name) => name.clone(),
+        }
+    }
+
+    /// Whether the host has to be looked up.
+    pub const fn is_name(&self) -> bool {
+        matches!(self.host, Host::Name(_))
+    }
+
     /// Its addresses; a name is looked up, which may take a while.
     ///
     /// # Errors

@@ -153,6 +153,18 @@ impl Live {
     }
 }
 
+impl Plan {
+    /// Bytes of memory that sources of sockets will take, and those of rings: what [`LiveSource::memory_bytes`] tells of
+    /// all together once they are open. The kernel may grant smaller rings.
+    pub fn memory_bytes(&self) -> (usize, usize) {
+        let workers = self.steering.workers.max(1);
+        let slots = sockets::slots_bytes(self.datagram_len, self.gro);
+        let aside = sockets::slots_bytes(self.datagram_len, sockets::Gro::Off);
+        let rings = tap::ring_bytes(workers) * workers as usize;
+        (slots * workers as usize, rings + aside)
+    }
+}
+
 fn sockets(plan: &Plan) -> Result<Vec<UdpSource>, UdpError> {
     let steering = plan.steering;
     if steering.workers == 1 {

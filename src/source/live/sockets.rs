@@ -160,10 +160,7 @@ impl UdpSource {
             bound.map_err(bind_error(*address))
         });
         let bound = bound.collect::<Result<Vec<_>, _>>()?;
-        let (slots, slot_len) = match gro {
-            Gro::On => (TRAINS, MAX_PAYLOAD),
-            Gro::Off => (BATCH, datagram_len),
-        };
+        let (slots, slot_len) = slots(datagram_len, gro);
         Self::of(bound, slots, slot_len)
     }
 
@@ -270,6 +267,20 @@ impl UdpSource {
     pub const fn memory_bytes(&self) -> usize {
         self.batch.memory_bytes()
     }
+}
+
+/// How many slots a source has, and bytes of each.
+const fn slots(datagram_len: usize, gro: Gro) -> (usize, usize) {
+    match gro {
+        Gro::On => (TRAINS, MAX_PAYLOAD),
+        Gro::Off => (BATCH, datagram_len),
+    }
+}
+
+/// Bytes of memory that the slots of a source will take; see [`UdpSource::memory_bytes`].
+pub const fn slots_bytes(datagram_len: usize, gro: Gro) -> usize {
+    let (slots, slot_len) = slots(datagram_len, gro);
+    MessageBatch::bytes_of(slots, slot_len)
 }
 
 fn bind_error(address: SocketAddr) -> impl Fn(io::Error) -> UdpError {
