@@ -4,5 +4,6 @@ pub mod first_places;
 pub mod merge;
 pub mod output;
 pub mod store;
+pub mod terms;
 pub mod view;
 pub mod writer;

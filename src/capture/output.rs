@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::first_places::{FirstPlaces, Teller};
 use super::store::captures::Store;
+use super::terms::Terms;
 use super::view::Views;
 use super::view::tee::Tees;
 use super::writer::CaptureWriter;
@@ -187,6 +188,18 @@ impl Output {
     pub fn rotate(&mut self) {
         if let Kept::Store(store) = &mut self.kept {
             store.rotate();
+        }
+    }
+
+    /// From now on it goes by other terms.
+    pub fn change(&mut self, terms: &Terms) {
+        if let Some(views) = &mut self.views {
+            views.know(&terms.inventory);
+        }
+        match &mut self.kept {
+            Kept::Nowhere => {}
+            Kept::File(file) => file.know(&terms.inventory),
+            Kept::Store(store) => store.change(terms),
         }
     }
 

@@ -5,11 +5,13 @@
 
 use std::net::IpAddr;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::first_places::FileFirsts;
 use super::store::index::{self, Builder};
 use super::store::rolling::Ended;
+use crate::mirror::inventory::Inventory;
 use crate::mirror::session::{SessionId, SessionKey};
 use crate::outfile::packed::Packing;
 use crate::outfile::{Creation, ItemFile, OutError, OutFile};
@@ -180,6 +182,11 @@ impl CaptureWriter {
             index: None,
             firsts: None,
         })
+    }
+
+    /// Interfaces that are described from now on are called so.
+    pub fn know(&mut self, inventory: &Arc<Inventory>) {
+        self.section.know(inventory);
     }
 
     /// Notes from now on, with the file still empty, what lies where in it.

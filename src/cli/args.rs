@@ -57,8 +57,9 @@ pub enum Command {
                       is finished, and the exit code is 0. A second signal ends at once (a SIGHUP not within half a \
                       second of the first: closing a session sends both). With nohup SIGHUP stays ignored. SIGUSR1 \
                       prints the summary so far on standard error; the run goes on. SIGUSR2 ends the open \
-                      files of a store, and the run goes on in new ones. In a run that has a store and no terminal, \
-                      such as a service, SIGHUP does the same."
+                      files of a store, and the run goes on in new ones. In a run without a terminal, such as a \
+                      service, SIGHUP does not end it where it has a store, whose files it ends, or a --config file, which it \
+                      reads anew (vxtap reload)."
     )]
     Listen(Box<ListenArgs>),
     /// Check the settings of listen: what holds and where it came from, memory and disk, ports, and every mistake at once
@@ -87,6 +88,9 @@ pub enum Command {
     Extract(ExtractArgs),
     /// Report what was truncated, why and what to set: in captures, a store or an earlier summary
     Report(ReportArgs),
+    /// Have a running vxtap listen read its settings anew
+    #[cfg(target_os = "linux")]
+    Reload(ReloadArgs),
     /// Tell how a running vxtap listen is: sessions, rates, losses with remedies, outputs
     Status(StatusArgs),
     /// Print the completions of a shell: bash, zsh, fish, elvish or powershell
@@ -99,6 +103,25 @@ pub enum Command {
     /// Write the man pages into a directory
     #[command(hide = true)]
     Man(ManArgs),
+}
+
+/// `vxtap reload`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "reload asks a running 'vxtap listen' through its control socket, as vxtap status does, to read its file, its \
+                  environment and the files of --allow-file, --labels and --expect anew. Without losing a packet it takes allow, \
+                  allow-file, vni, vni-deny, filter, labels, expect, silent-after, keep-bytes, keep-files, keep-age, min-free, log, and another program of on-rotate, and \
+                  tells which other settings need a restart. Where there is a mistake, nothing changes. SIGHUP does the same in a \
+                  run that has a --config file and no terminal, and the answer is in its log.\n\n\
+                  Exit codes: 0 taken, 1 no answer, 2 there are mistakes and nothing has changed, 3 no running instance."
+)]
+pub struct ReloadArgs {
+    /// Control socket of the instance, as given to its --control, or the number of its process
+    #[arg(long, value_name = "PATH|PID")]
+    pub control: Option<PathBuf>,
+    /// Print one JSON object instead of text
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// `vxtap status`.

@@ -11,6 +11,7 @@ use std::time::Duration;
 use crate::host::counters::{Counters, Counts};
 use crate::host::interfaces::{self, Interface};
 use crate::host::ports::{self, Holder};
+use crate::mirror::networks::Networks;
 use crate::say::say;
 use crate::source::live::sockets::UdpError;
 use crate::source::{Arrival, Progress, Source};
@@ -85,6 +86,10 @@ impl<S: Source> Source for Attentive<'_, S> {
 
     fn settled_ns(&mut self, looked_ns: u64) -> u64 {
         self.source.settled_ns(looked_ns)
+    }
+
+    fn let_in(&mut self, networks: &Networks) -> bool {
+        self.source.let_in(networks)
     }
 
     fn lost_so_far(&mut self) -> u64 {
@@ -435,6 +440,10 @@ mod tests {
             looked_ns + 3
         }
 
+        fn let_in(&mut self, networks: &Networks) -> bool {
+            networks.is_empty()
+        }
+
         fn lost_so_far(&mut self) -> u64 {
             4
         }
@@ -452,6 +461,7 @@ mod tests {
         assert!(!attentive.is_quiet());
         assert_eq!(attentive.settled_ns(10), 13);
         assert_eq!(attentive.lost_so_far(), 4);
+        assert!(attentive.let_in(&Networks::default()));
         attentive.end_at(9);
         assert_eq!(source.end_ns, 9);
     }

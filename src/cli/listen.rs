@@ -12,16 +12,26 @@ use crate::failure::Failure;
 /// When settings do not fit, and when the run fails.
 #[cfg(target_os = "linux")]
 pub fn run(args: ListenArgs) -> Result<(), Failure> {
+    use super::logging;
     use super::settings::given::Given;
     use super::settings::listening::Listen;
 
     let ListenArgs { config, settings } = args;
+    let flags = settings.clone();
     let mut given = Given::gather(settings, config.as_deref(), std::env::vars_os());
     let listen = Listen::of(&mut given);
+    let listen = given.mistakes.end(listen)?;
+    logging::set(&listen.log).map_err(Failure::usage)?;
     for warning in &given.warnings {
         tracing::warn!("{warning}");
     }
-    given.mistakes.end(listen).and_then(linux::run)
+    let given = linux::Sources {
+        flags,
+        config,
+        file: given.file,
+        layers: given.layers,
+    };
+    linux::run(listen, Some(given))
 }
 
 /// Runs the command with what was typed, over what holds by default.
@@ -31,7 +41,8 @@ pub fn run(args: ListenArgs) -> Result<(), Failure> {
 /// When settings do not fit, and when the run fails.
 #[cfg(target_os = "linux")]
 pub fn command(typed: Layers<typed::Listen>) -> Result<(), Failure> {
-    super::settings::listening::Listen::meant(&typed).and_then(linux::run)
+    let listen = super::settings::listening::Listen::meant(&typed)?;
+    linux::run(listen, None)
 }
 
 /// Says that this system cannot.
@@ -63,16 +74,17 @@ pub use linux::plan;
 mod linux {
     use std::collections::BTreeMap;
     use std::net::SocketAddr;
-    use std::path::Path;
+    use std::path::{Path, PathBuf};
     use std::sync::Arc;
     use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
     use std::time::Duration;
 
-    use super::Failure;
+    use super::{Failure, Layers, typed};
     use crate::cli::hints::{Attentive, Heard, Waiting, cannot_bind, no_interface};
+    use crate::cli::reloading::{self, Reloader};
     use crate::cli::settings::listening::{Listen, Receive};
     use crate::cli::settings::meant::Settings;
-    use crate::cli::settings::sandbox::needs;
+    use crate::cli::settings::sandbox::{directory_of, needs};
     use crate::control::Control;
     use crate::control::inquire::Teller;
     use crate::control::look::{self, Looker};
@@ -81,6 +93,7 @@ mod linux {
     use crate::host::counters::Counters;
     use crate::host::interfaces;
     use crate::mirror::words::counted;
+    use crate::pipeline::change::Known;
     use crate::pipeline::ledger::{Ledger, Noted};
     use crate::pipeline::run::Pipeline;
     use crate::report::moment::AboutRun;
@@ -100,26 +113,60 @@ mod linux {
     /// How long a thread that runs already may take to enter the sandbox.
     const TO_ENTER: Duration = Duration::from_secs(1);
 
-    /// Runs the command.
+    /// Where the settings of a run came from, to be read anew.
+    pub struct Sources {
+        /// What was typed.
+        pub flags: typed::Listen,
+        /// The file that was typed.
+        pub config: Option<PathBuf>,
+        /// The file that was read.
+        pub file: Option<PathBuf>,
+        /// All of it.
+        pub layers: Layers<typed::Listen>,
+    }
+
+    impl Sources {
+        /// Where the files are that are read anew. A file is mostly replaced by another of its name, so it takes the
+        /// directory to read it.
+        fn directories(&self) -> Vec<PathBuf> {
+            let sessions = self.layers.group(|typed| &typed.sessions);
+            let store = self.layers.group(|typed| &typed.store);
+            let labels = sessions.find(|typed| typed.labels.as_ref());
+            let expect = sessions.find(|typed| typed.expect.as_ref());
+            let key = store.find(|typed| typed.sign_key.as_ref());
+            let filters = self.layers.group(|typed| &typed.filters);
+            let allowed = filters.find(|typed| typed.allow_file.as_ref());
+            let said = [labels, expect, key].into_iter().flatten();
+            let said = said.map(|(_, path)| path).chain(&self.file);
+            let said = said.chain(allowed.into_iter().flat_map(|(_, paths)| paths));
+            said.map(|path| directory_of(path)).collect()
+        }
+    }
+
+    /// Runs the command. Settings that came from `given` are read anew when a hangup asks for that.
     ///
     /// # Errors
     ///
     /// When an address cannot be bound or an output fails; what arrived before is kept.
-    pub fn run(listen: Listen) -> Result<(), Failure> {
+    pub fn run(listen: Listen, given: Option<Sources>) -> Result<(), Failure> {
         let Listen {
             run: mut settings,
             mut receive,
             watching,
+            ..
         } = listen;
         let control = Control::start()?;
-        settings.threads(vec!["hints"]).check()?;
+        let has_file = given.as_ref().is_some_and(|given| given.file.is_some());
+        let reload = has_file.then_some("reading settings anew");
+        let others = std::iter::once("hints").chain(reload);
+        settings.threads(others.collect()).check()?;
         if receive.leave_out_ipv6() {
             tracing::info!("this machine has no IPv6: listening on IPv4 addresses only");
         }
         let mut live =
             Live::open(&plan(&receive, &settings)).map_err(|error| explain(error, &receive))?;
         // The socket's file is removed when the run has ended.
-        let (station, socket) = Station::open(&watching)?;
+        let (mut station, socket) = Station::open(&watching)?;
         // What came while the sockets were opened is no part of the run.
         let mut counters_before = Counters::read();
         settings
@@ -134,7 +181,8 @@ mod linux {
             .collect::<Vec<_>>()
             .join(", ");
         let about = format!("mirrored traffic received on {addresses}");
-        let sandbox = confine(&mut settings, &receive, socket.as_ref(), &control)?;
+        let reads = given.as_ref().map(Sources::directories).unwrap_or_default();
+        let sandbox = confine(&mut settings, &receive, socket.as_ref(), &control, reads)?;
         let sinks = settings
             .outputs
             .open(vec![about], &settings.worker, control.stop())?;
@@ -158,10 +206,25 @@ mod linux {
             reason,
         ));
 
+        if let Some(given) = given {
+            let hooks = pipeline.hooks().cloned();
+            let Sources {
+                flags,
+                config,
+                layers,
+                ..
+            } = given;
+            let reloader = Reloader::new(flags, config, layers, pipeline.changes(), hooks);
+            let reloader = Arc::new(reloader);
+            station.verbs.add("reload", reloading::answer(&reloader));
+            if has_file {
+                control.reload_on_request(Arc::new(move || reloader.reload().in_words()));
+            }
+        }
         control.serve(
             station,
             Looker::new(look::Parts {
-                about: about_run(&live, &settings, reason),
+                about: about_run(&live, &settings, reason, pipeline.known()),
                 observer: pipeline.observer(),
                 counters_before: counters_before.clone(),
                 directories: settings.outputs.directories(),
@@ -196,6 +259,7 @@ mod linux {
             .map(LiveSource::refused_so_far)
             .sum();
         live.end();
+        settings.worker.inventory = pipeline.known().now();
         let mut outcome = pipeline.finish(lost);
         outcome.kernel_refused = refused;
         outcome.kernel_counters = Some(Counters::read().since(&counters_before));
@@ -226,6 +290,7 @@ mod linux {
         receive: &Receive,
         socket: Option<&socket::Name>,
         control: &Control,
+        reads: Vec<PathBuf>,
     ) -> Result<Option<Sandbox>, Failure> {
         let mode = receive.sandbox;
         if mode == Mode::Off {
@@ -235,6 +300,7 @@ mod linux {
         let mut needs = needs(&settings.outputs)?;
         let directory = socket.and_then(|socket| socket.path().parent());
         needs.delete.extend(directory.map(Path::to_owned));
+        needs.read.extend(reads);
         let Some(sandbox) = Sandbox::prepare(mode, &needs)? else {
             return Ok(None);
         };
@@ -265,7 +331,7 @@ mod linux {
     }
 
     /// What those who ask are told of the run.
-    fn about_run(live: &Live, settings: &Settings, reason: &'static str) -> AboutRun {
+    fn about_run(live: &Live, settings: &Settings, reason: &'static str, known: Known) -> AboutRun {
         let worker = &settings.worker;
         AboutRun {
             pid: std::process::id(),
@@ -274,7 +340,7 @@ mod linux {
             backend: live.about.clone(),
             kernel_reason: reason,
             max_flows: worker.flows.then_some(worker.max_flows),
-            inventory: Arc::clone(&worker.inventory),
+            known,
         }
     }
 

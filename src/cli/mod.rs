@@ -8,9 +8,14 @@ pub mod extract;
 #[cfg(target_os = "linux")]
 mod hints;
 pub mod listen;
+mod logging;
 pub mod ls;
 pub mod manual;
 mod progress;
+#[cfg(target_os = "linux")]
+mod reload;
+#[cfg(target_os = "linux")]
+mod reloading;
 pub mod replay;
 pub mod report;
 pub mod send;
@@ -19,12 +24,9 @@ pub mod status;
 mod values;
 pub mod verify;
 
-use std::ffi::OsString;
-use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use clap::FromArgMatches;
-use tracing_subscriber::EnvFilter;
 
 use args::{Cli, Command};
 use settings::layers::Layers;
@@ -32,15 +34,15 @@ use settings::{meant, typed};
 
 use crate::failure::Failure;
 use crate::patience::PATIENCE;
-use crate::say::{LogLine, flush, say_fault};
+use crate::say::{flush, say_fault};
 
 /// Runs the program on the process's own command line.
 pub fn main() -> ExitCode {
     if let Some(call) = extcap::Call::of_arguments() {
         return end(&extcap::answer(&call));
     }
-    let (filter, wrong) = log_filter(std::env::var_os("VXTAP_LOG"));
-    log(filter);
+    let (filter, wrong) = logging::of_environment(std::env::var_os("VXTAP_LOG"));
+    logging::start(filter);
     if let Some(wrong) = wrong {
         tracing::warn!("{wrong}");
     }
@@ -54,6 +56,8 @@ pub fn main() -> ExitCode {
         Command::Send(args) => send::run(&args),
         Command::Extcap(args) => extcap::install::run(&args),
         #[cfg(target_os = "linux")]
+        Command::Reload(args) => reload::run(&args),
+        #[cfg(target_os = "linux")]
         Command::Check(args) => check::run(*args),
         Command::Ls(args) => ls::run(&args),
         Command::Verify(args) => verify::run(&args),
@@ -64,16 +68,6 @@ pub fn main() -> ExitCode {
         Command::Man(args) => manual::man(&args),
     };
     end(&outcome)
-}
-
-/// Logs on standard error from now on.
-fn log(filter: EnvFilter) {
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(|| LogLine)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_target(false)
-        .init();
 }
 
 /// Tells what went wrong, and the exit code.
@@ -95,57 +89,4 @@ fn end(outcome: &Result<(), Failure>) -> ExitCode {
         code = code.max(1);
     }
     ExitCode::from(code)
-}
-
-/// What is logged, by the value of VXTAP_LOG, and what is wrong with it.
-fn log_filter(value: Option<OsString>) -> (EnvFilter, Option<String>) {
-    let text = match &value {
-        None => "info".into(),
-        Some(value) => value.to_string_lossy(),
-    };
-    if text.trim().is_empty() {
-        return (EnvFilter::new("info"), None);
-    }
-    // A word that is no level is taken for the name of a module, of which nothing would ever be logged.
-    let levels = ["error", "warn", "info", "debug", "trace", "off"];
-    let is_level = |word: &str| levels.iter().any(|level| word.eq_ignore_ascii_case(level));
-    let known = |part: &str| match part.split_once('=') {
-        Some((_, level)) => is_level(level.trim()),
-        None => is_level(part.trim()) || part.trim().starts_with("vxtap"),
-    };
-    let filter = EnvFilter::builder().parse(&text).ok();
-    match filter.filter(|_| text.split(',').all(known)) {
-        Some(filter) => (filter, None),
-        None => {
-            let wrong = format!(
-                "VXTAP_LOG={text} is no log filter: error, warn, info, debug, trace or off is needed; taking info"
-            );
-            (EnvFilter::new("info"), Some(wrong))
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn log_filters() {
-        let wrong = |value: &str| log_filter(Some(value.into())).1;
-        for good in [
-            "",
-            "info",
-            "DEBUG",
-            "off",
-            "warn,vxtap::source=debug",
-            "vxtap=trace",
-        ] {
-            assert_eq!(wrong(good), None, "{good}");
-        }
-        for bad in ["loud", "debgu", "info,verbose", "vxtap=loud", "7", "[["] {
-            let said = wrong(bad).unwrap_or_default();
-            assert!(said.contains(&format!("VXTAP_LOG={bad}")), "{bad}: {said}");
-        }
-        assert_eq!(log_filter(None).1, None);
-    }
 }

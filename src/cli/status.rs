@@ -4,7 +4,7 @@ use super::args::StatusArgs;
 use crate::failure::Failure;
 
 #[cfg(target_os = "linux")]
-pub use linux::run;
+pub use linux::{no_answer, run, socket_of};
 
 /// Says that this system cannot.
 ///
@@ -40,10 +40,7 @@ mod linux {
     ///
     /// When there is no instance, it does not answer, or it is not healthy.
     pub fn run(args: &StatusArgs) -> Result<(), Failure> {
-        let path = match &args.control {
-            Some(named) => named_socket(named),
-            None => only_instance()?,
-        };
+        let path = socket_of(args.control.as_deref())?;
         let answer =
             socket::ask(&path, "status", WAIT).map_err(|error| no_answer(&path, &error))?;
         let status: Status = serde_json::from_str(&answer).map_err(|error| {
@@ -68,6 +65,15 @@ mod linux {
                 )))
             }
         }
+    }
+
+    /// The control socket of the instance that was named, or of the only one that runs.
+    ///
+    /// # Errors
+    ///
+    /// When none was named, and none or several run.
+    pub fn socket_of(named: Option<&Path>) -> Result<PathBuf, Failure> {
+        named.map_or_else(only_instance, |named| Ok(named_socket(named)))
     }
 
     /// A path, or the number of a process.
@@ -117,7 +123,8 @@ mod linux {
         }
     }
 
-    fn no_answer(path: &Path, error: &std::io::Error) -> Failure {
+    /// What to say where nobody answers.
+    pub fn no_answer(path: &Path, error: &std::io::Error) -> Failure {
         let at = path.display();
         match error.kind() {
             ErrorKind::NotFound | ErrorKind::ConnectionRefused => Failure::NotThere(

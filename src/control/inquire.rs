@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 use crate::host::counters::Counters;
+use crate::pipeline::change::Known;
 use crate::pipeline::inquiry::{Answer, Interim};
 use crate::pipeline::orders::Orders;
 use crate::pipeline::run::Pipeline;
@@ -16,6 +17,7 @@ pub struct Teller {
     orders: Orders<Answer>,
     watch: Watch,
     settings: WorkerSettings,
+    known: Known,
     /// The kernel's counters as the run began, where it is live.
     counters_before: Option<Counters>,
     /// The word for packets the kernel had no room for.
@@ -40,6 +42,7 @@ impl Teller {
             orders: pipeline.orders(),
             watch: pipeline.watch(),
             settings: settings.clone(),
+            known: pipeline.known(),
             counters_before: counters_before.cloned(),
             reason,
             begun: Instant::now(),
@@ -53,7 +56,11 @@ impl Teller {
             interim.outcome.kernel_counters = Some(Counters::read().since(before));
         }
         let seconds = self.begun.elapsed().as_secs_f64();
-        page(&interim, &self.settings, self.reason, seconds)
+        let settings = WorkerSettings {
+            inventory: self.known.now(),
+            ..self.settings.clone()
+        };
+        page(&interim, &settings, self.reason, seconds)
     }
 }
 

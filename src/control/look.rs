@@ -207,6 +207,7 @@ impl Looker {
     fn nothing_yet(&self) -> Moment {
         Moment {
             about: Arc::clone(&self.about),
+            inventory: self.about.known.now(),
             at_ns: self.about.began_ns,
             seconds: 0.0,
             is_ending: self.stop.is_set(),

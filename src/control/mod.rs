@@ -2,8 +2,8 @@
 //! signals, the timers and the listeners for status and metrics. It never touches a packet.
 //!
 //! It is started before anything is opened, so that no signal finds a run unprepared. SIGINT, SIGTERM and
-//! SIGHUP end the run in good order, a second one at once; SIGUSR1 asks for the summary so far; SIGUSR2 ends the files of a store, as
-//! SIGHUP does where no terminal can have hung up; SIGXFSZ is a
+//! SIGHUP end the run in good order, a second one at once; SIGUSR1 asks for the summary so far; SIGUSR2 ends the files of a store;
+//! where no terminal can have hung up SIGHUP does that too, and reads the settings anew; SIGXFSZ is a
 //! write that fails, not the end.
 
 #[cfg(target_os = "linux")]
@@ -49,6 +49,10 @@ const SAME_CAUSE: Duration = Duration::from_millis(500);
 /// How long the second signal waits for what is yet to be said.
 const LAST_WORDS: Duration = Duration::from_millis(100);
 
+type Rotate = Arc<dyn Fn() + Send + Sync>;
+/// Reads the settings anew, has the run take them, and says what came of it. It may wait for the disk and for threads.
+pub type Reload = Arc<dyn Fn() -> String + Send + Sync>;
+
 /// What the run tells its control.
 enum Message {
     /// It ends after this time.
@@ -56,7 +60,9 @@ enum Message {
     /// From now on there is something to tell.
     Tell(Box<Teller>),
     /// From now on there are files that can be ended.
-    Rotate(Box<dyn Fn() + Send>),
+    Rotate(Rotate),
+    /// From now on there are settings that can be read anew.
+    Reload(Reload),
     /// This is to be done once, on this thread.
     Do(Box<dyn FnOnce() + Send>),
     #[cfg(target_os = "linux")]
@@ -152,8 +158,13 @@ impl Control {
     }
 
     /// From now on `rotate` is called when the files of a store are to be ended.
-    pub fn rotate_on_request(&self, rotate: impl Fn() + Send + 'static) {
-        let _ = self.to.send(Message::Rotate(Box::new(rotate)));
+    pub fn rotate_on_request(&self, rotate: impl Fn() + Send + Sync + 'static) {
+        let _ = self.to.send(Message::Rotate(Arc::new(rotate)));
+    }
+
+    /// From now on `reload` is called when the settings are to be read anew.
+    pub fn reload_on_request(&self, reload: Reload) {
+        let _ = self.to.send(Message::Reload(reload));
     }
 
     #[cfg(target_os = "linux")]
@@ -168,10 +179,26 @@ fn has_terminal() -> bool {
     std::fs::File::open("/dev/tty").is_ok()
 }
 
+/// What a service does that is hung up: it reads its settings anew and ends the files of its stores.
+fn hang_up(reload: Option<Reload>, rotate: Option<Rotate>) {
+    let Some(reload) = reload else {
+        return rotate.into_iter().for_each(|rotate| rotate());
+    };
+    // Files are read, and threads waited for: signals are not to wait for that.
+    let started = threads::start("vxtap-reload", move || {
+        say(reload());
+        rotate.into_iter().for_each(|rotate| rotate());
+    });
+    if let Err(error) = started {
+        say(format!("vxtap: the settings were not read anew: {error}\n"));
+    }
+}
+
 /// The thread's work, for as long as the process lives.
 async fn control(mut signals: impl Outside, mut inbox: UnboundedReceiver<Message>, stop: &Stop) {
     let mut teller: Option<Arc<Teller>> = None;
-    let mut rotate: Option<Box<dyn Fn() + Send>> = None;
+    let mut rotate: Option<Rotate> = None;
+    let mut reload: Option<Reload> = None;
     let mut telling: Option<JoinHandle<()>> = None;
     let mut open = true;
     let mut end_at: Option<Instant> = None;
@@ -190,6 +217,7 @@ async fn control(mut signals: impl Outside, mut inbox: UnboundedReceiver<Message
                 Some(Message::EndAfter(time)) => end_at = Instant::now().checked_add(time),
                 Some(Message::Tell(new)) => teller = Some(Arc::from(new)),
                 Some(Message::Rotate(new)) => rotate = Some(new),
+                Some(Message::Reload(new)) => reload = Some(new),
                 Some(Message::Do(work)) => work(),
                 #[cfg(target_os = "linux")]
                 Some(Message::Serve(both)) => {
@@ -204,9 +232,11 @@ async fn control(mut signals: impl Outside, mut inbox: UnboundedReceiver<Message
             came = signals.next() => match came {
                 // A service has no terminal that could hang up.
                 Came::End(Signal::Hangup)
-                    if rotate.is_some() && ended_at.is_none() && !has_terminal() =>
+                    if (rotate.is_some() || reload.is_some())
+                        && ended_at.is_none()
+                        && !has_terminal() =>
                 {
-                    rotate.iter().for_each(|rotate| rotate());
+                    hang_up(reload.clone(), rotate.clone());
                 }
                 Came::Rotate => match &rotate {
                     Some(rotate) => rotate(),

@@ -263,6 +263,14 @@ impl Networks {
         self.v4.firsts.is_empty() && self.v6.firsts.is_empty()
     }
 
+    /// These and those, to let packets in by: none, which lets in all, where one of the two is.
+    pub fn let_in_with(&self, others: &Self) -> Self {
+        if self.is_empty() || others.is_empty() {
+            return Self::default();
+        }
+        self.fewest().into_iter().chain(others.fewest()).collect()
+    }
+
     /// Whether an address belongs to one of them.
     #[inline]
     pub fn contains(&self, address: Address) -> bool {

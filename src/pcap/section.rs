@@ -97,6 +97,11 @@ impl Section {
         }
     }
 
+    /// Interfaces that are described from now on are called so.
+    pub fn know(&mut self, inventory: &Arc<Inventory>) {
+        self.inventory = Arc::clone(inventory);
+    }
+
     /// The file's number for a session, of which `to` tells outer destination and encapsulation. One that is new to the file is described in `out`, right before its
     /// first packet, so that the file does not depend on how batches were cut.
     pub fn interface(

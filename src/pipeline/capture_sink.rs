@@ -171,6 +171,7 @@ impl Sink for CaptureSink {
                     });
                 }
                 Order::Rotate => self.writer.rotate(),
+                Order::Change(changing) => self.writer.change(&changing.change.terms),
             }
         }
     }

@@ -178,7 +178,8 @@ impl FlowOutput {
 /// Flow records' way from the workers to a file.
 pub struct FlowSink {
     file: FlowOutput,
-    inbox: Inbox<()>,
+    /// A store takes orders; nobody waits for others to take any.
+    inbox: Option<Inbox<()>>,
     /// Where records of several workers are put in order.
     in_order: Option<InOrder<FlowRecord>>,
     directions: Directions,
@@ -187,6 +188,7 @@ pub struct FlowSink {
 impl FlowSink {
     /// For records of so many lanes; see [`flow_lanes`].
     pub fn new(file: FlowOutput, inbox: Inbox<()>, lanes: usize, directions: Directions) -> Self {
+        let inbox = Some(inbox).filter(|_| matches!(file, FlowOutput::Store(_)));
         let in_order = (lanes > 1).then(|| InOrder::new(lanes));
         Self {
             file,
@@ -234,9 +236,18 @@ impl Sink for FlowSink {
         if is_idle {
             self.file.flush();
         }
-        let rotates = std::iter::from_fn(|| self.inbox.take())
-            .filter(|order| matches!(order, Order::Rotate))
-            .count();
+        let mut rotates = 0;
+        while let Some(order) = self.inbox.as_mut().and_then(Inbox::take) {
+            match order {
+                Order::Tell(_) => {}
+                Order::Rotate => rotates += 1,
+                Order::Change(changing) => {
+                    if let FlowOutput::Store(store) = &mut self.file {
+                        store.change(&changing.change.terms);
+                    }
+                }
+            }
+        }
         match &mut self.file {
             FlowOutput::File(_) | FlowOutput::Top(_) => {}
             FlowOutput::Store(store) => {

@@ -11,7 +11,7 @@ use super::flow_sink::FlowNotes;
 use super::glance::WorkerCounts;
 use super::inquiry::{Answer, WorkerAnswer};
 use super::measure::{LiveMeasures, Measured};
-use super::orders::{Inbox, Order, Wants};
+use super::orders::{Changing, Inbox, Order, Wants};
 use super::outlet::QueueOutlet;
 use super::shares::Shares;
 use super::sink::Working;
@@ -25,6 +25,7 @@ const MAX_DRAIN: Duration = Duration::from_secs(5);
 const MAX_READ_OUT: Duration = Duration::from_secs(30);
 /// From its time stamp to its socket a packet may have to wait for the kernel, longest where that is busy.
 const STAMP_TO_SEEN: Duration = Duration::from_millis(20);
+const STAMP_TO_SEEN_NS: u64 = STAMP_TO_SEEN.as_nanos() as u64;
 /// So often the source is looked at in vain before it is believed to be empty.
 const LOOKS_IN_VAIN: u32 = 10;
 /// After so long without a packet live time is the wall clock's.
@@ -107,6 +108,8 @@ pub(super) struct Lane {
     pub flow_notes: Arc<FlowNotes>,
     /// What this worker has told them.
     pub told: Told,
+    /// Other settings, and the time from which on all packets that come are such as they ask for.
+    pub changing: Option<(Changing, u64)>,
 }
 
 /// What a worker has told the sinks of flow records.
@@ -235,6 +238,16 @@ impl Lane {
                 }),
                 // That is for the sinks.
                 Order::Rotate => {}
+                Order::Change(changing) => {
+                    // Until the worker goes by the new list the kernel must keep whole what either list wants.
+                    let now = &self.worker.allowed().networks;
+                    let either = now.let_in_with(&changing.change.allowed.networks);
+                    let since_ns = match source.let_in(&either) {
+                        true => wall_clock_ns().saturating_add(STAMP_TO_SEEN_NS),
+                        false => 0,
+                    };
+                    self.changing = Some((changing, since_ns));
+                }
             }
         }
     }
@@ -257,6 +270,19 @@ impl Lane {
             offers: self.outlet.offers(),
             latest_ns: self.latest_ns,
             ..counts
+        }
+    }
+
+    /// Takes other settings once no packet will come that the kernel has cut by the old ones. Nothing earlier than
+    /// `settled_ns` will follow.
+    #[cold]
+    fn change(&mut self, source: &mut impl Source, settled_ns: u64) {
+        let due = self
+            .changing
+            .take_if(|(_, since_ns)| settled_ns >= *since_ns);
+        if let Some((changing, _)) = due {
+            self.worker.change(&changing.change);
+            source.let_in(&changing.change.allowed.networks);
         }
     }
 
@@ -351,6 +377,9 @@ impl Lane {
         });
         let settled_ns = source.settled_ns(clock.looked_ns);
         self.outlet.settle_to(settled_ns);
+        if self.changing.is_some() {
+            self.change(source, settled_ns);
+        }
         log_new_sessions(&self.worker, &mut self.logged_sessions);
         match progress {
             Progress::Batch => self.outlet.hand_over_if_old(now),

@@ -6,6 +6,7 @@ pub mod apart;
 mod awaited;
 pub mod budget;
 mod capture_sink;
+pub mod change;
 pub mod clock;
 pub mod doorbell;
 pub mod ending;

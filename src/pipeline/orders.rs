@@ -8,8 +8,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, Sender, bounded};
+use crossbeam_channel::{Receiver, Sender, TryRecvError, TrySendError, bounded};
 use tokio::sync::mpsc;
+
+use super::change::Change;
 
 /// Orders that may wait for a thread: more come in vain while it takes none.
 const MOST_WAITING: usize = 4;
@@ -20,6 +22,8 @@ pub enum Order<A> {
     Tell(Tell<A>),
     /// End the files of a store, and go on in others.
     Rotate,
+    /// Take other settings.
+    Change(Changing),
 }
 
 /// How much an answer tells.
@@ -30,6 +34,17 @@ pub enum Wants {
     /// What is counted: little enough to be asked for every second.
     Counts,
 }
+
+/// Other settings; whoever holds them has not taken them yet, which the one who ordered them waits for.
+pub struct Changing {
+    /// What holds from now on.
+    pub change: Arc<Change>,
+    /// Gone once nobody waits to take them.
+    _awaited: Sender<()>,
+}
+
+/// How often it is looked whether a change is taken.
+const LOOK: Duration = Duration::from_millis(5);
 
 /// Asks for an answer.
 pub struct Tell<A> {
@@ -126,6 +141,38 @@ impl<A> Orders<A> {
         }
     }
 
+    /// Has all take other settings, and waits until they hold; how many threads had not taken them when `wait` was over.
+    pub fn change(&self, change: &Arc<Change>, wait: Duration) -> usize {
+        let mut looks = wait.as_millis() / LOOK.as_millis();
+        // Each has its own: who has taken it is known.
+        let mut awaited = Vec::new();
+        for post in self.posts.iter() {
+            let (sender, taken) = bounded::<()>(0);
+            let mut order = Some(Order::Change(Changing {
+                change: Arc::clone(change),
+                _awaited: sender,
+            }));
+            // A thread that has orders enough takes some soon; one that is gone has ended.
+            while let Some(refused) = order.take().and_then(|order| post.try_give(order)) {
+                if looks == 0 {
+                    break;
+                }
+                looks -= 1;
+                std::thread::sleep(LOOK);
+                order = Some(refused);
+            }
+            awaited.push(taken);
+        }
+        loop {
+            awaited.retain(|taken| taken.try_recv() == Err(TryRecvError::Empty));
+            if awaited.is_empty() || looks == 0 {
+                return awaited.len();
+            }
+            looks -= 1;
+            std::thread::sleep(LOOK);
+        }
+    }
+
     /// Asks all and returns the answers that came before `wait` was over, and who gave none.
     pub async fn ask(&self, wants: Wants, wait: Duration) -> Answers<A> {
         let asked = self.posts.len();
@@ -155,11 +202,21 @@ impl<A> Orders<A> {
 impl<A> Post<A> {
     fn give(&self, order: Order<A>) {
         // Counted once it is there: whoever sees the count finds it, at the latest at the next look.
-        if self.queue.try_send(order).is_ok() {
-            self.given.fetch_add(1, Ordering::Relaxed);
-            if let Some(wake) = self.wake.get() {
-                wake();
+        self.try_give(order);
+    }
+
+    /// Gives an order back for which there is no room; a thread that is gone needs none.
+    fn try_give(&self, order: Order<A>) -> Option<Order<A>> {
+        match self.queue.try_send(order) {
+            Ok(()) => {
+                self.given.fetch_add(1, Ordering::Relaxed);
+                if let Some(wake) = self.wake.get() {
+                    wake();
+                }
+                None
             }
+            Err(TrySendError::Full(order)) => Some(order),
+            Err(TrySendError::Disconnected(_)) => None,
         }
     }
 }
@@ -232,5 +289,42 @@ mod tests {
         }
         drop(inboxes);
         assert_eq!(ask(&orders, Duration::from_secs(60)).silent, [0, 1]);
+    }
+
+    /// Who changes something waits until each has done it: a thread that holds the order has not.
+    #[test]
+    fn a_change_is_waited_for() {
+        let (orders, mut inboxes) = orders::<()>(3);
+        let change = Arc::new(Change::default());
+        // One has ended, one does not come by.
+        drop(inboxes.pop());
+        let mut late = inboxes.pop().unwrap();
+        let mut prompt = inboxes.pop().unwrap();
+        let working = std::thread::spawn(move || {
+            while prompt.take().is_none() {
+                std::thread::yield_now();
+            }
+        });
+        assert_eq!(orders.change(&change, Duration::from_millis(50)), 1);
+        working.join().unwrap();
+        let Some(Order::Change(held)) = late.take() else {
+            panic!("no change");
+        };
+        let (give, given) = bounded(1);
+        let waiting = std::thread::spawn(move || {
+            let left = orders.change(&change, Duration::from_secs(60));
+            give.send(left).unwrap();
+        });
+        let second = loop {
+            if let Some(Order::Change(second)) = late.take() {
+                break second;
+            }
+            std::thread::yield_now();
+        };
+        drop(held);
+        assert!(given.try_recv().is_err(), "the second is held yet");
+        drop(second);
+        assert_eq!(given.recv(), Ok(0));
+        waiting.join().unwrap();
     }
 }

@@ -20,6 +20,7 @@ use crate::pcap::record::Format;
 use crate::pipeline::annotations::Annotations;
 use crate::pipeline::apart::{Apart, ApartFile};
 use crate::pipeline::budget::{self, Budget};
+use crate::pipeline::change::{Change, Known};
 use crate::pipeline::ending::{PATIENCE, Patience};
 use crate::pipeline::flow_sink::FlowOutput;
 use crate::pipeline::glance::Observer;
@@ -46,6 +47,8 @@ use crate::threads::{self, NoThread};
 
 /// Chunks of flow records that may wait.
 pub const FLOW_QUEUE: usize = 32;
+/// How long threads have to take other settings.
+const CHANGE_WAIT: Duration = Duration::from_secs(5);
 /// Chunks of a file on their way to the workers.
 const CHUNKS: usize = 4;
 
@@ -97,6 +100,7 @@ pub struct Sharing {
 pub struct Pipeline {
     lanes: Vec<Lane>,
     settings: WorkerSettings,
+    known: Known,
     steering: Steering,
     sinks: SinkSet,
     /// Programs that are run for finished files.
@@ -178,6 +182,7 @@ impl Pipeline {
         sinks.tell_lost(lanes.iter().map(|lane| Arc::clone(&lane.lost)).collect());
         Ok(Self {
             lanes,
+            known: Known::new(Arc::clone(&settings.inventory)),
             apart: Apart::new(settings.tunnels.clone()),
             settings,
             steering,
@@ -218,6 +223,26 @@ impl Pipeline {
     /// Looks at what it counts while it runs.
     pub fn observer(&self) -> Observer {
         Observer::new(self.orders(), self.watch(), self.lanes.len())
+    }
+
+    /// What has it take other settings while it runs: how many threads had not taken them after a while.
+    pub fn changes(&self) -> impl Fn(&Arc<Change>) -> usize + Send + Sync + 'static + use<> {
+        let (orders, flow_orders) = (self.orders.clone(), self.flow_orders.clone());
+        let known = self.known.clone();
+        move |change| {
+            known.set(Arc::clone(&change.terms.inventory));
+            orders.change(change, CHANGE_WAIT) + flow_orders.change(change, CHANGE_WAIT)
+        }
+    }
+
+    /// What is known of mirror sessions, also once that has changed.
+    pub fn known(&self) -> Known {
+        self.known.clone()
+    }
+
+    /// The programs that are run for finished files.
+    pub const fn hooks(&self) -> Option<&Hooks> {
+        self.hooks.as_ref()
     }
 
     /// What has the files of its stores ended while it runs.
@@ -498,6 +523,7 @@ fn lanes(
         highest_ns: 0,
         lost: Arc::default(),
         flow_notes: Arc::clone(&queues.flow_notes),
+        changing: None,
         told: Told::default(),
     };
     let lanes = queues.empty.into_iter().zip(inboxes).enumerate();

@@ -32,6 +32,7 @@ use crate::pcap::record::{
     Batch, CaptureRecord, CutBy, Format, NewSession, PCAP_LATEST_NS, SNAPLEN, room_for,
 };
 use crate::pcap::slice::{LeftOut, Slice};
+use crate::pipeline::change;
 use crate::pipeline::ledger::{Dropped, Ledger, Noted};
 use crate::pipeline::measure::Distribution;
 use crate::pipeline::observe::{Frame, Observed};
@@ -290,6 +291,19 @@ impl Worker {
             intervals,
             records_from: None,
         }
+    }
+
+    /// Who may send.
+    pub fn allowed(&self) -> &Allowed {
+        &self.settings.allowed
+    }
+
+    /// From now on other sources and VNIs are wanted.
+    #[cold]
+    pub fn change(&mut self, change: &change::Change) {
+        self.allow(Arc::clone(&change.allowed));
+        self.settings.filter.clone_from(&change.filter);
+        self.settings.inventory = Arc::clone(&change.terms.inventory);
     }
 
     /// Takes one packet all the way.

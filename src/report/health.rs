@@ -224,6 +224,7 @@ pub(super) mod tests {
 
     use super::*;
     use crate::outfile::Standing;
+    use crate::pipeline::change::Known;
     use crate::pipeline::glance::Glance;
     use crate::pipeline::ledger::{Dropped, Ledger};
     use crate::pipeline::outlet::Offers;
@@ -246,9 +247,10 @@ pub(super) mod tests {
             backend: "udp".to_owned(),
             kernel_reason: "socket_overflow",
             max_flows: Some(1000),
-            inventory: Arc::default(),
+            known: Known::default(),
         };
         Moment {
+            inventory: about.known.now(),
             about: Arc::new(about),
             at_ns: 1_000_000_000 + (seconds * 1e9) as u64,
             seconds,

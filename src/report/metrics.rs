@@ -664,7 +664,7 @@ impl Series {
         });
         let labelled = |counts: &SessionCounts| {
             let (source, vni) = counts.key.mirror().unzip();
-            let label = now.about.inventory.label(counts.key);
+            let label = now.inventory.label(counts.key);
             Labelled {
                 vni: vni.map_or_else(|| "other".to_owned(), |vni| vni.to_string()),
                 source: source.map_or_else(|| "other".to_owned(), |source| source.to_string()),

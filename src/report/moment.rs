@@ -7,6 +7,7 @@ use crate::host::process::Process;
 use crate::host::space::Disk;
 use crate::mirror::inventory::{Difference, Inventory};
 use crate::mirror::session::SessionKey;
+use crate::pipeline::change::Known;
 use crate::pipeline::glance::{Glance, SessionCounts};
 
 /// What does not change during a run.
@@ -24,8 +25,8 @@ pub struct AboutRun {
     pub kernel_reason: &'static str,
     /// Most flows kept at a time; `None` where nobody takes flow records.
     pub max_flows: Option<u32>,
-    /// What is known of mirror sessions.
-    pub inventory: Arc<Inventory>,
+    /// What is known of mirror sessions, which may change.
+    pub known: Known,
 }
 
 /// A run at one moment.
@@ -33,6 +34,8 @@ pub struct AboutRun {
 pub struct Moment {
     /// What does not change.
     pub about: Arc<AboutRun>,
+    /// What is known of mirror sessions.
+    pub inventory: Arc<Inventory>,
     /// Nanoseconds since 1970.
     pub at_ns: u64,
     /// Seconds since any fixed moment; the clock may be set, this goes on.
@@ -59,7 +62,7 @@ impl Moment {
         let seen = self.glance.sessions.iter();
         let seen = seen.filter(|session| session.packets > 0);
         let seen = seen.map(|session| (session.key, session.last_ns));
-        self.about.inventory.compare(seen, self.at_ns)
+        self.inventory.compare(seen, self.at_ns)
     }
 
     /// What the kernel lost and what was lost here, each by reason, zeros too.

@@ -350,7 +350,7 @@ impl Rates {
     fn session(&self, now: &Moment, session: &SessionCounts) -> SessionStatus {
         let (source, vni) = session.key.mirror().unzip();
         let (packets, bytes) = self.before.get(&session.key).copied().unwrap_or_default();
-        let label = now.about.inventory.label(session.key);
+        let label = now.inventory.label(session.key);
         SessionStatus {
             vni: vni.map(|vni| vni.as_u32()),
             source,

@@ -15,6 +15,7 @@ pub mod window;
 
 use std::net::SocketAddr;
 
+use crate::mirror::networks::Networks;
 use crate::pcap::origin::{CutComment, Origin};
 use crate::wire::outer::{LinkType, Pieces};
 use crate::wire::refusal::Refusal;
@@ -176,6 +177,13 @@ pub trait Source {
     /// Packets of sources that are not allowed that the kernel left out so far; nobody will hand them over.
     fn refused_so_far(&mut self) -> u64 {
         0
+    }
+
+    /// The kernel is to hand over whole packets from these networks, from everywhere where there are none; others it may
+    /// leave out. Whether it sorts packets by their source at all: then those that came before may lack their payload.
+    fn let_in(&mut self, networks: &Networks) -> bool {
+        let _ = networks;
+        false
     }
 
     /// Packets that were lost so far before they could be handed over.

@@ -9,6 +9,7 @@ use std::time::Duration;
 use super::rolling::{Class, Content, Ended, OpenFile, Plan, Rolling, Split, StoreError};
 use super::rotation::Reason;
 use crate::capture::first_places::Teller;
+use crate::capture::terms::Terms;
 use crate::capture::writer::{CaptureWriter, Sessions};
 use crate::mirror::session::SessionId;
 use crate::outfile::{ItemFile, OutError, Standing};
@@ -189,6 +190,14 @@ impl Store {
     /// Ends the files that are open, and goes on in others.
     pub fn rotate(&mut self) {
         self.files.end_all(Reason::Asked);
+    }
+
+    /// From now on the files go by other terms.
+    pub fn change(&mut self, terms: &Terms) {
+        for file in self.files.open.values_mut() {
+            file.writer.know(&terms.inventory);
+        }
+        self.files.change(terms);
     }
 
     /// How it stands.

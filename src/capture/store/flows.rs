@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::rolling::{Class, Content, Ended, Plan, Rolling, StoreError};
 use super::rotation::Reason;
+use crate::capture::terms::Terms;
 use crate::export::FlowFormat;
 use crate::export::flow_file::FlowFile;
 use crate::export::lines::LINE_ROOM;
@@ -100,6 +101,11 @@ impl FlowStore {
     /// Ends the file that is open, and goes on in another.
     pub fn rotate(&mut self) {
         self.files.end_all(Reason::Asked);
+    }
+
+    /// From now on the files go by other terms.
+    pub fn change(&mut self, terms: &Terms) {
+        self.files.change(terms);
     }
 
     /// How it stands.

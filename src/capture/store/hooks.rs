@@ -58,7 +58,7 @@ struct Handle {
 }
 
 struct State {
-    program: PathBuf,
+    program: Mutex<Arc<Path>>,
     timeout: Duration,
     end_by: OnceLock<Instant>,
     waiting: AtomicU64,
@@ -115,7 +115,7 @@ impl Drop for Job {
 
 impl Debug for Hooks {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Hooks of {}", self.0.state.program.display())
+        write!(f, "Hooks of {}", self.0.state.program().display())
     }
 }
 
@@ -161,7 +161,7 @@ impl Hooks {
     fn start_with(program: PathBuf, waits: bool, timeout: Duration) -> Result<Self, NoThread> {
         let (sender, jobs) = bounded(WAITING);
         let state = Arc::new(State {
-            program,
+            program: Mutex::new(program.into()),
             timeout,
             end_by: OnceLock::new(),
             waiting: AtomicU64::new(0),
@@ -181,6 +181,12 @@ impl Hooks {
             state,
             waits,
         })))
+    }
+
+    /// From now on this program is run.
+    pub fn change(&self, program: PathBuf) {
+        let held = self.0.state.program.lock();
+        *held.unwrap_or_else(PoisonError::into_inner) = program.into();
     }
 
     /// Runs the program for a file, as soon as there is room.
@@ -218,7 +224,7 @@ impl Hooks {
             tracing::info!(
                 "waiting for {} of {}, at most {} s; a second signal ends at once",
                 counted(waiting, "run"),
-                state.program.display(),
+                state.program().display(),
                 state.timeout.as_secs()
             );
         }
@@ -238,6 +244,10 @@ enum Ended {
 }
 
 impl State {
+    fn program(&self) -> Arc<Path> {
+        Arc::clone(&self.program.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
     fn tally(&self) -> Tally {
         Tally {
             run: self.run.load(Ordering::Relaxed),
@@ -251,7 +261,7 @@ impl State {
         self.skipped.fetch_add(1, Ordering::Relaxed);
         tracing::warn!(
             "{} is not run for {}: {why}",
-            self.program.display(),
+            self.program().display(),
             job.file.display()
         );
     }
@@ -282,12 +292,13 @@ impl State {
 
     fn run(&self, job: &mut Job) {
         self.run.fetch_add(1, Ordering::Relaxed);
-        let (program, file) = (self.program.display(), job.file.display());
+        let path = self.program();
+        let (program, file) = (path.display(), job.file.display());
         let failed = |how: String| {
             self.failed.fetch_add(1, Ordering::Relaxed);
             tracing::warn!("{program} failed for {file}: {how}");
         };
-        let child = match start(&self.program, job) {
+        let child = match start(&path, job) {
             Ok(child) => child,
             Err(error) => return failed(format!("it cannot be started: {error}")),
         };

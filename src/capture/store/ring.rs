@@ -292,6 +292,11 @@ impl Ring {
         self.open.remove(&name.to_string());
     }
 
+    /// These limits count from now on.
+    pub const fn keep(&mut self, limits: Limits) {
+        self.keeping.limits = limits;
+    }
+
     /// Deletes what has to go so that `coming` bytes can be written, and tells how many bytes may be written until
     /// it is asked again; `None` where the limits leave no room at all. `open_bytes` are in files of this process
     /// that are not finished.

@@ -14,6 +14,7 @@ use super::manifest::{FileFacts, Lost, hex};
 use super::names::StoreName;
 use super::ring::{Begun, Fsync, Keeping, Ring};
 use super::rotation::{Open, Reason, Triggers};
+use crate::capture::terms::Terms;
 use crate::flow::text::rfc3339;
 use crate::mirror::session::SessionKey;
 use crate::outfile::packed::{Compression, Pool};
@@ -194,6 +195,11 @@ pub struct Rolling<C> {
     synced: Arc<AtomicU64>,
 }
 
+/// How a file's comment names the configuration of its run.
+pub fn configuration(name: &str) -> String {
+    format!("configuration {name}")
+}
+
 /// Items that go to the same file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Class {
@@ -274,6 +280,23 @@ impl<C: Content> Rolling<C> {
         // What is too much already goes before anything is written.
         store.ask_for_room(0, now_ns)?;
         Ok(store)
+    }
+
+    /// From now on the files go by other terms. What is too much already goes before more is written.
+    pub fn change(&mut self, terms: &Terms) {
+        let about = &mut self.plan.about;
+        about.inventory = Arc::clone(&terms.inventory);
+        let (old, new) = &terms.configuration;
+        if let Some(first) = about.comments.first_mut() {
+            *first = first.replace(&configuration(old), &configuration(new));
+        }
+        if let Some((limits, triggers)) = terms.keeping {
+            self.plan.triggers = triggers;
+            self.plan.keeping.limits = limits;
+            hold(&self.ring).keep(limits);
+            self.allowance = 0;
+            self.look_at = self.now;
+        }
     }
 
     /// Its directory, in messages.

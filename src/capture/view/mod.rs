@@ -17,6 +17,7 @@ use crossbeam_channel::Sender;
 use stream::{Chunk, Given, Stream};
 use tee::{Joined, Piece, Tees, Viewer};
 
+use crate::mirror::inventory::Inventory;
 use crate::pcap::record::{BATCH_LEN, Batch};
 use crate::pcap::section::About;
 
@@ -52,6 +53,11 @@ struct Seat {
 }
 
 impl Views {
+    /// Interfaces that are described from now on are called so.
+    pub fn know(&mut self, inventory: &Arc<Inventory>) {
+        self.stream.know(inventory);
+    }
+
     /// Behind these tees. `about` is told of the stream.
     pub fn new(tees: Tees, about: About, when_slow: WhenSlow) -> Self {
         Self {

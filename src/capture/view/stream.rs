@@ -3,7 +3,10 @@
 //! All viewers share the numbers of interfaces, so that packets are copied once for all of them. Who joins late first
 //! gets the header and every interface described so far.
 
+use std::sync::Arc;
+
 use crate::capture::writer::Sessions;
+use crate::mirror::inventory::Inventory;
 use crate::mirror::session::SessionId;
 use crate::pcap::options::{number32, put};
 use crate::pcap::record::{
@@ -75,6 +78,12 @@ impl Stream {
             blocks: Vec::new(),
             chunk: Chunk::default(),
         }
+    }
+
+    /// Interfaces that are described from now on are called so.
+    pub fn know(&mut self, inventory: &Arc<Inventory>) {
+        self.about.inventory = Arc::clone(inventory);
+        self.section.know(inventory);
     }
 
     /// Begins anew, for nobody has seen anything: interfaces that come no more are not described.

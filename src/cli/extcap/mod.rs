@@ -18,7 +18,7 @@ use tracing_subscriber::EnvFilter;
 
 use super::settings::layers::Layers;
 use super::settings::typed::{self, Text};
-use super::{listen, log, values};
+use super::{listen, logging, values};
 use crate::failure::Failure;
 use crate::say::divert;
 use crate::wire::vxlan;
@@ -125,7 +125,7 @@ pub fn answer(call: &Call) -> Result<(), Failure> {
         None => None,
     };
     divert(file);
-    log(log_filter(call.log_level.as_deref()));
+    logging::start(log_filter(call.log_level.as_deref()));
     match said(call)? {
         Some(text) => {
             let mut out = io::stdout();

@@ -10,10 +10,10 @@ use super::mistakes::Mistakes;
 /// The variable that names the file of settings.
 pub const CONFIG: &str = "VXTAP_CONFIG";
 
-/// Behind the prefix: variables that are no settings of `listen` and yet ours. The last seven are given to programs
+/// Behind the prefix: variables that are no settings of `listen` and yet ours. All but the first are given to programs
 /// behind --on-rotate, which may start a vxtap of their own.
-pub const OTHERS: [&str; 9] = [
-    "CONFIG", "LOG", "FILE", "FIRST_TS", "LAST_TS", "PACKETS", "BYTES", "SHA256", "REASON",
+pub const OTHERS: [&str; 8] = [
+    "CONFIG", "FILE", "FIRST_TS", "LAST_TS", "PACKETS", "BYTES", "SHA256", "REASON",
 ];
 
 /// What the environment says.

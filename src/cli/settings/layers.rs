@@ -10,7 +10,7 @@ use sha2::{Digest, Sha256};
 use crate::capture::store::manifest::hex;
 
 /// Where a value came from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Origin {
     /// Nobody said anything.
     Default,

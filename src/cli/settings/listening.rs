@@ -13,7 +13,7 @@ use super::meant::{
 use super::sessions;
 use super::typed;
 use super::watching;
-use crate::cli::values;
+use crate::cli::{logging, values};
 use crate::control::station::Places;
 use crate::failure::Failure;
 use crate::outfile::Existing;
@@ -34,6 +34,8 @@ pub struct Listen {
     pub receive: Receive,
     /// Where others may ask how it is.
     pub watching: Places,
+    /// What is logged; see [`logging::read`].
+    pub log: String,
 }
 
 /// What is received, and how.
@@ -83,7 +85,8 @@ impl Listen {
             .flatten()
     }
 
-    fn read(typed: &Layers<typed::Listen>, mistakes: &mut Mistakes) -> Option<Self> {
+    /// What the settings mean; every mistake is noted.
+    pub fn read(typed: &Layers<typed::Listen>, mistakes: &mut Mistakes) -> Option<Self> {
         let typed_tunnels = typed.group(|typed| &typed.tunnels);
         let tunnels = tunnels(None, &typed_tunnels, mistakes);
         let limits = Limits::read(&typed.group(|typed| &typed.limits), mistakes);
@@ -110,6 +113,13 @@ impl Listen {
         let lifetimes = lifetimes::read(&typed.group(|typed| &typed.flow_lifetimes), mistakes);
         let dedup = dedup(&typed.group(|typed| &typed.duplicates), mistakes);
         let watching = watching::read(&typed.group(|typed| &typed.watching), mistakes);
+        let logging = typed.group(|typed| &typed.logging);
+        let log = mistakes.one(
+            &logging,
+            "--log",
+            |t| &t.log,
+            |text| logging::read(text).map(|_| text.to_owned()),
+        );
         let (mut tunnels, mut receive) = (tunnels?, receive?);
         let asked = |origin| origin != Origin::Default;
         let gpe = typed_tunnels.find(|tunnels| tunnels.gpe_port.as_ref());
@@ -146,6 +156,7 @@ impl Listen {
             run,
             receive,
             watching,
+            log: log?,
         })
     }
 }

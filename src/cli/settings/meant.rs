@@ -20,7 +20,7 @@ use crate::capture::output::Output;
 use crate::capture::store::captures::Store;
 use crate::capture::store::flows::FlowStore;
 use crate::capture::store::hooks::{self, Hooks};
-use crate::capture::store::rolling::Plan;
+use crate::capture::store::rolling::{Plan, configuration};
 use crate::capture::view::tee::Tees;
 use crate::capture::view::{self, Views, WhenSlow};
 use crate::capture::writer::CaptureWriter;
@@ -734,9 +734,8 @@ impl Outputs {
         let mut about = about;
         if let Some(first) = about.comments.first_mut() {
             let (version, host) = (env!("CARGO_PKG_VERSION"), host_name());
-            let configuration = &self.configuration;
-            *first =
-                format!("vxtap {version}; host {host}; configuration {configuration}; {first}");
+            let configuration = configuration(&self.configuration);
+            *first = format!("vxtap {version}; host {host}; {configuration}; {first}");
         }
         let plan = Plan { about, ..plan };
         Ok(Store::open(path, plan, self.format, wall_clock_ns())?.into())

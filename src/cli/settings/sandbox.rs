@@ -42,7 +42,7 @@ pub fn needs(outputs: &Outputs) -> Result<Needs, Failure> {
 }
 
 /// Where the files of a path are: beside it stand its hidden name and those of its like.
-fn directory_of(path: &Path) -> PathBuf {
+pub fn directory_of(path: &Path) -> PathBuf {
     match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
         _ => PathBuf::from("."),

@@ -118,6 +118,9 @@ pub struct Listen {
     /// Who may ask the run how it is, and where
     #[command(flatten)]
     pub watching: Watching,
+    /// What is logged
+    #[command(flatten)]
+    pub logging: Logging,
 }
 
 /// What replay reads.
@@ -472,6 +475,17 @@ pub struct Watching {
     pub control: Option<PathBuf>,
 }
 
+/// What is logged.
+#[derive(Clone, Debug, Default, Args, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+#[command(next_help_heading = "Log")]
+pub struct Logging {
+    /// How much is logged on standard error: error, warn, info, debug, trace or off; or levels by module, such as
+    /// warn,vxtap::source=debug
+    #[arg(long, value_name = "LEVEL")]
+    pub log: Option<Text>,
+}
+
 fn text(value: impl ToString) -> Option<Text> {
     Some(Text(value.to_string()))
 }
@@ -523,6 +537,7 @@ impl Listen {
             duplicates: Duplicates::defaults(),
             limits: Limits::defaults(),
             watching: Watching::defaults(),
+            logging: Logging { log: text("info") },
         }
     }
 }

@@ -22,6 +22,7 @@ use crate::bpf::steer::{self, Start, Steering};
 use crate::host::interfaces;
 use crate::host::netlink::LinkWatch;
 use crate::mirror::allowed::Allowed;
+use crate::mirror::networks::Networks;
 use crate::source::{Arrival, Progress, Source};
 
 /// Which way packets are taken from the kernel.
@@ -352,6 +353,13 @@ impl Source for LiveSource {
         match self {
             Self::Udp(source) => source.refused_so_far(),
             Self::Packet(source) => source.refused_so_far(),
+        }
+    }
+
+    fn let_in(&mut self, networks: &Networks) -> bool {
+        match self {
+            Self::Udp(source) => source.let_in(networks),
+            Self::Packet(source) => source.let_in(networks),
         }
     }
 

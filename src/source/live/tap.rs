@@ -635,6 +635,14 @@ impl Source for PacketSource {
         self.refused
     }
 
+    fn let_in(&mut self, networks: &Networks) -> bool {
+        if let Err(error) = self.allow(networks) {
+            // The worker looks at each packet all the same.
+            tracing::warn!("the filter in the kernel stays as it was: {error}");
+        }
+        true
+    }
+
     fn lost_so_far(&mut self) -> u64 {
         if self.end_ns.is_none()
             && let Ok(counted) = self.ring.counted()

@@ -1,0 +1,103 @@
+//! What is logged on standard error, and how much of it; that may change while a run goes on.
+
+use std::ffi::OsString;
+use std::io::IsTerminal;
+use std::sync::OnceLock;
+
+use tracing_subscriber::EnvFilter;
+
+use crate::say::LogLine;
+
+/// Sets another filter.
+type Set = Box<dyn Fn(EnvFilter) -> Result<(), String> + Send + Sync>;
+
+static SET: OnceLock<Set> = OnceLock::new();
+
+/// Logs on standard error from now on.
+pub fn start(filter: EnvFilter) {
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(|| LogLine)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_target(false)
+        .with_filter_reloading();
+    let handle = log.reload_handle();
+    log.init();
+    let set = move |filter| {
+        let set = handle.reload(filter);
+        set.map_err(|error| error.to_string())
+    };
+    let _ = SET.set(Box::new(set));
+}
+
+/// From now on so much is logged.
+///
+/// # Errors
+///
+/// What is wrong with the filter, in words.
+pub fn set(filter: &str) -> Result<(), String> {
+    let filter = read(filter)?;
+    SET.get().map_or(Ok(()), |set| set(filter))
+}
+
+/// What is logged, by the value of VXTAP_LOG, and what is wrong with it.
+pub fn of_environment(value: Option<OsString>) -> (EnvFilter, Option<String>) {
+    let text = match &value {
+        None => "info".into(),
+        Some(value) => value.to_string_lossy(),
+    };
+    if text.trim().is_empty() {
+        return (EnvFilter::new("info"), None);
+    }
+    match read(&text) {
+        Ok(filter) => (filter, None),
+        Err(needed) => {
+            let wrong = format!("VXTAP_LOG={text} is no log filter: {needed}; taking info");
+            (EnvFilter::new("info"), Some(wrong))
+        }
+    }
+}
+
+/// A log filter: a level, or levels of modules.
+///
+/// # Errors
+///
+/// What is needed, in words.
+pub fn read(text: &str) -> Result<EnvFilter, String> {
+    // A word that is no level is taken for the name of a module, of which nothing would ever be logged.
+    let levels = ["error", "warn", "info", "debug", "trace", "off"];
+    let is_level = |word: &str| levels.iter().any(|level| word.eq_ignore_ascii_case(level));
+    let known = |part: &str| match part.split_once('=') {
+        Some((_, level)) => is_level(level.trim()),
+        None => is_level(part.trim()) || part.trim().starts_with("vxtap"),
+    };
+    let filter = EnvFilter::builder().parse(text).ok();
+    filter
+        .filter(|_| text.split(',').all(known))
+        .ok_or_else(|| "error, warn, info, debug, trace or off is needed".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn log_filters() {
+        let wrong = |value: &str| of_environment(Some(value.into())).1;
+        for good in [
+            "",
+            "info",
+            "DEBUG",
+            "off",
+            "warn,vxtap::source=debug",
+            "vxtap=trace",
+        ] {
+            assert_eq!(wrong(good), None, "{good}");
+        }
+        for bad in ["loud", "debgu", "info,verbose", "vxtap=loud", "7", "[["] {
+            let said = wrong(bad).unwrap_or_default();
+            assert!(said.contains(&format!("VXTAP_LOG={bad}")), "{bad}: {said}");
+        }
+        assert_eq!(of_environment(None).1, None);
+    }
+}
