@@ -6,8 +6,9 @@
 #                                               "skipped: WHY" and ends with 0
 #
 # Each stage gets a Debian root that debootstrap makes. COPY copies only what .dockerignore leaves, RUN runs in the
-# root, WORKDIR and USER hold as in a build. Then the entry point runs as the user of the last stage: --version, and
-# `listen` for 1 second with a capture in the working directory.
+# root, WORKDIR, ENV and USER hold as in a build. Then the entry point runs as the user of the last stage: --version, and
+# `listen` with a capture in the working directory. Its root is read-only then, but for the volumes and /run/vxtap, and the
+# HEALTHCHECK has to find it healthy.
 #
 # Not proven: that the base images can be pulled and what else is in them. In place of `rust:…` stands Debian with gcc,
 # libc6-dev and this machine's Rust, in place of `debian:…-slim` a minbase root. An instruction that this script does
@@ -37,7 +38,7 @@ export WORK=$work IMPOSSIBLE=$impossible SYSROOT CARGO_HOME=${CARGO_HOME:-$HOME/
 SYSROOT=$(rustc --print sysroot)
 # Mounts are made in a namespace of this script and end with it.
 unshare --mount --pid --fork --kill-child --propagation private python3 - <<'PY'
-import fnmatch, json, os, pathlib, re, shutil, subprocess, sys
+import fnmatch, json, os, pathlib, re, shutil, subprocess, sys, threading, time
 
 work, sysroot, cargo_home = (pathlib.Path(os.environ[name]) for name in ("WORK", "SYSROOT", "CARGO_HOME"))
 PATH = "/usr/local/cargo/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -86,7 +87,7 @@ def mount(*words):
 class Stage:
     def __init__(self, number, image):
         self.root, self.user, self.dir = work / f"root{number}", None, "/"
-        self.entry, self.command = [], []
+        self.entry, self.command, self.health, self.volumes = [], [], None, []
         release = re.search(r"(bookworm|trixie)", image)
         if not release or not re.match(r"(rust|debian):", image):
             fail(f"no stand-in for the image {image}")
@@ -173,15 +174,39 @@ for name, rest in instructions():
         stage.entry = json.loads(rest)
     elif name == "CMD":
         stage.command = json.loads(rest)
-    elif name not in ("EXPOSE", "VOLUME"):
+    elif name == "ENV":
+        variable, _, value = rest.partition("=")
+        stage.env[variable] = value
+    elif name == "HEALTHCHECK":
+        stage.health = json.loads(rest.partition("CMD ")[2])
+    elif name == "VOLUME":
+        stage.volumes.append(rest)
+    elif name != "EXPOSE":
         fail(f"an instruction that it does not know: {name}")
 
 if not stage.user or stage.user.split(":")[0] in ("0", "root"):
     fail("the image runs as root")
-for words in (["--version"], [*stage.command, "--duration", "1s", "-w", "check.pcapng"]):
-    print("run:", *stage.entry, *words, flush=True)
-    if stage.run([*stage.entry, *words]).returncode:
-        fail(f"{' '.join(words)} failed")
+if stage.run([*stage.entry, "--version"]).returncode:
+    fail("--version failed")
+mount("--bind", stage.root, stage.root)
+mount("-o", "remount,bind,ro", stage.root)
+for place in [*stage.volumes, "/run/vxtap"]:
+    mount("-t", "tmpfs", "-o", "uid=65534,gid=65534", "tmpfs", stage.root / place.lstrip("/"))
+words = [*stage.entry, *stage.command, "--duration", "5s", "-w", "check.pcapng"]
+print("run:", *words, flush=True)
+listening = threading.Thread(target=lambda: codes.append(stage.run(words).returncode))
+codes = []
+listening.start()
+for _ in range(40):
+    time.sleep(0.1)
+    health = stage.run(stage.health, capture_output=True, text=True)
+    if health.returncode == 0:
+        break
+else:
+    fail(f"the health check says {health.returncode}: {health.stdout}{health.stderr}")
+listening.join()
+if codes != [0]:
+    fail(f"listen ended with {codes}")
 if not stage.inside("check.pcapng").stat().st_size:
     fail("no capture in the working directory")
 print("every step of the Dockerfile ran")

@@ -389,7 +389,7 @@ fn nothing_wanted_in_the_file() {
         ),
         (
             &["--vni", "7,9"],
-            "session-96.pcap: nothing is left of its 11 packets: 11 packets had a VNI that --vni does not name.",
+            "session-96.pcap: nothing is left of its 11 packets: 11 packets had a VNI that --vni does not name, or --vni-deny does.",
         ),
     ] {
         let file = testdata("session-96.pcap");
@@ -751,12 +751,14 @@ fn open_fragments_take_bounded_memory() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("pieces.pcap");
     fs::write(&path, capture).unwrap();
-    // Eight MiB are meant for them, and as much again for what stands around; the rest is the program.
-    let script = "ulimit -v 65536; exec \"$@\"";
+    // Eight MiB are meant for them, and twice as much for what stands around; the rest is the program, all of which is
+    // mapped.
+    let program = fs::metadata(common::VXTAP).unwrap().len() >> 10;
+    let script = format!("ulimit -v {}; exec \"$@\"", program + (24 << 10));
     let mut command = std::process::Command::new("sh");
     command.args([
         "-c",
-        script,
+        &script,
         "sh",
         common::VXTAP,
         "replay",

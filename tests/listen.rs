@@ -399,3 +399,27 @@ fn a_listener_on_every_address_knows_where_a_datagram_came_to() {
     assert_eq!(listener.end().0, Some(0));
     assert_eq!(json(&summary)["sessions"][0]["target"], "127.0.0.1");
 }
+
+/// `--log-format json` makes each line of the log an object; what is no log line stays text.
+#[test]
+fn lines_of_the_log_as_json() {
+    let args = ["listen", "--bind", "127.0.0.1:0", "--duration", "200ms"];
+    let of = |format: &str| {
+        let done = common::vxtap(args.iter().chain(&["--log-format", format]));
+        let lines = done
+            .stderr
+            .lines()
+            .filter(|line| line.contains("sandbox: "));
+        let lines: Vec<String> = lines.map(str::to_owned).collect();
+        assert_eq!((done.code, lines.len()), (Some(0), 1), "{}", done.stderr);
+        serde_json::from_str::<Value>(&lines[0])
+    };
+    let line = of("json").unwrap();
+    assert_eq!(line["level"], "INFO");
+    assert!(line["message"].as_str().unwrap().starts_with("sandbox: "));
+    assert!(of("text").is_err());
+    assert_eq!(
+        common::vxtap(args.iter().chain(&["--log-format", "xml"])).code,
+        Some(2)
+    );
+}

@@ -21,6 +21,7 @@ pub fn run(args: ListenArgs) -> Result<(), Failure> {
     let mut given = Given::gather(settings, config.as_deref(), std::env::vars_os());
     let listen = Listen::of(&mut given);
     let listen = given.mistakes.end(listen)?;
+    logging::set_json(listen.log_json);
     logging::set(&listen.log).map_err(Failure::usage)?;
     for warning in &given.warnings {
         tracing::warn!("{warning}");
@@ -237,6 +238,9 @@ mod linux {
         say_begin(&live, &addresses, &receive, &settings);
         if let Some(sandbox) = sandbox {
             tracing::info!("sandbox: {}", sandbox.in_words());
+            for missing in sandbox.missing() {
+                tracing::warn!("the sandbox is not complete: {missing}");
+            }
         }
         let pin = pins(&receive, live.sources.len());
         let waiting = Waiting {

@@ -3,8 +3,13 @@
 use std::ffi::OsString;
 use std::io::IsTerminal;
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 
+use tracing::{Event, Subscriber};
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::format::{Format, Full, Json, Writer};
+use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields, format};
+use tracing_subscriber::registry::LookupSpan;
 
 use crate::say::LogLine;
 
@@ -13,13 +18,48 @@ type Set = Box<dyn Fn(EnvFilter) -> Result<(), String> + Send + Sync>;
 
 static SET: OnceLock<Set> = OnceLock::new();
 
+/// Whether lines are JSON.
+static JSON: AtomicBool = AtomicBool::new(false);
+
+/// Lines of the log, in the form that is wanted at the moment.
+struct Lines {
+    text: Format<Full>,
+    json: Format<Json>,
+}
+
+impl<S, N> FormatEvent<S, N> for Lines
+where
+    S: Subscriber + for<'lookup> LookupSpan<'lookup>,
+    N: for<'writer> FormatFields<'writer> + 'static,
+{
+    fn format_event(
+        &self,
+        context: &FmtContext<'_, S, N>,
+        writer: Writer<'_>,
+        event: &Event<'_>,
+    ) -> std::fmt::Result {
+        match JSON.load(Ordering::Relaxed) {
+            false => self.text.format_event(context, writer, event),
+            true => self.json.format_event(context, writer, event),
+        }
+    }
+}
+
+/// From now on lines are JSON, or text.
+pub fn set_json(json: bool) {
+    JSON.store(json, Ordering::Relaxed);
+}
+
 /// Logs on standard error from now on.
 pub fn start(filter: EnvFilter) {
     let log = tracing_subscriber::fmt()
+        .with_ansi(std::io::stderr().is_terminal())
+        .event_format(Lines {
+            text: format().with_target(false),
+            json: format().json().flatten_event(true).with_target(false),
+        })
         .with_env_filter(filter)
         .with_writer(|| LogLine)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_target(false)
         .with_filter_reloading();
     let handle = log.reload_handle();
     log.init();

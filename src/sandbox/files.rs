@@ -4,14 +4,17 @@
 use std::path::{Path, PathBuf};
 
 use landlock::{
-    ABI, Access, AccessFs, AccessNet, BitFlags, NetPort, PathBeneath, PathFd, Ruleset, RulesetAttr,
-    RulesetCreated, RulesetCreatedAttr, RulesetStatus,
+    ABI, Access, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible, NetPort, PathBeneath,
+    PathFd, Ruleset, RulesetAttr, RulesetCreated, RulesetCreatedAttr, RulesetStatus,
 };
 
 use super::Needs;
 
 /// Newest version of Landlock whose limits are asked for (Linux 6.10); older kernels have fewer.
 const NEWEST: ABI = ABI::V5;
+/// Why there are no rules.
+const NO_LANDLOCK: &str = "this kernel has none (Linux 5.13, CONFIG_SECURITY_LANDLOCK), or a filter of the service or container \
+                           keeps landlock_create_ruleset(2) from this process";
 /// What every run reads: counters, interfaces, the terminal it was started from.
 const ALWAYS_READ: [&str; 4] = ["/proc", "/sys", "/dev/tty", "/dev/null"];
 /// What looking up a name reads (nsswitch.conf(5), resolver(5)).
@@ -33,7 +36,13 @@ impl Files {
     /// When the kernel has no Landlock, in words.
     pub fn prepare(needs: &Needs) -> Result<Self, String> {
         let in_words = |error: landlock::RulesetError| error.to_string();
+        // Without its first version there is nothing to enter; newer limits are taken as far as there are any.
         let rules = Ruleset::default()
+            .set_compatibility(CompatLevel::HardRequirement)
+            .handle_access(AccessFs::from_all(ABI::V1))
+            .map_err(|_| NO_LANDLOCK.to_owned())?;
+        let rules = rules
+            .set_compatibility(CompatLevel::BestEffort)
             .handle_access(AccessFs::from_all(NEWEST))
             .and_then(|rules| rules.handle_access(AccessNet::ConnectTcp))
             .and_then(Ruleset::create)
@@ -83,7 +92,7 @@ impl Files {
         match rules.restrict_self() {
             Err(error) => Err(format!("Landlock: {error}")),
             Ok(status) if status.ruleset == RulesetStatus::NotEnforced => {
-                Err("this kernel has no Landlock (Linux 5.13, CONFIG_SECURITY_LANDLOCK)".to_owned())
+                Err(format!("no Landlock: {NO_LANDLOCK}"))
             }
             Ok(_) => Ok(()),
         }

@@ -126,13 +126,15 @@ impl Sandbox {
         Ok(())
     }
 
+    /// The limits that this system does not have, each with the reason.
+    pub fn missing(&self) -> &[String] {
+        &self.0.missing
+    }
+
     /// What holds, in a sentence.
     pub fn in_words(&self) -> String {
         let Limits {
-            kept,
-            files,
-            calls,
-            missing,
+            kept, files, calls, ..
         } = &*self.0;
         let mut holds = vec![kept.in_words(), "no new privileges".to_owned()];
         holds.extend(files.as_ref().map(files::Files::in_words));
@@ -141,10 +143,6 @@ impl Sandbox {
                 .as_ref()
                 .map(|_| "no program is started, system calls are limited".to_owned()),
         );
-        let missing = match missing.as_slice() {
-            [] => String::new(),
-            missing => format!(" ({})", missing.join("; ")),
-        };
-        format!("{}{missing}", holds.join("; "))
+        holds.join("; ")
     }
 }

@@ -36,6 +36,8 @@ pub struct Listen {
     pub watching: Places,
     /// What is logged; see [`logging::read`].
     pub log: String,
+    /// Each line of the log is a JSON object.
+    pub log_json: bool,
 }
 
 /// What is received, and how.
@@ -120,6 +122,9 @@ impl Listen {
             |t| &t.log,
             |text| logging::read(text).map(|_| text.to_owned()),
         );
+        let words = [("text", false), ("json", true)];
+        let format = |text: &str| values::one_of(text, &words);
+        let log_json = mistakes.one(&logging, "--log-format", |t| &t.log_format, format);
         let (mut tunnels, mut receive) = (tunnels?, receive?);
         let asked = |origin| origin != Origin::Default;
         let gpe = typed_tunnels.find(|tunnels| tunnels.gpe_port.as_ref());
@@ -157,6 +162,7 @@ impl Listen {
             receive,
             watching,
             log: log?,
+            log_json: log_json?,
         })
     }
 }

@@ -484,6 +484,9 @@ pub struct Logging {
     /// warn,vxtap::source=debug
     #[arg(long, value_name = "LEVEL")]
     pub log: Option<Text>,
+    /// How lines of the log look: `text`, or `json`, an object a line. The first line and the summary are text in either
+    #[arg(long, value_name = "text|json")]
+    pub log_format: Option<Text>,
 }
 
 fn text(value: impl ToString) -> Option<Text> {
@@ -537,7 +540,10 @@ impl Listen {
             duplicates: Duplicates::defaults(),
             limits: Limits::defaults(),
             watching: Watching::defaults(),
-            logging: Logging { log: text("info") },
+            logging: Logging {
+                log: text("info"),
+                log_format: text("text"),
+            },
         }
     }
 }
