@@ -85,7 +85,8 @@ mod tests {
             let name = format!("vxtap-{}", command.get_name());
             let (_, page) = pages.iter().find(|(of, _)| *of == name).unwrap();
             let page = String::from_utf8_lossy(page).replace("\\-", "-");
-            for flag in command.get_arguments().filter_map(|arg| arg.get_long()) {
+            let shown = command.get_arguments().filter(|arg| !arg.is_hide_set());
+            for flag in shown.filter_map(|arg| arg.get_long()) {
                 assert!(page.contains(&format!("--{flag}")), "{name}: {flag}");
             }
         }
