@@ -34,7 +34,7 @@ pub struct Listen {
     pub receive: Receive,
     /// Where others may ask how it is.
     pub watching: Places,
-    /// What is logged; see [`logging::read`].
+    /// What is logged: a level, or levels of modules.
     pub log: String,
     /// Each line of the log is a JSON object.
     pub log_json: bool,
