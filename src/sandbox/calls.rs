@@ -245,10 +245,15 @@ fn rules(needs: &Needs) -> Result<Rules, seccompiler::BackendError> {
     if needs.udp || needs.names || !needs.tcp_ports.is_empty() {
         rules.insert(libc::SYS_connect, Vec::new());
     }
-    // Nothing may be typed into the terminal.
+    // Nothing may be typed into the terminal. The type of these numbers is that of the C library.
     let typing = [libc::TIOCSTI, libc::TIOCLINUX];
     let typing = typing.map(|command| {
-        SeccompCondition::new(1, SeccompCmpArgLen::Dword, SeccompCmpOp::Ne, command)
+        SeccompCondition::new(
+            1,
+            SeccompCmpArgLen::Dword,
+            SeccompCmpOp::Ne,
+            u64::from(command as u32),
+        )
     });
     let typing: Result<Vec<_>, _> = typing.into_iter().collect();
     rules.insert(libc::SYS_ioctl, vec![SeccompRule::new(typing?)?]);
