@@ -304,10 +304,12 @@ fn interfaces_in_the_middle_are_found() {
     let text = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
     let (first, second, store) = (text("a.pcap"), text("b.pcap"), text("st/"));
     generate(Path::new(&first), 8000, 100, "1");
-    let words = ["send", "--generate", "--count", "8000", "--vnis", "9"];
-    let words = words
-        .into_iter()
-        .chain(["--vni", "70", "--to", "192.0.2.9", "--write"]);
+    // So many flows as their index has room for, and that of VNIs beside it.
+    let words = ["send", "--generate", "--count", "8000", "--flows", "300"];
+    let words =
+        words
+            .into_iter()
+            .chain(["--vnis", "9", "--vni", "70", "--to", "192.0.2.9", "--write"]);
     let made = vxtap(words.chain([second.as_str()]));
     assert_eq!(made.code, Some(0), "{}", made.stderr);
     let words = [
