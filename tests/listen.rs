@@ -133,8 +133,8 @@ fn flows(path: &Path) -> BTreeMap<String, u64> {
         ] {
             record.as_object_mut().unwrap().remove(name).unwrap();
         }
-        // Where there is a capture, and a handshake.
-        for name in ["first_file", "first_off", "rtt_syn_ns"] {
+        // Where there is a capture, a handshake, and what the outer address tells.
+        for name in ["first_file", "first_off", "rtt_syn_ns", "dir", "dir_by"] {
             record.as_object_mut().unwrap().remove(name);
         }
         *flows.entry(record.to_string()).or_default() += 1;
