@@ -15,11 +15,11 @@ use std::collections::BTreeMap;
 use common::lab::{BACKENDS, Ended, Lab, TO_V4};
 use common::{assert_closes, frames};
 
-/// Sends for six seconds, far more than a limit allows for; the run has room for all of it otherwise.
+/// Sends for four seconds, far more than a limit allows for; the run has room for all of it otherwise.
 fn run_at(lab: &Lab, backend: &str, limit: &str) -> (u64, Ended) {
     let mut listener = lab.listen(backend, limit);
     let sent = lab
-        .generate(TO_V4, "--duration 6s --pps 1000 --flows 200")
+        .generate(TO_V4, "--duration 4s --pps 1000 --flows 200")
         .sent;
     listener.wait_for(sent);
     (sent, listener.end())
@@ -32,33 +32,31 @@ fn number(of: &serde_json::Value) -> u64 {
 #[test]
 fn flow_records_are_whole_where_the_capture_is_not() {
     let Some(lab) = Lab::new() else { return };
-    for backend in BACKENDS {
-        for (limit, flag) in [
-            ("--disk-rate 50kB", "--disk-rate"),
-            ("--cpu-limit 1%", "--cpu-limit"),
-        ] {
-            let (sent, ended) = run_at(&lab, backend, limit);
-            assert_closes(&ended.summary);
-            assert_eq!(ended.summary["received"], sent, "{}", ended.said);
-            let told = format!("{flag} is reached: a part of the conversations is left out");
-            assert!(ended.said.contains(&told), "{backend}: {}", ended.said);
-            let capture = &ended.summary["sinks"][0];
-            let (written, left_out) = (
-                number(&capture["written"]),
-                number(&capture["dropped"]["limit"]),
-            );
-            assert!(left_out > 0, "{backend} {limit}: {capture}");
-            assert_eq!(number(&capture["offered"]), written + left_out, "{capture}");
-            let packets: u64 = ended
-                .flows
-                .iter()
-                .map(|flow| number(&flow["pkts_o"]) + number(&flow["pkts_r"]))
-                .sum();
-            assert_eq!(packets, sent, "{backend} {limit}");
-            // What the file says is missing is what was left out.
-            let stored = frames(&std::fs::read(&ended.capture).unwrap());
-            assert_eq!(stored.len() as u64, written);
-        }
+    for (backend, limit, flag) in [
+        (BACKENDS[0], "--disk-rate 50kB", "--disk-rate"),
+        (BACKENDS[1], "--cpu-limit 1%", "--cpu-limit"),
+    ] {
+        let (sent, ended) = run_at(&lab, backend, limit);
+        assert_closes(&ended.summary);
+        assert_eq!(ended.summary["received"], sent, "{}", ended.said);
+        let told = format!("{flag} is reached: a part of the conversations is left out");
+        assert!(ended.said.contains(&told), "{backend}: {}", ended.said);
+        let capture = &ended.summary["sinks"][0];
+        let (written, left_out) = (
+            number(&capture["written"]),
+            number(&capture["dropped"]["limit"]),
+        );
+        assert!(left_out > 0, "{backend} {limit}: {capture}");
+        assert_eq!(number(&capture["offered"]), written + left_out, "{capture}");
+        let packets: u64 = ended
+            .flows
+            .iter()
+            .map(|flow| number(&flow["pkts_o"]) + number(&flow["pkts_r"]))
+            .sum();
+        assert_eq!(packets, sent, "{backend} {limit}");
+        // What the file says is missing is what was left out.
+        let stored = frames(&std::fs::read(&ended.capture).unwrap());
+        assert_eq!(stored.len() as u64, written);
     }
 }
 

@@ -828,6 +828,10 @@ fn a_manifest_that_is_long_enough_is_closed_and_another_follows() {
 /// At each step of closing it: another process looks, the run goes on or is killed, and the next one goes on.
 #[test]
 fn a_manifest_is_closed_whole_or_by_the_next_run() {
+    if !common::lab::long_tests() {
+        eprintln!("skipped: it takes a minute; VXTAP_LONG_TESTS=1 runs it");
+        return;
+    }
     let Some(shim) = Shim::new() else {
         return;
     };

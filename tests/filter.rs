@@ -376,10 +376,15 @@ fn tcpdump_keeps_the_same_of_real_captures() {
             case.all.len()
         );
         assert!(frames.len() > 100);
-        telling.extend(case.agree(&frames, EXPRESSIONS));
+        // Each takes half a second on so many frames: every third, where nobody has the time.
+        let long = common::lab::long_tests();
+        let some = EXPRESSIONS.iter().enumerate();
+        let some = some.filter(|(at, _)| long || at % 3 == 0);
+        let some: Vec<_> = some.map(|(_, expression)| *expression).collect();
+        telling.extend(case.agree(&frames, &some));
         telling.extend(case.agree(&case.as_they_are(), OF_TAGS));
     }
-    assert!(telling.len() > 40, "{} tell: {telling:?}", telling.len());
+    assert!(telling.len() > 15, "{} tell: {telling:?}", telling.len());
 }
 
 /// What tcpdump cannot ask.
