@@ -159,7 +159,8 @@ mod linux {
         let control = Control::start()?;
         let has_file = given.as_ref().is_some_and(|given| given.file.is_some());
         let reload = has_file.then_some("reading settings anew");
-        let others = std::iter::once("hints").chain(reload);
+        let limits = receive.budget.is_some().then_some("the limits");
+        let others = std::iter::once("hints").chain(reload).chain(limits);
         settings.threads(others.collect()).check()?;
         if receive.leave_out_ipv6() {
             tracing::info!("this machine has no IPv6: listening on IPv4 addresses only");
