@@ -28,7 +28,7 @@ use vxtap::cli::settings::listening::Listen;
 use vxtap::cli::settings::printed;
 
 /// Files with one mistake each: the text, where the mistake is, and what is said of it.
-const BROKEN: [(&str, &str, &str); 56] = [
+const BROKEN: [(&str, &str, &str); 58] = [
     // No TOML.
     (
         "[receive]\nbind = 0.0.0.0:4789\n",
@@ -285,6 +285,16 @@ const BROKEN: [(&str, &str, &str); 56] = [
         "[output]\nwrite = \"/tmp/\"\n[store]\non-rotate = \"/nonexistent/hook\"\n",
         "4:13",
         "on-rotate: ",
+    ),
+    (
+        "[output]\ngroup = \"no-such-group\"\n",
+        "2:9",
+        "invalid value 'no-such-group' for group: this machine has no such group: 'getent group'",
+    ),
+    (
+        "[output]\nmode = 640\ngroup = 4294967296\n",
+        "3:9",
+        "invalid value '4294967296' for group: the number of a group is at most 4294967294",
     ),
 ];
 

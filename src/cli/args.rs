@@ -13,6 +13,7 @@ use super::settings::typed;
 use super::values;
 use crate::filter::Filter;
 use crate::flow::record::FlowId;
+use crate::host::groups;
 use crate::send::options::HostPort;
 use crate::send::traffic::FrameSize;
 use crate::wire::Vni;
@@ -318,9 +319,12 @@ pub struct ExtractArgs {
     #[arg(long, value_name = "FILE")]
     pub summary: Option<PathBuf>,
     /// Permissions of the files written, octal: 640 lets the group read [default: 600, or those of the file
-    /// that is replaced]
+    /// that is replaced; 640 with --group]
     #[arg(long, value_name = "OCTAL", value_parser = values::file_mode)]
     pub mode: Option<u32>,
+    /// Group of the files written, by name or number. The user that runs this has to be a member of it; root need not
+    #[arg(long, value_name = "NAME|GID", value_parser = groups::to_give)]
+    pub group: Option<u32>,
 }
 
 /// `vxtap report`.
@@ -345,9 +349,12 @@ pub struct ReportArgs {
     #[arg(long, value_name = "FILE")]
     pub html: Option<PathBuf>,
     /// Permissions of the file written, octal: 640 lets the group read [default: 600, or those of the file
-    /// that is replaced]
+    /// that is replaced; 640 with --group]
     #[arg(long, value_name = "OCTAL", value_parser = values::file_mode)]
     pub mode: Option<u32>,
+    /// Group of the file written, by name or number. The user that runs this has to be a member of it; root need not
+    #[arg(long, value_name = "NAME|GID", value_parser = groups::to_give)]
+    pub group: Option<u32>,
     /// The files hold packets that are not encapsulated: read them as they are
     #[arg(long)]
     pub plain: bool,
@@ -397,9 +404,12 @@ pub struct SendArgs {
     #[arg(long, value_name = "FILE")]
     pub summary: Option<PathBuf>,
     /// Permissions of the files written, octal: 640 lets the group read [default: 600, or those of the file
-    /// that is replaced]
+    /// that is replaced; 640 with --group]
     #[arg(long, value_name = "OCTAL", value_parser = values::file_mode)]
     pub mode: Option<u32>,
+    /// Group of the files written, by name or number. The user that runs this has to be a member of it; root need not
+    #[arg(long, value_name = "NAME|GID", value_parser = groups::to_give)]
+    pub group: Option<u32>,
     /// VXLAN network identifier, 0 to 16777215
     #[arg(long, value_name = "N", default_value = "1", value_parser = values::vni)]
     pub vni: Vni,

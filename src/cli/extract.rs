@@ -94,10 +94,7 @@ fn options(args: &ExtractArgs) -> Result<Options, Failure> {
         flows: args.flows.clone(),
         write: args.write.clone(),
         summary: args.summary.clone(),
-        creation: Creation {
-            mode: args.mode,
-            existing: Existing::Replace,
-        },
+        creation: Creation::asked(args.mode, args.group, Existing::Replace),
         words: words(args),
     };
     mistakes.end(Some(options))

@@ -34,10 +34,7 @@ fn completions_for(shell: Shell) -> Vec<u8> {
 ///
 /// When a file cannot be written.
 pub fn man(args: &ManArgs) -> Result<(), Failure> {
-    let creation = Creation {
-        mode: Some(0o644),
-        existing: Existing::Replace,
-    };
+    let creation = Creation::asked(Some(0o644), None, Existing::Replace);
     for (name, page) in pages()? {
         let path = args.dir.join(format!("{name}.1"));
         write_whole(&path, creation, page)?;

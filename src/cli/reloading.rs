@@ -94,7 +94,7 @@ impl Reloader {
         let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
         let variables = std::env::vars_os();
         let mut given = Given::gather(self.flags.clone(), self.config.as_deref(), variables);
-        let meant = Listen::of(&mut given);
+        let meant = Listen::again(&mut given);
         if meant.is_none() || !given.mistakes.all().is_empty() {
             return refused(&given.mistakes);
         }

@@ -248,10 +248,7 @@ fn print(audit: &Audit, args: &ReportArgs) -> Result<(), Failure> {
     if let Some(path) = &args.html {
         let page = html::print(&document).into_bytes();
         let size = bytes(page.len() as u64);
-        let creation = Creation {
-            mode: args.mode,
-            existing: Existing::Replace,
-        };
+        let creation = Creation::asked(args.mode, args.group, Existing::Replace);
         write_whole(path, creation, page)?;
         if path != stdout {
             say(format!("{}: the report, {size}\n", path.display()));

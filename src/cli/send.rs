@@ -60,10 +60,7 @@ fn options(args: &SendArgs) -> Result<Options, Failure> {
         to: args.to.clone(),
         write: args.write.clone(),
         summary: args.summary.clone(),
-        creation: Creation {
-            mode: args.mode,
-            existing: Existing::Replace,
-        },
+        creation: Creation::asked(args.mode, args.group, Existing::Replace),
         vni: args.vni,
         cut: Cut {
             packet_length: args.packet_length,

@@ -7,6 +7,7 @@
 mod fifo;
 mod items;
 mod names;
+mod owner;
 pub mod packed;
 mod part;
 mod place;
@@ -26,6 +27,7 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 pub use items::{ItemFile, Standing};
+pub use owner::make_directory;
 use part::Part;
 pub use place::{is_input, same_output};
 
@@ -115,6 +117,8 @@ pub enum Existing {
 pub struct Creation {
     /// Permission bits. `None`: those of the file that is replaced, else 0600.
     pub mode: Option<u32>,
+    /// The group by its number. `None`: that of the file that is replaced, or the one the system gives.
+    pub group: Option<u32>,
     /// What becomes of a finished file of that name.
     pub existing: Existing,
 }
@@ -722,6 +726,7 @@ mod tests {
 
     const KEEP: Creation = Creation {
         mode: None,
+        group: None,
         existing: Existing::Keep,
     };
 

@@ -13,11 +13,10 @@ use std::time::Duration;
 use nix::fcntl::OFlag;
 
 use super::names;
+use super::owner::MODE;
 use super::place::{FileId, folder_of, id_of};
 use super::{Creation, Existing, OutError};
 
-/// Mode of files where nothing else is asked for: what was mirrored is nobody else's business.
-const MODE: u32 = 0o600;
 /// How often the file is tried to be made while others make and remove it too.
 const TRIES: u32 = 200;
 /// Waited between two tries.
@@ -60,10 +59,10 @@ impl Part {
             match new_file(&hidden) {
                 // Between the two calls another run may have locked it, to remove an empty left-over.
                 Ok(file) if lock(&file) && is_at(&hidden, &file) => {
-                    if let Some(mode) = creation.mode.filter(|mode| *mode != MODE)
-                        && let Err(source) = file.set_permissions(Permissions::from_mode(mode))
-                    {
-                        tracing::debug!(%source, "no file mode");
+                    if let Err(source) = creation.give(&file) {
+                        // It is empty, and would look like a left-over.
+                        let _ = fs::remove_file(&hidden);
+                        return Err(error(source));
                     }
                     let part = Self {
                         id: id_of(&file.metadata().map_err(error)?),
@@ -104,8 +103,8 @@ impl Part {
         })
     }
 
-    /// Goes on with the hidden file for `name` that a killed run of this user left. `None` where there is none, or
-    /// another process has it.
+    /// Goes on with the hidden file for `name` that a killed run of this user left, with the mode and the group that
+    /// are asked for now. `None` where there is none, or another process has it.
     pub fn adopt(name: PathBuf, creation: Creation) -> io::Result<Option<(Self, File)>> {
         let Some(file_name) = name.file_name() else {
             return Ok(None);
@@ -122,6 +121,7 @@ impl Part {
         if !is_ours || !lock(&file) || !is_at(&hidden, &file) {
             return Ok(None);
         }
+        creation.give(&file)?;
         let part = Self {
             id: id_of(&meta),
             hidden,
@@ -260,7 +260,8 @@ impl Part {
         let Ok(old) = self.name.symlink_metadata() else {
             return;
         };
-        if self.creation.mode.is_some() || !old.is_file() {
+        let Creation { mode, group, .. } = self.creation;
+        if mode.is_some() || group.is_some() || !old.is_file() {
             return;
         }
         let changed = match file.metadata() {

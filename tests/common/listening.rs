@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -36,11 +36,18 @@ impl Listening {
     }
 
     pub fn start_with(flags: &str, more: impl FnOnce(&mut Command)) -> Self {
+        Self::start_on("--bind 127.0.0.1:0 --backend udp --workers 2", flags, more)
+    }
+
+    /// Receives in this way.
+    pub fn start_on(way: &str, flags: &str, more: impl FnOnce(&mut Command)) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let here = dir.path().display().to_string();
-        let mut command = vxtap_command(["listen", "--bind", "127.0.0.1:0", "--backend", "udp"]);
-        command.args(["--workers", "2", "--control"]);
-        command.arg(dir.path().join("control.sock"));
+        let mut command = vxtap_command(["listen"]);
+        command.args(way.split_whitespace());
+        command
+            .arg("--control")
+            .arg(dir.path().join("control.sock"));
         command
             .arg("--summary")
             .arg(dir.path().join("summary.json"));
@@ -122,14 +129,27 @@ impl Listening {
     }
 
     /// Ends it; its exit code, what it said, and its summary.
-    pub fn end(mut self) -> (Option<i32>, String, Value) {
+    pub fn end(self) -> (Option<i32>, String, Value) {
+        self.end_with(|_| ())
+    }
+
+    /// Ends it, and looks at what it left in its directory.
+    pub fn end_with(mut self, look: impl FnOnce(&Path)) -> (Option<i32>, String, Value) {
         kill(Pid::from_raw(self.child.id() as i32), Signal::SIGTERM).unwrap();
         let code = self.child.wait().unwrap().code();
         let said = self.said.join().unwrap();
         assert!(!self.dir.path().join("control.sock").exists(), "{said}");
+        look(self.dir.path());
         let summary = std::fs::read(self.dir.path().join("summary.json")).unwrap();
         (code, said, serde_json::from_slice(&summary).unwrap())
     }
+}
+
+/// The directory of a listener that is about to be started.
+pub fn directory_of(command: &Command) -> PathBuf {
+    let mut args = command.get_args().skip_while(|arg| *arg != "--control");
+    let control = Path::new(args.nth(1).unwrap());
+    control.parent().unwrap().to_owned()
 }
 
 pub fn http(address: SocketAddr, request: &str) -> (u16, String, String) {

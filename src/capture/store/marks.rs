@@ -12,9 +12,12 @@ use std::path::{Path, PathBuf};
 use nix::fcntl::OFlag;
 
 use super::names::StoreName;
+use crate::outfile::Creation;
 
 /// What the name of a mark ends in.
 const ENDING: &str = ".hook";
+/// Mode of marks until they have the one asked for.
+const MODE: u32 = 0o600;
 
 /// The file that a mark of this name is of; `None` for one that is no mark.
 pub fn file_of(mark: &str) -> Option<&str> {
@@ -27,16 +30,17 @@ pub fn file_of(mark: &str) -> Option<&str> {
 /// # Errors
 ///
 /// When it cannot be made.
-pub fn make(dir: &Path, name: &str, mode: u32) -> io::Result<File> {
-    let mark = options(mode).create(true).open(path(dir, name))?;
+pub fn make(dir: &Path, name: &str, creation: Creation) -> io::Result<File> {
+    let mark = options().create(true).open(path(dir, name))?;
     mark.try_lock()?;
+    creation.give(&mark)?;
     Ok(mark)
 }
 
 /// Takes the mark of file `name`, which a run that ended before its hook has left; `None` where another run has it, or
 /// it is no file of ours.
 pub fn take(dir: &Path, name: &str) -> Option<File> {
-    let mark = options(0).open(path(dir, name)).ok()?;
+    let mark = options().open(path(dir, name)).ok()?;
     let is_mark = mark.metadata().is_ok_and(|meta| meta.is_file());
     (is_mark && mark.try_lock().is_ok()).then_some(mark)
 }
@@ -51,10 +55,10 @@ fn path(dir: &Path, name: &str) -> PathBuf {
 }
 
 /// Never through a link, and no waiting for a FIFO.
-fn options(mode: u32) -> OpenOptions {
+fn options() -> OpenOptions {
     let mut options = OpenOptions::new();
     let flags = (OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK).bits();
-    options.append(true).mode(mode).custom_flags(flags);
+    options.append(true).mode(MODE).custom_flags(flags);
     options
 }
 
@@ -78,11 +82,14 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let dir = dir.path();
         assert!(take(dir, NAME).is_none(), "nobody made it");
-        let mark = make(dir, NAME, 0o600).unwrap();
+        let mark = make(dir, NAME, Creation::default()).unwrap();
         assert!(take(dir, NAME).is_none(), "it is locked");
         drop(mark);
         let taken = take(dir, NAME).unwrap();
-        assert!(make(dir, NAME, 0o600).is_err(), "another run has it");
+        assert!(
+            make(dir, NAME, Creation::default()).is_err(),
+            "another run has it"
+        );
         remove(dir, NAME);
         drop(taken);
         assert_eq!(fs::read_dir(dir).unwrap().count(), 0);

@@ -2,14 +2,15 @@
 //! finishes files, deletes the oldest, and keeps the manifest.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, BufReader, ErrorKind, Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nix::fcntl::OFlag;
 use nix::sys::statvfs::fstatvfs;
+use nix::unistd::geteuid;
 
 use super::frames::WholeFrames;
 use super::index;
@@ -24,7 +25,7 @@ use super::rotation::Reason;
 use crate::export::FlowFormat;
 use crate::flow::text::rfc3339;
 use crate::outfile::packed::{Codec, LEVEL, frame_of};
-use crate::outfile::{Creation, OutError, OutFile, is_full};
+use crate::outfile::{self, Creation, OutError, OutFile, is_full};
 use crate::pcap::record::Format;
 use crate::pcap::section;
 
@@ -39,8 +40,7 @@ const BETWEEN_TRIES: Duration = Duration::from_millis(5);
 /// Bytes that one process writes before it looks at the budget again, so that many are counted on top of what
 /// the open files of others have.
 pub const ALLOWANCE: u64 = 4 << 20;
-/// Mode of the directory where it is made here.
-const DIRECTORY_MODE: u32 = 0o700;
+/// Mode of the lock and the manifest until they have the one asked for.
 const MODE: u32 = 0o600;
 
 /// When what is written is brought to the disk.
@@ -142,10 +142,10 @@ impl Ring {
         now_ns: u64,
     ) -> Result<Self, OutError> {
         let error = |source| OutError::of_write(dir, source);
-        make_directory(dir).map_err(error)?;
-        let mode = keeping.creation.mode.unwrap_or(MODE);
-        let lock = open_ours(&dir.join(LOCK), mode).map_err(error)?;
-        let manifest = ManifestFile::open(dir, mode)
+        let creation = keeping.creation;
+        make_directory(dir, creation).map_err(error)?;
+        let lock = open_ours(&dir.join(LOCK), creation).map_err(error)?;
+        let manifest = ManifestFile::open(dir, creation)
             .map_err(|source| OutError::of_write(&dir.join(manifest::NAME), source))?;
         let mut ring = Self {
             dir: dir.to_owned(),
@@ -408,8 +408,7 @@ impl Ring {
         if !self.has_hooks {
             return;
         }
-        let mode = self.keeping.creation.mode.unwrap_or(MODE);
-        let mark = marks::make(&self.dir, name, mode);
+        let mark = marks::make(&self.dir, name, self.keeping.creation);
         let mark = mark.inspect_err(|error| {
             tracing::warn!(
                 "{}: {name} gets no mark: a kill before its hook has ended leaves it without one: {error}",
@@ -594,10 +593,10 @@ impl Ring {
 
     /// Begins anew: somebody has deleted the directory, or put another in its place.
     fn open_again(&mut self) -> io::Result<()> {
-        let mode = self.keeping.creation.mode.unwrap_or(MODE);
-        make_directory(&self.dir)?;
-        self.lock = open_ours(&self.dir.join(LOCK), mode)?;
-        self.manifest = ManifestFile::open(&self.dir, mode)?;
+        let creation = self.keeping.creation;
+        make_directory(&self.dir, creation)?;
+        self.lock = open_ours(&self.dir.join(LOCK), creation)?;
+        self.manifest = ManifestFile::open(&self.dir, creation)?;
         self.kept.clear();
         self.numbers.clear();
         self.unfinished.clear();
@@ -617,10 +616,10 @@ impl Ring {
     /// Reads what the manifests hold already, the closed ones first. Needs no lock: the rest follows in
     /// [`Self::catch_up`].
     fn read_ahead(&mut self) -> io::Result<()> {
-        let mode = self.keeping.creation.mode.unwrap_or(MODE);
+        let creation = self.keeping.creation;
         let closed = loop {
             let closed = self.closed_numbers()?;
-            self.manifest.file = open_ours(&self.dir.join(manifest::NAME), mode)?;
+            self.manifest.file = open_ours(&self.dir.join(manifest::NAME), creation)?;
             // Otherwise one was closed in between.
             if self.closed_numbers()? == closed {
                 break closed;
@@ -666,8 +665,7 @@ impl Ring {
                 self.manifest.file.set_len(self.manifest.known)?;
             }
             let path = self.dir.join(manifest::NAME);
-            let mode = self.keeping.creation.mode.unwrap_or(MODE);
-            let now = open_ours(&path, mode)?;
+            let now = open_ours(&path, self.keeping.creation)?;
             let same =
                 |a: &fs::Metadata, b: &fs::Metadata| (a.dev(), a.ino()) == (b.dev(), b.ino());
             if same(&now.metadata()?, &self.manifest.file.metadata()?) {
@@ -803,8 +801,7 @@ impl Ring {
         let after = manifest::closed_name(number);
         let path = self.dir.join(manifest::NAME);
         fs::rename(&path, self.dir.join(&after))?;
-        let mode = self.keeping.creation.mode.unwrap_or(MODE);
-        self.manifest.file = open_ours(&path, mode)?;
+        self.manifest.file = open_ours(&path, self.keeping.creation)?;
         self.manifest.known = 0;
         self.manifest.closed = number;
         self.append_line(now_ns, Event::Continued { after })
@@ -1033,10 +1030,7 @@ impl Ring {
         now_ns: u64,
     ) -> io::Result<()> {
         let aside = self.dir.join(QUARANTINE);
-        match DirBuilder::new().mode(DIRECTORY_MODE).create(&aside) {
-            Err(error) if error.kind() != ErrorKind::AlreadyExists => return Err(error),
-            _ => {}
-        }
+        outfile::make_directory(&aside, self.keeping.creation)?;
         let hidden = self.dir.join(format!(".{name}.part"));
         let moved_to = format!("{QUARANTINE}/{name}");
         fs::rename(hidden, self.dir.join(&moved_to))?;
@@ -1055,9 +1049,9 @@ impl Ring {
 }
 
 impl ManifestFile {
-    fn open(dir: &Path, mode: u32) -> io::Result<Self> {
+    fn open(dir: &Path, creation: Creation) -> io::Result<Self> {
         Ok(Self {
-            file: open_ours(&dir.join(manifest::NAME), mode)?,
+            file: open_ours(&dir.join(manifest::NAME), creation)?,
             known: 0,
             chain: Chain::default(),
             closed: 0,
@@ -1066,15 +1060,14 @@ impl ManifestFile {
     }
 }
 
-/// Makes the directory of a store, and those above it, where it is not there.
+/// Makes the directory of a store, and those above it, where it is not there, fit for files that are made as `creation`
+/// says.
 ///
 /// # Errors
 ///
-/// As mkdir(2), and where a file has the name.
-pub fn make_directory(dir: &Path) -> io::Result<()> {
-    let mut builder = DirBuilder::new();
-    let made = builder.recursive(true).mode(DIRECTORY_MODE).create(dir);
-    made.map_err(|error| match error.kind() {
+/// As [`outfile::make_directory`].
+pub fn make_directory(dir: &Path, creation: Creation) -> io::Result<()> {
+    outfile::make_directory(dir, creation).map_err(|error| match error.kind() {
         ErrorKind::AlreadyExists => io::Error::new(
             ErrorKind::InvalidInput,
             "a file has that name, and a store needs a directory; without the '/' it is replaced",
@@ -1125,16 +1118,29 @@ fn is_ours(path: &Path, bytes: u64) -> io::Result<Ours> {
     }
 }
 
-/// Opens a file of this store, which is made where it is not there; never through a link.
-fn open_ours(path: &Path, mode: u32) -> io::Result<File> {
-    OpenOptions::new()
+/// Opens a file of this store, which is made where it is not there; never through a link. It has the mode and the group
+/// that are asked for, unless another user made it.
+fn open_ours(path: &Path, creation: Creation) -> io::Result<File> {
+    let file = OpenOptions::new()
         .read(true)
         .write(true)
         .create(true)
         .truncate(false)
-        .mode(mode)
+        .mode(MODE)
         .custom_flags(OFlag::O_NOFOLLOW.bits())
-        .open(path)
+        .open(path)?;
+    let creation = Creation {
+        // It is opened again and again, whatever the mode of the other files.
+        mode: creation.mode.map(|mode| mode | MODE),
+        ..creation
+    };
+    let meta = file.metadata()?;
+    let has_mode = creation.mode.is_none_or(|mode| meta.mode() & 0o777 == mode);
+    let has_group = creation.group.is_none_or(|group| meta.gid() == group);
+    if !(has_mode && has_group) && meta.uid() == geteuid().as_raw() {
+        creation.give(&file)?;
+    }
+    Ok(file)
 }
 
 /// The name that a hidden file is to get.

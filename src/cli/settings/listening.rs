@@ -8,7 +8,7 @@ use super::given::Given;
 use super::layers::{Layers, Origin};
 use super::lifetimes;
 use super::meant::{
-    Limits, Mistakes, Outputs, Parts, Settings, allowed, dedup, filter, truncation, tunnels,
+    Limits, Mistakes, Outputs, Parts, Settings, allowed, dedup, filter, group, truncation, tunnels,
 };
 use super::sessions;
 use super::typed;
@@ -74,7 +74,7 @@ impl Listen {
     /// [`Failure::Usage`] when values are wrong or contradict each other.
     pub fn meant(typed: &Layers<typed::Listen>) -> Result<Self, Failure> {
         let mut mistakes = Mistakes::default();
-        let meant = Self::read(typed, &mut mistakes);
+        let meant = Self::read_at_start(typed, &mut mistakes);
         mistakes.end(meant)
     }
 
@@ -83,11 +83,27 @@ impl Listen {
         // What a broken file says otherwise would be missed, and missing it told as a mistake.
         given
             .is_whole
+            .then(|| Self::read_at_start(&given.layers, &mut given.mistakes))
+            .flatten()
+    }
+
+    /// What was given means to a run that goes on; every mistake is noted.
+    pub fn again(given: &mut Given) -> Option<Self> {
+        given
+            .is_whole
             .then(|| Self::read(&given.layers, &mut given.mistakes))
             .flatten()
     }
 
-    /// What the settings mean; every mistake is noted.
+    fn read_at_start(typed: &Layers<typed::Listen>, mistakes: &mut Mistakes) -> Option<Self> {
+        let listen = Self::read(typed, mistakes);
+        let group = group(&typed.group(|typed| &typed.output), mistakes);
+        let mut listen = listen?;
+        listen.run.outputs.give_to(group);
+        Some(listen)
+    }
+
+    /// What the settings mean, but for the group of files; every mistake is noted.
     pub fn read(typed: &Layers<typed::Listen>, mistakes: &mut Mistakes) -> Option<Self> {
         let typed_tunnels = typed.group(|typed| &typed.tunnels);
         let tunnels = tunnels(None, &typed_tunnels, mistakes);

@@ -31,6 +31,7 @@ use crate::export::flow_file::FlowFile;
 use crate::failure::Failure;
 use crate::filter::Filter;
 use crate::flow::lifetime::Lifetimes;
+use crate::host::groups;
 use crate::mirror::allowed::{Allowed, VniList};
 use crate::mirror::duplicates::{Dedup, MAX_WINDOW_NS};
 use crate::mirror::inventory::Inventory;
@@ -121,8 +122,10 @@ impl Replay {
         let output = typed.group(|typed| &typed.output);
         let store = typed.group(|typed| &typed.store);
         let mut outputs = Outputs::read(&output, &store, &files, Existing::Replace, mistakes);
+        let group = group(&output, mistakes);
         if let Some(outputs) = &mut outputs {
             outputs.configuration = typed.fingerprint();
+            outputs.give_to(group);
         }
         let filters = typed.group(|typed| &typed.filters);
         let allowed = allowed(&filters, mistakes);
@@ -263,6 +266,12 @@ fn networks_of(path: &Path, mistakes: &mut Mistakes) -> Vec<Network> {
         }
         Vec::new()
     })
+}
+
+/// The group that files are given to. It is looked up, which is for the start of a run: a sandbox leaves nothing to look
+/// it up in.
+pub fn group(typed: &Layers<&typed::Output>, mistakes: &mut Mistakes) -> Option<u32> {
+    mistakes.one(typed, "--group", |t| &t.group, groups::to_give)
 }
 
 /// Which mirrored packets are wanted; `None` for all.
@@ -445,6 +454,7 @@ impl Outputs {
         let format = |text: &str| values::one_of(text, &words);
         let format = mistakes.one(typed, "--format", |t| &t.format, format);
         let mode = mistakes.one(typed, "--mode", |t| &t.mode, values::file_mode);
+        let creation = Creation::asked(mode, None, existing);
         let write = typed.find(|t| t.write.as_ref());
         let flows = typed.find(|t| t.flows.as_ref());
         let summary = typed.find(|t| t.summary.as_ref());
@@ -462,7 +472,14 @@ impl Outputs {
         let is_asked = places.any(|path| storing::is_store(path));
         let compression = compression(typed, write.as_deref(), mistakes);
         let slice = slice(typed, mistakes);
-        let store = storing::plan(store, is_asked, format_meant, mode, compression, mistakes);
+        let store = storing::plan(
+            store,
+            is_asked,
+            format_meant,
+            creation,
+            compression,
+            mistakes,
+        );
         let outputs = Self {
             write,
             store,
@@ -476,12 +493,26 @@ impl Outputs {
             when_slow: WhenSlow::Wait,
             on_reader_gone: gone.unwrap_or_default(),
             summary: summary.map(|(_, path)| path.clone()),
-            creation: Creation { mode, existing },
+            creation,
             fail_on_loss: fail_on_loss.is_some_and(|(_, fails)| *fails),
             configuration: String::new(),
         };
         outputs.check(inputs, mistakes);
         format.map(|_| outputs)
+    }
+
+    /// Files are given to this group.
+    pub fn give_to(&mut self, group: Option<u32>) {
+        let given = |to: &Creation| Creation::asked(to.mode, group, to.existing);
+        self.creation = given(&self.creation);
+        if let Some(plan) = &mut self.store {
+            plan.keeping.creation = given(&plan.keeping.creation);
+        }
+    }
+
+    /// How captures and flow files are made.
+    pub(super) const fn creation(&self) -> Creation {
+        self.creation
     }
 
     /// How the capture is compressed, if it is.

@@ -22,7 +22,7 @@ pub fn needs(outputs: &Outputs) -> Result<Needs, Failure> {
     for (_, path) in outputs.named().filter(|(_, path)| *path != Path::new("-")) {
         needs.write.push(match storing::is_store(path) {
             true => {
-                make_directory(path)
+                make_directory(path, outputs.creation())
                     .map_err(|error| Failure::running(format!("{}: {error}", path.display())))?;
                 path.to_owned()
             }

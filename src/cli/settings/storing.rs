@@ -33,7 +33,7 @@ pub fn plan(
     typed: &Layers<&typed::Store>,
     is_asked: bool,
     format: Format,
-    mode: Option<u32>,
+    creation: Creation,
     compression: Option<Compression>,
     mistakes: &mut Mistakes,
 ) -> Option<Plan> {
@@ -93,8 +93,8 @@ pub fn plan(
             fsync: mistakes.one(typed, "--fsync", |t| &t.fsync, fsync)?,
             index: !no_index.is_some_and(|(_, no_index)| *no_index),
             creation: Creation {
-                mode,
                 existing: Existing::Keep,
+                ..creation
             },
         },
         keep_empty: keep_empty.is_some_and(|(_, keep)| *keep),

@@ -227,10 +227,14 @@ pub struct Output {
     /// Write the summary as one JSON object to this file, in place of an older one; `-` is standard output
     #[arg(long, value_name = "FILE")]
     pub summary: Option<PathBuf>,
-    /// Permissions of the files written, octal: 640 lets the group read [default: 600, or those of the file
-    /// that is replaced]
+    /// Permissions of the files written, octal: 640 lets the group read. A directory that is made lets in whoever may
+    /// read the files: 750 [default: 600, or those of the file that is replaced; 640 with --group]
     #[arg(long, value_name = "OCTAL")]
     pub mode: Option<Text>,
+    /// Group of the files written and of directories that are made, by name or number. The user that runs vxtap has to be
+    /// a member of it; root need not
+    #[arg(long, value_name = "NAME|GID")]
+    pub group: Option<Text>,
     /// Compress the capture, with a level from 1 (fastest, the default) to 9 for gzip, 19 for zstd. gzip: Wireshark and
     /// its tools open the files as they are. zstd: quicker and smaller, but Wireshark needs help ('zstd -dc FILE | tshark
     /// -r -'). A FILE that ends in .gz or .zst is compressed without being asked
