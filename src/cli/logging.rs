@@ -6,15 +6,18 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use tracing::{Event, Subscriber};
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::fmt::format::{Format, Full, Json, Writer};
-use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields, format};
+use tracing_subscriber::fmt::{self, FmtContext, FormatEvent, FormatFields, format};
+use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::registry::LookupSpan;
+use tracing_subscriber::reload;
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 use crate::say::LogLine;
 
 /// Sets another filter.
-type Set = Box<dyn Fn(EnvFilter) -> Result<(), String> + Send + Sync>;
+type Set = Box<dyn Fn(Targets) -> Result<(), String> + Send + Sync>;
 
 static SET: OnceLock<Set> = OnceLock::new();
 
@@ -51,18 +54,19 @@ pub fn set_json(json: bool) {
 }
 
 /// Logs on standard error from now on.
-pub fn start(filter: EnvFilter) {
-    let log = tracing_subscriber::fmt()
+pub fn start(filter: Targets) {
+    let (filter, handle) = reload::Layer::new(filter);
+    let lines = fmt::layer()
         .with_ansi(std::io::stderr().is_terminal())
         .event_format(Lines {
             text: format().with_target(false),
             json: format().json().flatten_event(true).with_target(false),
         })
-        .with_env_filter(filter)
-        .with_writer(|| LogLine)
-        .with_filter_reloading();
-    let handle = log.reload_handle();
-    log.init();
+        .with_writer(|| LogLine);
+    tracing_subscriber::registry()
+        .with(filter)
+        .with(lines)
+        .init();
     let set = move |filter| {
         let set = handle.reload(filter);
         set.map_err(|error| error.to_string())
@@ -80,20 +84,25 @@ pub fn set(filter: &str) -> Result<(), String> {
     SET.get().map_or(Ok(()), |set| set(filter))
 }
 
+/// What is logged where nothing else is said.
+fn usual() -> Targets {
+    Targets::new().with_default(LevelFilter::INFO)
+}
+
 /// What is logged, by the value of VXTAP_LOG, and what is wrong with it.
-pub fn of_environment(value: Option<OsString>) -> (EnvFilter, Option<String>) {
+pub fn of_environment(value: Option<OsString>) -> (Targets, Option<String>) {
     let text = match &value {
-        None => "info".into(),
+        None => return (usual(), None),
         Some(value) => value.to_string_lossy(),
     };
     if text.trim().is_empty() {
-        return (EnvFilter::new("info"), None);
+        return (usual(), None);
     }
     match read(&text) {
         Ok(filter) => (filter, None),
         Err(needed) => {
             let wrong = format!("VXTAP_LOG={text} is no log filter: {needed}; taking info");
-            (EnvFilter::new("info"), Some(wrong))
+            (usual(), Some(wrong))
         }
     }
 }
@@ -103,7 +112,7 @@ pub fn of_environment(value: Option<OsString>) -> (EnvFilter, Option<String>) {
 /// # Errors
 ///
 /// What is needed, in words.
-pub fn read(text: &str) -> Result<EnvFilter, String> {
+pub fn read(text: &str) -> Result<Targets, String> {
     // A word that is no level is taken for the name of a module, of which nothing would ever be logged.
     let levels = ["error", "warn", "info", "debug", "trace", "off"];
     let is_level = |word: &str| levels.iter().any(|level| word.eq_ignore_ascii_case(level));
@@ -111,7 +120,7 @@ pub fn read(text: &str) -> Result<EnvFilter, String> {
         Some((_, level)) => is_level(level.trim()),
         None => is_level(part.trim()) || part.trim().starts_with("vxtap"),
     };
-    let filter = EnvFilter::builder().parse(text).ok();
+    let filter = text.parse().ok();
     filter
         .filter(|_| text.split(',').all(known))
         .ok_or_else(|| "error, warn, info, debug, trace or off is needed".to_owned())

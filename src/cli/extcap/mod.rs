@@ -14,7 +14,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use clap::Parser;
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::{LevelFilter, Targets};
 
 use super::settings::layers::Layers;
 use super::settings::typed::{self, Text};
@@ -220,13 +220,13 @@ fn settings(call: &Call) -> Result<Layers<typed::Listen>, Failure> {
 }
 
 /// What is logged, in Wireshark's words.
-fn log_filter(level: Option<&str>) -> EnvFilter {
-    EnvFilter::new(match level {
-        Some("noisy") => "trace",
-        Some("debug") => "debug",
-        Some("warning") => "warn",
-        Some("critical" | "error") => "error",
-        _ => "info",
+fn log_filter(level: Option<&str>) -> Targets {
+    Targets::new().with_default(match level {
+        Some("noisy") => LevelFilter::TRACE,
+        Some("debug") => LevelFilter::DEBUG,
+        Some("warning") => LevelFilter::WARN,
+        Some("critical" | "error") => LevelFilter::ERROR,
+        _ => LevelFilter::INFO,
     })
 }
 
