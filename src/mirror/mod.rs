@@ -15,6 +15,7 @@ pub mod own_macs;
 pub mod pairs;
 pub mod prefixes;
 pub mod refused;
+pub mod routes;
 pub mod series;
 pub mod session;
 pub mod sizes;

@@ -42,6 +42,27 @@ pub enum Cause {
     Unclear,
 }
 
+impl Cause {
+    /// Its name in the summary and the status.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::SessionPacketLength(_) => "session_packet_length",
+            Self::Mtu(_) => "mtu",
+            Self::SnapLength => "snap_length",
+            Self::MissingFragments => "missing_fragments",
+            Self::Contradicted(_) | Self::Unclear => "unclear",
+        }
+    }
+
+    /// The MTU, in bytes of outer IP packet, where one cuts.
+    pub const fn mtu(self) -> Option<u32> {
+        match self {
+            Self::Mtu(mtu) => Some(mtu),
+            _ => None,
+        }
+    }
+}
+
 /// What is known of the way from a mirror source to its target, beside the packets of one session.
 #[derive(Clone, Copy, Debug)]
 pub struct Route {

@@ -1,7 +1,7 @@
 //! What a run tells when it ends, as a value: the JSON object of `--summary`.
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
 use std::path::Path;
@@ -16,6 +16,7 @@ use crate::mirror::inventory::{Difference, Expected, Label};
 use crate::mirror::lengths::{Lengths, Step};
 use crate::mirror::loss::Surroundings;
 use crate::mirror::pairs::{Pairs, TimesApart};
+use crate::mirror::routes::Routes;
 use crate::mirror::series::{Change, Event, Series, Stretch};
 use crate::mirror::session::{Session, SessionKey};
 use crate::mirror::truncation::{Cause, Route};
@@ -368,11 +369,8 @@ impl CutSummary {
             Some(Self {
                 from: rfc3339(from_ns).to_owned(),
                 cut_size: spell.cut_size()?,
-                cut_by: cause.map(|cause| cause_name(cause).into()),
-                cut_mtu: match cause {
-                    Some(Cause::Mtu(mtu)) => Some(mtu),
-                    _ => None,
-                },
+                cut_by: cause.map(|cause| cause.name().into()),
+                cut_mtu: cause.and_then(Cause::mtu),
             })
         });
         let told: Vec<Self> = told.collect();
@@ -634,7 +632,11 @@ impl Summary {
             flow_records,
             ..
         } = outcome;
-        let routes = Routes::new(sessions, settings);
+        let on_the_way = |session: &Session| {
+            let largest_outer = session.truncation.largest_outer();
+            (session.key, session.target, largest_outer)
+        };
+        let routes = Routes::new(settings.route(), sessions.iter().map(on_the_way));
         // Before workers saw it: what is missing in a sink was seen.
         let lost_here =
             kernel_dropped.values().sum::<u64>() + ledger.dropped().values().sum::<u64>();
@@ -694,7 +696,7 @@ impl Summary {
                 .iter()
                 .map(|session| {
                     let label = settings.inventory.label(session.key);
-                    let route = routes.of(session, label);
+                    let route = routes.of(session.key, session.target, label);
                     let around = Surroundings {
                         largest_ip: session.truncation.largest_inner_ip(&route),
                         overhead: session.truncation.overhead(),
@@ -747,51 +749,6 @@ fn sent(sessions: &[Session]) -> impl Iterator<Item = (SessionKey, u64)> {
     sent.map(|session| (session.key, session.last_ns))
 }
 
-/// The ways from mirror sources to targets.
-struct Routes {
-    usual: Route,
-    /// Largest outer IP packet by outer source and destination.
-    largest_outer: HashMap<Ends, u32>,
-}
-
-/// Outer source and destination of a session; those without have a way of their own each.
-type Ends = (IpAddr, Option<IpAddr>);
-
-fn ends(session: &Session) -> Option<Ends> {
-    let (source, _) = session.key.mirror()?;
-    Some((source, session.target))
-}
-
-impl Routes {
-    fn new(sessions: &[Session], settings: &WorkerSettings) -> Self {
-        let mut largest_outer = HashMap::new();
-        for session in sessions {
-            if let Some(ends) = ends(session) {
-                let largest: &mut u32 = largest_outer.entry(ends).or_default();
-                *largest = (*largest).max(session.truncation.largest_outer());
-            }
-        }
-        let usual = Route {
-            mtu: settings.mtu,
-            recommended_overhead: settings.mtu_overhead,
-            largest_outer: 0,
-        };
-        Self {
-            usual,
-            largest_outer,
-        }
-    }
-
-    fn of(&self, session: &Session, label: Option<&Label>) -> Route {
-        let largest = ends(session).and_then(|ends| self.largest_outer.get(&ends));
-        Route {
-            mtu: label.and_then(|label| label.mtu).unwrap_or(self.usual.mtu),
-            largest_outer: largest.copied().unwrap_or_default(),
-            ..self.usual
-        }
-    }
-}
-
 impl SessionSummary {
     /// What to do about what is missing of its packets, and of packets that never came.
     pub fn advices(&self) -> impl Iterator<Item = &String> {
@@ -835,11 +792,8 @@ impl SessionSummary {
             largest_outer_ip: Some(truncation.largest_outer()).filter(|len| *len > 0),
             overhead: truncation.overhead(),
             cut_size: truncation.cut_size(),
-            cut_by: cause.map(|cause| cause_name(cause).into()),
-            cut_mtu: match cause {
-                Some(Cause::Mtu(mtu)) => Some(mtu),
-                _ => None,
-            },
+            cut_by: cause.map(|cause| cause.name().into()),
+            cut_mtu: cause.and_then(Cause::mtu),
             advice: can_be_mended
                 .then(|| truncation.advice(session.packets, route))
                 .flatten(),
@@ -868,16 +822,6 @@ impl SessionSummary {
             first_seen: rfc3339(session.first_ns).to_owned(),
             last_seen: rfc3339(session.last_ns).to_owned(),
         }
-    }
-}
-
-const fn cause_name(cause: Cause) -> &'static str {
-    match cause {
-        Cause::SessionPacketLength(_) => "session_packet_length",
-        Cause::Mtu(_) => "mtu",
-        Cause::SnapLength => "snap_length",
-        Cause::MissingFragments => "missing_fragments",
-        Cause::Contradicted(_) | Cause::Unclear => "unclear",
     }
 }
 

@@ -7,6 +7,7 @@ use crate::flow::lifetime::Lifetimes;
 use crate::mirror::allowed::Allowed;
 use crate::mirror::duplicates::Dedup;
 use crate::mirror::inventory::Inventory;
+use crate::mirror::truncation::Route;
 use crate::pcap::record::Format;
 use crate::pcap::slice::Slice;
 use crate::wire::decapsulate::Tunnels;
@@ -70,6 +71,17 @@ impl Default for WorkerSettings {
             filter: None,
             inventory: Arc::default(),
             dedup: Some(Dedup::default()),
+        }
+    }
+}
+
+impl WorkerSettings {
+    /// What is known of any way from a mirror source before a packet came.
+    pub const fn route(&self) -> Route {
+        Route {
+            mtu: self.mtu,
+            recommended_overhead: self.mtu_overhead,
+            largest_outer: 0,
         }
     }
 }
