@@ -356,9 +356,11 @@ fn flooded(before: &[&str]) -> Option<(common::lab::Ended, u64, u64)> {
         text += &format!("fd01::{network:x}:0/112\n");
     }
     std::fs::write(&list, text).unwrap();
+    let socket = dir.path().join("control.sock");
     let words = format!(
-        "--workers 2 --bind 10.77.0.2:4789 --bind [fd00:77::2]:4789 --allow-file {}",
-        list.to_str().unwrap()
+        "--workers 2 --bind 10.77.0.2:4789 --bind [fd00:77::2]:4789 --allow-file {} --control {}",
+        list.to_str().unwrap(),
+        socket.to_str().unwrap()
     );
     let mut listener = lab.listen_with(before, &["--backend", "packet"], &words);
     let (mut allowed, mut strangers) = (0, 0);
@@ -378,15 +380,40 @@ fn flooded(before: &[&str]) -> Option<(common::lab::Ended, u64, u64)> {
         strangers += 400 * 50;
     }
     listener.wait_for(allowed + strangers);
+    let told = status_behind(&socket, allowed + strangers);
     let ended = listener.end();
     ended.assert_well();
     let what = &ended.said;
+    assert_eq!(told, ended.summary["kernel_refused"].as_u64().unwrap_or(0));
     assert_eq!(ended.count("delivered"), allowed, "{what}");
     let refused = ended.reason("filtered", "not_allowed");
     let left_out = ended.summary["kernel_refused"].as_u64().unwrap_or(0);
     assert_eq!(refused + left_out, strangers, "{what}");
     assert_eq!(ended.count("received"), allowed + refused, "{what}");
     Some((ended, refused, left_out))
+}
+
+/// Packets that the kernel left out as the status tells it, for programs and for people, once all `packets` are known.
+#[cfg(target_os = "linux")]
+fn status_behind(socket: &Path, packets: u64) -> u64 {
+    let ask = |json: Option<&str>| {
+        let words = ["status", "--control", socket.to_str().unwrap()];
+        let asked = vxtap(words.into_iter().chain(json));
+        assert_eq!(asked.code, Some(0), "{}", asked.stderr);
+        String::from_utf8(asked.stdout).unwrap()
+    };
+    for _ in 0..200 {
+        let status: Value = serde_json::from_str(&ask(Some("--json"))).unwrap();
+        let left_out = status["kernel_refused"].as_u64().unwrap();
+        if status["received"].as_u64().unwrap() + left_out == packets {
+            let page = ask(None);
+            let line = format!(" {left_out} left out in the kernel: from sources");
+            assert_eq!(page.contains(&line), left_out > 0, "{page}");
+            return left_out;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(100));
+    }
+    panic!("the status never knew all {packets} packets: {}", ask(None));
 }
 
 /// A flood of strangers does not enter the ring, where the kernel takes an eBPF program: it is counted there, and every

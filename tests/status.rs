@@ -11,6 +11,7 @@
 
 mod common;
 
+use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read};
 use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::os::unix::fs::PermissionsExt;
@@ -159,6 +160,67 @@ fn an_output_that_fails_is_told() {
     );
     assert_eq!(metrics["vxtap_problems{kind=\"output_failed\"}"], 1.0);
     listening.end();
+}
+
+/// What cuts packets is told while the run goes on as it is in the summary: where packets of another session on the same
+/// way speak against a cause, it is none.
+#[test]
+fn causes_of_truncation_are_those_of_the_summary() {
+    let listening = Listening::start("--mtu 1400");
+    // What was known of nothing is no evidence later.
+    assert_eq!(listening.json()["sessions"], Value::Array(Vec::new()));
+    for flags in [
+        "--vni 10 --packet-length 96",
+        "--vni 20 --mtu 1400",
+        "--vni 30 --frame-size 100-1000",
+    ] {
+        let frames = match flags.contains("frame-size") {
+            true => "",
+            false => "--frame-size 1200-1500",
+        };
+        listening.send(&format!(
+            "--generate --count 300 --pps 20000 {frames} {flags}"
+        ));
+    }
+    let told = |status: &Value| -> BTreeMap<u64, [Value; 4]> {
+        let sessions = status["sessions"].as_array().unwrap().iter();
+        let told = sessions.map(|session| {
+            let told =
+                ["cut_by", "cut_size", "cut_mtu", "advice"].map(|name| session[name].clone());
+            (session["vni"].as_u64().unwrap(), told)
+        });
+        told.collect()
+    };
+    let status = listening.wait(|status| status["received"] == 900);
+    let sessions = told(&status);
+    let by = |vni: u64| sessions[&vni][0].as_str();
+    assert_eq!(by(10), Some("session_packet_length"), "{status:#}");
+    assert_eq!(sessions[&10][1], 96);
+    assert_eq!(by(20), Some("mtu"), "{status:#}");
+    assert_eq!(sessions[&20][2], 1400);
+    assert_eq!(sessions[&30], [const { Value::Null }; 4]);
+    let page = String::from_utf8(listening.status(&[]).stdout).unwrap();
+    let lines: Vec<&str> = page.lines().collect();
+    let row = lines
+        .iter()
+        .position(|line| line.trim_start().starts_with("10  "))
+        .unwrap();
+    assert!(
+        lines[row + 1].starts_with("            300 of 300 packets"),
+        "{page}"
+    );
+    // One outer packet is larger than that MTU: then it is the session that cuts there.
+    listening.send("--generate --count 1 --pps 1000 --vni 40 --frame-size 1400");
+    let status = listening.wait(|status| status["received"] == 901);
+    assert_eq!(told(&status)[&20][0], "session_packet_length");
+    let (code, said, summary) = listening.end();
+    assert_eq!(code, Some(0), "{said}");
+    let in_the_end = told(&summary);
+    for (vni, told) in told(&status) {
+        if vni == 10 || vni == 20 {
+            assert_eq!(told, in_the_end[&vni], "{vni}");
+        }
+    }
 }
 
 #[test]

@@ -345,6 +345,7 @@ mod linux {
             backend: live.about.clone(),
             kernel_reason: reason,
             max_flows: worker.flows.then_some(worker.max_flows),
+            route: worker.route(),
             known,
         }
     }

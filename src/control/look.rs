@@ -13,11 +13,12 @@ use tokio::time::{Instant, timeout};
 use crate::host::counters::Counters;
 use crate::host::process::Process;
 use crate::host::space::Disk;
+use crate::pipeline::evidence::Evidence;
 use crate::pipeline::glance::Observer;
 use crate::report::health::Health;
 use crate::report::metrics::{self, Form, Series};
 use crate::report::moment::{AboutRun, Moment};
-use crate::report::status::Status;
+use crate::report::status::{Status, cut_sessions};
 use crate::stop::{Stop, wall_clock_ns};
 use crate::threads;
 
@@ -61,6 +62,8 @@ struct State {
     series: Series,
     /// The metrics of the newest moment, as far as somebody asked for them.
     texts: Vec<(Form, Arc<str>)>,
+    /// What workers know of truncation then, where somebody asked; nothing where not all told.
+    evidence: Option<Option<Arc<Evidence>>>,
     answered_ns: u64,
     disks: Vec<Disk>,
     /// A look at the disks that is under way.
@@ -82,9 +85,9 @@ impl Look {
         Health::of(&self.now, self.earlier.as_deref())
     }
 
-    /// What is to be told of it.
+    /// What is to be told of it, without causes of truncation.
     pub fn status(&self) -> Status {
-        Status::new(&self.now, self.earlier.as_deref())
+        Status::new(&self.now, self.earlier.as_deref(), None)
     }
 }
 
@@ -109,6 +112,7 @@ impl Looker {
                 recent: VecDeque::new(),
                 series: Series::default(),
                 texts: Vec::new(),
+                evidence: None,
                 answered_ns: 0,
                 disks: Vec::new(),
                 asked_disks: None,
@@ -122,6 +126,23 @@ impl Looker {
     pub async fn look(&self) -> Look {
         let mut state = self.state.lock().await;
         self.look_with(&mut state).await
+    }
+
+    /// What is to be told of it, with causes of truncation: workers are asked for their evidence once for each look.
+    pub async fn status(&self) -> Status {
+        let mut state = self.state.lock().await;
+        let look = self.look_with(&mut state).await;
+        let evidence = match &state.evidence {
+            Some(known) => known.clone(),
+            None => {
+                let asked = cut_sessions(&look.now);
+                let evidence = state.observer.evidence(asked).await.map(Arc::new);
+                state.evidence = Some(evidence.clone());
+                evidence
+            }
+        };
+        drop(state);
+        Status::new(&look.now, look.earlier.as_deref(), evidence.as_deref())
     }
 
     /// The metrics as they are now, likewise.
@@ -177,6 +198,7 @@ impl Looker {
         state.disks = disks.unwrap_or_else(|| std::mem::take(&mut state.disks));
         state.series.update(&glance.sessions);
         state.texts.clear();
+        state.evidence = None;
         let moment = Moment {
             at_ns,
             seconds: now.duration_since(self.begun).as_secs_f64(),

@@ -161,7 +161,7 @@ impl Station {
             let looker = Arc::clone(&looker);
             verbs.add("status", move |_| {
                 let looker = Arc::clone(&looker);
-                Box::pin(async move { looker.look().await.status().line() })
+                Box::pin(async move { looker.status().await.line() })
             });
             tokio::spawn(socket::serve(socket, verbs));
         }

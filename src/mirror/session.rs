@@ -408,6 +408,11 @@ impl Sessions {
         }
     }
 
+    /// The session that is named `key`, where it is in the table.
+    pub fn of_name(&self, key: SessionKey) -> Option<&Session> {
+        self.session(*self.by_key.get(&key)?)
+    }
+
     /// All sessions in the table: in the order they were first seen, where none made room.
     pub fn list(&self) -> &[Session] {
         &self.list

@@ -3,8 +3,11 @@
 //!
 //! Counts never go back: for a worker that does not answer, what it said last stands.
 
+use std::net::IpAddr;
+
 use hashbrown::HashMap;
 
+use super::evidence::Evidence;
 use super::inquiry::{Answer, WAIT};
 use super::ledger::Ledger;
 use super::measure::{Distribution, Measured};
@@ -27,6 +30,12 @@ pub struct SessionCounts {
     pub truncated: u64,
     /// Bytes cut off those.
     pub missing_bytes: u64,
+    /// Outer destination of its first packet.
+    pub target: Option<IpAddr>,
+    /// Largest outer IP packet, in bytes.
+    pub largest_outer: u32,
+    /// Time of the earliest frame, nanoseconds since 1970.
+    pub first_ns: u64,
     /// Time of the latest frame, nanoseconds since 1970.
     pub last_ns: u64,
 }
@@ -39,6 +48,9 @@ impl From<&Session> for SessionCounts {
             bytes: session.bytes,
             truncated: session.truncation.truncated,
             missing_bytes: session.truncation.missing_bytes,
+            target: session.target,
+            largest_outer: session.truncation.largest_outer(),
+            first_ns: session.first_ns,
             last_ns: session.last_ns,
         }
     }
@@ -53,16 +65,25 @@ impl SessionCounts {
             bytes: 0,
             truncated: 0,
             missing_bytes: 0,
+            target: None,
+            largest_outer: 0,
+            first_ns: u64::MAX,
             last_ns: 0,
         }
     }
 
     /// Adds what was counted elsewhere.
     pub fn add(&mut self, other: &Self) {
+        // As sessions themselves add up.
+        if other.first_ns < self.first_ns && self.key != SessionKey::Other {
+            self.target = other.target;
+        }
         self.packets += other.packets;
         self.bytes += other.bytes;
         self.truncated += other.truncated;
         self.missing_bytes += other.missing_bytes;
+        self.largest_outer = self.largest_outer.max(other.largest_outer);
+        self.first_ns = self.first_ns.min(other.first_ns);
         self.last_ns = self.last_ns.max(other.last_ns);
     }
 }
@@ -198,6 +219,27 @@ impl Observer {
         glance.silent = silent.into_iter().map(name).collect();
         glance
     }
+
+    /// Asks workers what they know of truncation in these sessions, of which there are at most
+    /// [`MOST_ASKED`](super::evidence::MOST_ASKED); waits a second at the most. `None` where one does not answer: a cause
+    /// is told by all packets of a session.
+    pub async fn evidence(&self, asked: Vec<SessionKey>) -> Option<Evidence> {
+        let mut evidence = Evidence::default();
+        if asked.is_empty() {
+            return Some(evidence);
+        }
+        let wants = Wants::Cuts(asked.into());
+        let Answers { given, silent } = self.orders.ask(wants, WAIT).await;
+        if silent.iter().any(|who| *who < self.workers.len()) {
+            return None;
+        }
+        for (_, answer) in given {
+            if let Answer::Cuts(cuts) = answer {
+                evidence.add(cuts);
+            }
+        }
+        Some(evidence)
+    }
 }
 
 /// What all workers counted together.
@@ -231,6 +273,7 @@ fn sum(workers: &[WorkerCounts]) -> Glance {
 mod tests {
     use std::time::Duration;
 
+    use super::super::evidence::Cut;
     use super::super::orders::{Order, orders};
     use super::*;
     use crate::wire::Vni;
@@ -286,6 +329,69 @@ mod tests {
             ..session(5, 12)
         };
         assert_eq!(glance.sessions, [session(1, 4), expected]);
+    }
+
+    /// A session has the target that its first packet went to, whichever worker saw that.
+    #[test]
+    fn ways_of_sessions_add_up() {
+        let of = |target: u8, first_ns, largest_outer| SessionCounts {
+            target: Some([10, 0, 9, target].into()),
+            first_ns,
+            largest_outer,
+            ..session(5, 1)
+        };
+        let (early, late) = (of(1, 3, 1500), of(2, 7, 1600));
+        for workers in [[early, late], [late, early]] {
+            let glance = sum(&workers.map(|session| counts(1, &[session])));
+            let [session] = glance.sessions[..] else {
+                panic!("{:?}", glance.sessions);
+            };
+            assert_eq!(session.target, early.target);
+            assert_eq!((session.first_ns, session.largest_outer), (3, 1600));
+        }
+    }
+
+    /// A cause is told by all packets of a session: where a worker says nothing, none is.
+    #[test]
+    fn evidence_is_of_all_workers_or_none() {
+        let (orders, mut inboxes) = orders(3);
+        let observer = Observer::new(orders, Watch::default(), 2);
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .build()
+            .unwrap();
+        let asked = vec![session(1, 1).key, session(2, 1).key];
+        for answering in [2, 1] {
+            let answer = async {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+                for (who, inbox) in inboxes.iter_mut().enumerate() {
+                    while let Some(Order::Tell(tell)) = inbox.take() {
+                        let Wants::Cuts(keys) = tell.wants().clone() else {
+                            panic!("{:?}", tell.wants());
+                        };
+                        assert_eq!(*keys, *asked);
+                        let cut = Cut {
+                            packets: 10,
+                            ..Cut::default()
+                        };
+                        if who < answering {
+                            tell.answer(|| Answer::Cuts(vec![(keys[0], cut)]));
+                        }
+                    }
+                }
+            };
+            let evidence = observer.evidence(asked.clone());
+            let (evidence, ()) = runtime.block_on(async { tokio::join!(evidence, answer) });
+            let packets = evidence.map(|evidence| {
+                let packets = |key| evidence.of(key).map(|cut| cut.packets);
+                [packets(asked[0]), packets(asked[1])]
+            });
+            // The writer, which is the third, has none.
+            assert_eq!(packets, (answering == 2).then_some([Some(20), None]));
+        }
+        // Nobody is asked for nothing.
+        let nothing = runtime.block_on(observer.evidence(Vec::new()));
+        assert!(nothing.is_some() && inboxes[0].take().is_none());
     }
 
     /// What a worker said last stands as long as it says nothing new: no counter goes back.

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use super::evidence::Cut;
 use super::glance::WorkerCounts;
 use super::measure::{Distribution, Measured};
 use super::orders::{Answers, Orders, Wants};
@@ -11,6 +12,7 @@ use super::outlet::Offers;
 use super::sink::Watch;
 use super::total::Sum;
 use super::worker::Snapshot;
+use crate::mirror::session::SessionKey;
 
 /// How long answers are waited for; an idle worker comes by every 10 ms.
 pub(super) const WAIT: Duration = Duration::from_secs(1);
@@ -39,7 +41,7 @@ impl Interim {
                 Answer::Worker(worker) => workers.push((who, worker)),
                 Answer::Writer(writer) => writers.push(writer),
                 // Nobody asked for it.
-                Answer::Counts(_) => {}
+                Answer::Counts(_) | Answer::Cuts(_) => {}
             }
         }
         workers.sort_by_key(|(who, _)| *who);
@@ -86,6 +88,8 @@ pub enum Answer {
     Worker(Box<WorkerAnswer>),
     /// A worker that was asked for its counts only.
     Counts(Box<WorkerCounts>),
+    /// A worker that was asked for what it knows of truncation in some mirror sessions.
+    Cuts(Vec<(SessionKey, Cut)>),
     /// The capture's writer.
     Writer(WriterAnswer),
 }

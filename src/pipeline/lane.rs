@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use super::clock::Step;
+use super::evidence::Cut;
 use super::flow_sink::FlowNotes;
 use super::glance::WorkerCounts;
 use super::inquiry::{Answer, WorkerAnswer};
@@ -224,18 +225,23 @@ impl Lane {
     fn take_orders(&mut self, source: &mut impl Source) {
         while let Some(order) = self.inbox.take() {
             match order {
-                Order::Tell(tell) if tell.wants() == Wants::Counts => {
-                    tell.answer(|| Answer::Counts(Box::new(self.counts(source))));
-                }
-                Order::Tell(tell) => tell.answer(|| {
-                    Answer::Worker(Box::new(WorkerAnswer {
-                        snapshot: self.worker.snapshot(),
-                        measured: self.measured(),
-                        lost_before: source.lost_so_far(),
-                        kernel_refused: source.refused_so_far(),
-                        offers: self.outlet.offers(),
-                    }))
-                }),
+                Order::Tell(tell) => match tell.wants().clone() {
+                    Wants::Counts => {
+                        tell.answer(|| Answer::Counts(Box::new(self.counts(source))));
+                    }
+                    Wants::Cuts(asked) => {
+                        tell.answer(|| Answer::Cuts(Cut::of_each(self.worker.sessions(), &asked)));
+                    }
+                    Wants::All => tell.answer(|| {
+                        Answer::Worker(Box::new(WorkerAnswer {
+                            snapshot: self.worker.snapshot(),
+                            measured: self.measured(),
+                            lost_before: source.lost_so_far(),
+                            kernel_refused: source.refused_so_far(),
+                            offers: self.outlet.offers(),
+                        }))
+                    }),
+                },
                 // That is for the sinks.
                 Order::Rotate => {}
                 Order::Change(changing) => {

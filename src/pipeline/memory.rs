@@ -2,6 +2,7 @@
 //! the end of the run included. What a source needs (slots, a ring) and what the kernel holds for it is the
 //! source's to tell.
 
+use super::evidence;
 use super::learned;
 use super::measure;
 use super::outlet::{FLOW_CHUNK, MOST_AWAITED};
@@ -36,6 +37,7 @@ pub fn most_bytes(
     let workers = u64::from(sharing.steering.workers.max(1));
     let mut bytes = PROGRAM + measure::memory_bytes(workers as usize) as u64;
     bytes += workers * SESSION_COPIES * session::MEMORY_BYTES as u64;
+    bytes += workers * evidence::MEMORY_BYTES as u64;
     let readers = flow_sinks.len() + usize::from(worker.capture.is_some());
     bytes += learned::memory_bytes(workers, readers as u64);
     if worker.dedup.is_some() {

@@ -10,6 +10,7 @@ pub mod change;
 pub mod clock;
 pub mod doorbell;
 pub mod ending;
+pub mod evidence;
 pub mod flow_sink;
 
 pub mod glance;

@@ -12,6 +12,7 @@ use crossbeam_channel::{Receiver, Sender, TryRecvError, TrySendError, bounded};
 use tokio::sync::mpsc;
 
 use super::change::Change;
+use crate::mirror::session::SessionKey;
 
 /// Orders that may wait for a thread: more come in vain while it takes none.
 const MOST_WAITING: usize = 4;
@@ -27,12 +28,14 @@ pub enum Order<A> {
 }
 
 /// How much an answer tells.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Wants {
     /// All that is known, as at the end of a run.
     All,
     /// What is counted: little enough to be asked for every second.
     Counts,
+    /// What is known of truncation in these mirror sessions.
+    Cuts(Arc<[SessionKey]>),
 }
 
 /// Other settings; whoever holds them has not taken them yet, which the one who ordered them waits for.
@@ -55,8 +58,8 @@ pub struct Tell<A> {
 
 impl<A> Tell<A> {
     /// How much is asked for.
-    pub const fn wants(&self) -> Wants {
-        self.wants
+    pub const fn wants(&self) -> &Wants {
+        &self.wants
     }
 
     /// Answers with what `answer` gathers, if whoever asked still waits for it.
@@ -181,7 +184,7 @@ impl<A> Orders<A> {
             post.give(Order::Tell(Tell {
                 answers: sender.clone(),
                 who,
-                wants,
+                wants: wants.clone(),
             }));
         }
         drop(sender);
@@ -269,7 +272,7 @@ mod tests {
             for inbox in &mut inboxes {
                 if let Some(Order::Tell(tell)) = inbox.take() {
                     calls += 1;
-                    assert_eq!(tell.wants(), Wants::Counts);
+                    assert_eq!(tell.wants(), &Wants::Counts);
                     tell.answer(|| 1 + calls);
                 }
             }

@@ -229,6 +229,7 @@ pub(super) mod tests {
     use crate::pipeline::ledger::{Dropped, Ledger};
     use crate::pipeline::outlet::Offers;
     use crate::pipeline::sink::{Account, Fault};
+    use crate::pipeline::worker::WorkerSettings;
     use crate::report::moment::AboutRun;
 
     /// All of `received` packets were delivered.
@@ -247,6 +248,7 @@ pub(super) mod tests {
             backend: "udp".to_owned(),
             kernel_reason: "socket_overflow",
             max_flows: Some(1000),
+            route: WorkerSettings::default().route(),
             known: Known::default(),
         };
         Moment {

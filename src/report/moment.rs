@@ -7,6 +7,7 @@ use crate::host::process::Process;
 use crate::host::space::Disk;
 use crate::mirror::inventory::{Difference, Inventory};
 use crate::mirror::session::SessionKey;
+use crate::mirror::truncation::Route;
 use crate::pipeline::change::Known;
 use crate::pipeline::glance::{Glance, SessionCounts};
 
@@ -25,6 +26,8 @@ pub struct AboutRun {
     pub kernel_reason: &'static str,
     /// Most flows kept at a time; `None` where nobody takes flow records.
     pub max_flows: Option<u32>,
+    /// What is known of any way from a mirror source before a packet came.
+    pub route: Route,
     /// What is known of mirror sessions, which may change.
     pub known: Known,
 }

@@ -20,6 +20,9 @@ const SESSIONS_SHOWN: usize = 24;
 const CHANGES_SHOWN: usize = 4;
 /// Pairs of sessions shown, likewise.
 const PAIRS_SHOWN: usize = 8;
+/// What the number of packets that the kernel left out stands in front of.
+pub const LEFT_OUT_IN_KERNEL: &str =
+    "left out in the kernel: from sources that --allow does not name; they are in no other counter";
 
 impl Summary {
     /// The page for people.
@@ -92,10 +95,7 @@ impl Summary {
 
     fn refused_lines(&self, page: &mut String) {
         if let Some(packets) = self.kernel_refused {
-            let _ = writeln!(
-                page,
-                "  {packets:>9} left out in the kernel: from sources that --allow does not name; they are in no other counter"
-            );
+            let _ = writeln!(page, "  {packets:>9} {LEFT_OUT_IN_KERNEL}");
         }
         if self.refused_sources.is_empty() {
             return;

@@ -10,12 +10,15 @@ use super::health::Health;
 use super::moment::{Moment, Shown};
 use crate::flow::text::rfc3339;
 use crate::host::counters;
+use crate::mirror::routes::Routes;
 use crate::mirror::session::SessionKey;
+use crate::mirror::truncation::Cause;
+use crate::pipeline::evidence::{self, Cut, Evidence};
 use crate::pipeline::glance::SessionCounts;
 use crate::pipeline::sink::State;
 
 /// Most mirror sessions listed.
-pub const SESSIONS_LISTED: usize = 1000;
+pub const SESSIONS_LISTED: usize = evidence::MOST_ASKED;
 
 /// Counts by reason, those that counted something.
 type ByReason = BTreeMap<String, u64>;
@@ -57,6 +60,8 @@ pub struct Status {
     pub dropped: ByReason,
     /// Datagrams the kernel lost before they could be received, by reason.
     pub kernel_dropped: ByReason,
+    /// Packets of sources that --allow does not name that the kernel left out before they were received.
+    pub kernel_refused: u64,
     /// Fragments that wait for others: received and in no other counter yet.
     pub waiting: u64,
     /// Worth knowing of packets that were delivered.
@@ -124,6 +129,18 @@ pub struct SessionStatus {
     pub truncated: u64,
     /// Bytes cut off those.
     pub missing_bytes: u64,
+    /// `session_packet_length`, `mtu`, `missing_fragments` or `unclear`; absent where nothing is cut or not all workers told.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub cut_by: Option<String>,
+    /// Bytes of frame that cut packets keep, when it is one size.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub cut_size: Option<u32>,
+    /// The MTU, in bytes, where one cuts.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub cut_mtu: Option<u32>,
+    /// What to do about it.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub advice: Option<String>,
     /// Packets a second, lately.
     pub packets_per_second: f64,
     /// Bits of inner frame a second, lately.
@@ -206,8 +223,9 @@ pub struct DiskStatus {
 }
 
 impl Status {
-    /// Of `now`; rates and what is new are those since `earlier`, or since the run began.
-    pub fn new(now: &Moment, earlier: Option<&Moment>) -> Self {
+    /// Of `now`; rates and what is new are those since `earlier`, or since the run began. Causes of truncation are told by
+    /// the `evidence`.
+    pub fn new(now: &Moment, earlier: Option<&Moment>, evidence: Option<&Evidence>) -> Self {
         let (about, glance) = (&now.about, &now.glance);
         let ledger = &glance.ledger;
         let [malformed, filtered, dropped, noted] = ledger
@@ -215,7 +233,14 @@ impl Status {
             .map(|(_, counters)| by_reason(counters.into_iter()));
         let rates = Rates::new(now, earlier);
         let shown = Shown::busiest(&glance.sessions, SESSIONS_LISTED);
-        let listed = shown.sessions.iter();
+        let cuts = evidence.map(|evidence| Cuts::new(now, evidence));
+        let listed = shown.sessions.iter().map(|session| {
+            let mut told = rates.session(now, session);
+            if let Some(cuts) = &cuts {
+                cuts.tell(session, &mut told);
+            }
+            told
+        });
         let others = shown.others.map(|others| OtherSessions {
             entries: shown.number_of_others,
             packets: others.packets,
@@ -241,6 +266,7 @@ impl Status {
             duplicate: ledger.duplicate,
             dropped,
             kernel_dropped: by_reason(kernel_dropped.into_iter()),
+            kernel_refused: glance.kernel_refused,
             waiting: ledger.waiting(),
             noted,
             kernel_counters: counters::explained(&now.kernel_counters)
@@ -252,7 +278,7 @@ impl Status {
                 })
                 .collect(),
             last_packet: (glance.latest_ns > 0).then(|| rfc3339(glance.latest_ns).to_owned()),
-            sessions: listed.map(|session| rates.session(now, session)).collect(),
+            sessions: listed.collect(),
             other_sessions: others,
             expected: now.expected().map(|difference| {
                 let words = |session: crate::mirror::inventory::Expected| {
@@ -359,10 +385,61 @@ impl Rates {
             bytes: session.bytes,
             truncated: session.truncated,
             missing_bytes: session.missing_bytes,
+            cut_by: None,
+            cut_size: None,
+            cut_mtu: None,
+            advice: None,
             packets_per_second: self.a_second(session.packets, packets),
             bits_per_second: round(8.0 * self.a_second(session.bytes, bytes)),
             last_seen: rfc3339(session.last_ns).to_owned(),
         }
+    }
+}
+
+/// The listed sessions that evidence of truncation is asked for: those of which something is cut.
+pub fn cut_sessions(now: &Moment) -> Vec<SessionKey> {
+    let shown = Shown::busiest(&now.glance.sessions, SESSIONS_LISTED);
+    let cut = shown.sessions.iter().filter(|session| {
+        // Nobody mirrors what was not encapsulated.
+        session.truncated > 0 && session.key.mirror().is_some()
+    });
+    cut.map(|session| session.key).collect()
+}
+
+/// What cut packets, as the summary tells it.
+struct Cuts<'a> {
+    now: &'a Moment,
+    evidence: &'a Evidence,
+    routes: Routes,
+}
+
+impl<'a> Cuts<'a> {
+    fn new(now: &'a Moment, evidence: &'a Evidence) -> Self {
+        let sessions = now.glance.sessions.iter();
+        let on_the_way =
+            sessions.map(|session| (session.key, session.target, session.largest_outer));
+        Self {
+            now,
+            evidence,
+            routes: Routes::new(now.about.route, on_the_way),
+        }
+    }
+
+    fn tell(&self, session: &SessionCounts, told: &mut SessionStatus) {
+        let Some(Cut {
+            packets,
+            truncation,
+        }) = self.evidence.of(session.key)
+        else {
+            return;
+        };
+        let label = self.now.inventory.label(session.key);
+        let route = self.routes.of(session.key, session.target, label);
+        let cause = truncation.cause(&route);
+        told.cut_by = cause.map(|cause| cause.name().to_owned());
+        told.cut_size = truncation.cut_size();
+        told.cut_mtu = cause.and_then(Cause::mtu);
+        told.advice = truncation.advice(*packets, &route);
     }
 }
 
@@ -411,7 +488,7 @@ mod tests {
     fn rates_are_those_since_the_earlier_look() {
         let earlier = with_session(moment(10.0, 1000, 0), 900);
         let now = with_session(moment(15.0, 1500, 2), 1400);
-        let status = Status::new(&now, Some(&earlier));
+        let status = Status::new(&now, Some(&earlier), None);
         assert_eq!(status.uptime_seconds, 15.0);
         assert_eq!(status.lately.seconds, 5.0);
         assert_eq!(status.lately.packets_per_second, 100.0);
@@ -428,11 +505,16 @@ mod tests {
             sink.offered,
             sink.written + sink.dropped["disk"] + sink.waiting
         );
-        let since_begin = Status::new(&now, None);
+        let since_begin = Status::new(&now, None, None);
         assert_eq!(since_begin.lately.packets_per_second, 100.0);
         assert_eq!(since_begin.lately.lost, 5);
         // Two looks at one time have no rate.
-        assert_eq!(Status::new(&now, Some(&now)).lately.packets_per_second, 0.0);
+        assert_eq!(
+            Status::new(&now, Some(&now), None)
+                .lately
+                .packets_per_second,
+            0.0
+        );
         // It is read back by `vxtap status`.
         let again: Status = serde_json::from_str(&status.line()).unwrap();
         assert_eq!(again.received, 1500);

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::page::{bytes, wrap};
+use super::page::{LEFT_OUT_IN_KERNEL, bytes, wrap};
 use super::status::{SessionStatus, SinkStatus, Status};
 use crate::mirror::words::{counted, percent};
 use crate::pipeline::ledger;
@@ -126,6 +126,9 @@ impl Status {
                 "  {packets:>9} lost in the kernel before they could be received: {reason}"
             );
         }
+        if self.kernel_refused > 0 {
+            let _ = writeln!(page, "  {:>9} {LEFT_OUT_IN_KERNEL}", self.kernel_refused);
+        }
         for counter in &self.kernel_counters {
             let _ = writeln!(page, "  {:>9} {} (kernel)", counter.count, counter.name);
             for line in wrap(&counter.remedy, WIDTH - 12) {
@@ -170,6 +173,10 @@ impl Status {
                 bits(session.bits_per_second),
                 to_the_second(&session.last_seen)
             );
+            let advice = session.advice.iter();
+            for line in advice.flat_map(|advice| wrap(advice, WIDTH - 12)) {
+                let _ = writeln!(page, "            {line}");
+            }
         }
         let not_shown = self.sessions.get(SESSIONS_SHOWN..).unwrap_or_default();
         let others = self.other_sessions.as_ref();
@@ -293,17 +300,27 @@ mod tests {
     }
 
     #[test]
+    fn packets_that_the_kernel_left_out_are_told_where_there_are_some() {
+        let mut now = moment(100.0, 10, 0);
+        let page = |now: &_| Status::new(now, None, None).page();
+        assert!(!page(&now).contains("left out in the kernel"));
+        now.glance.kernel_refused = 40;
+        let line = "\n         40 left out in the kernel: from sources that --allow does not name";
+        assert!(page(&now).contains(line), "{}", page(&now));
+    }
+
+    #[test]
     fn a_problem_stands_with_its_remedy() {
         let mut now = moment(100.0, 10, 0);
         now.glance.sinks = vec![sink(3, None)];
-        let page = Status::new(&now, None).page();
+        let page = Status::new(&now, None, None).page();
         assert!(
             page.contains("NOT HEALTHY: 1 problem\n  ! 3 packets not in c/: disk"),
             "{page}"
         );
         assert!(page.contains("--keep-bytes"), "{page}");
         assert!(page.contains("  c/: 7 of 10 packets, "), "{page}");
-        let page = Status::new(&moment(100.0, 0, 0), None).page();
+        let page = Status::new(&moment(100.0, 0, 0), None, None).page();
         assert!(page.contains("\nHealthy\n"), "{page}");
         assert!(page.contains("for 1 min 40 s: udp"), "{page}");
         assert!(page.contains("no packet yet"), "{page}");

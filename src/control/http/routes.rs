@@ -95,7 +95,7 @@ async fn status(State(site): State<Site>, headers: HeaderMap) -> Response {
             return text(StatusCode::FORBIDDEN, why);
         }
     }
-    let status = site.looker.look().await.status();
+    let status = site.looker.status().await;
     let headers = [
         (CONTENT_TYPE, "application/json"),
         (CACHE_CONTROL, "no-store"),
