@@ -96,13 +96,32 @@ if command -v python3 >/dev/null 2>&1; then
   python3 scripts/make-testdata.py --check
 fi
 
-# Tests skip what they cannot do here and say "skipped: WHY" on standard error; show those lines.
-log=$scratch/log
-# What follows a failed pipeline overwrites PIPESTATUS, even `|| true`: it is read right behind.
+# Tests skip what they cannot do here and say "skipped: WHY" on standard error; those lines are shown. They are some sixty
+# programs that wait longer than they compute, so two run at a time; what one says is shown when it has ended.
+export log=$scratch/log
 set +e
-cargo test --locked --no-fail-fast -- --nocapture 2>&1 | tee "$log" | grep -vE '^(test .* ok|running [0-9]+ tests?|)$'
+cargo test --locked --no-run 2>&1 | tee "$scratch/built" | grep -vE '^ +(Compiling|Executable) '
 status=${PIPESTATUS[0]}
 set -e
+[ "$status" = 0 ] || exit "$status"
+test_program() {
+  local said
+  said=$(mktemp "$log.XXXXXX")
+  "$@" >"$said" 2>&1
+  local status=$?
+  {
+    flock 9
+    cat "$said" >>"$log"
+    echo "     Running $*"
+    grep -vE '^(test .* ok|running [0-9]+ tests?|)$' "$said"
+  } 9>"$log.lock"
+  return "$status"
+}
+export -f test_program
+: >"$log"
+sed -nE 's/^ +Executable .*\((.*)\)$/\1/p' "$scratch/built" |
+  xargs -P 2 -I PROGRAM bash -c 'test_program PROGRAM --nocapture' || status=1
+test_program cargo test --locked --doc || status=1
 # With --nocapture the line may stand behind "test NAME ... ".
 skipped=$(grep -cE '^(test .* \.\.\. )?skipped: ' "$log" || true)
 passed=$(grep -oE '[0-9]+ passed' "$log" | awk '{n += $1} END {print n + 0}')
