@@ -74,6 +74,7 @@ fi
 prometheus=${CARGO_TARGET_DIR:-target}/tmp/prometheus
 if [ -z "${VXTAP_NO_APT:-}" ] && [ ! -x "$prometheus/usr/bin/promtool" ]; then
   echo "unpacking into $prometheus: prometheus"
+  mkdir -p "$prometheus"
   # The lists of a fresh machine are empty; _apt cannot write into a directory of ours, and apt says so.
   if ! (cd "$scratch" && { apt-get download -qq prometheus || { "${sudo[@]}" apt-get update -qq && apt-get download -qq prometheus; }; }) \
     >"$scratch/apt" 2>&1 || ! dpkg -x "$scratch"/prometheus_*.deb "$prometheus"; then
