@@ -103,13 +103,18 @@ impl Prometheus {
             .collect()
     }
 
-    /// The names of alerts that fire.
-    pub fn firing(&self) -> Vec<String> {
+    /// The alerts that fire, each with the instance that it is of and its value.
+    pub fn firing(&self) -> Vec<(String, String, f64)> {
         let answer = self.get("/api/v1/alerts");
         let alerts = answer["data"]["alerts"].as_array().unwrap().iter();
         let firing = alerts.filter(|alert| alert["state"] == "firing");
+        let label = |alert: &Value, name: &str| alert["labels"][name].as_str().unwrap().to_owned();
+        let value = |alert: &Value| alert["value"].as_str().unwrap().parse().unwrap();
         firing
-            .map(|alert| alert["labels"]["alertname"].as_str().unwrap().to_owned())
+            .map(|alert| {
+                let (name, instance) = (label(alert, "alertname"), label(alert, "instance"));
+                (name, instance, value(alert))
+            })
             .collect()
     }
 }
