@@ -8,12 +8,16 @@ use std::collections::BTreeSet;
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::sync::Once;
 
 use crate::bpf::filter::{self, Link};
 use crate::bpf::refuse::{self, Maps};
 use crate::mirror::networks::Networks;
 use crate::sys::bpf::{self, Kind, Map};
 use crate::sys::ring_memory::RingMemory;
+
+/// It was told that the kernel takes no eBPF program.
+static TOLD_CLASSIC: Once = Once::new();
 
 /// Networks that a list which is renewed may have, at least.
 const ROOM: u32 = 65_536;
@@ -82,10 +86,13 @@ impl RingFilter {
             };
             match taken {
                 Ok(()) => return Ok(()),
-                Err(error) => tracing::info!(
-                    "packets of sources that --allow does not name take room in the ring, their headers alone: an eBPF \
-                     program that leaves them out needs CAP_BPF ({error})"
-                ),
+                // Not again for each worker and each change.
+                Err(error) => TOLD_CLASSIC.call_once(|| {
+                    tracing::info!(
+                        "packets of sources that --allow does not name take room in the ring, their headers alone: an \
+                         eBPF program that leaves them out needs CAP_BPF ({error})"
+                    );
+                }),
             }
         }
         let classic = filter::udp_to(&self.ports, allowed, self.link);
