@@ -4,7 +4,8 @@ use std::path::Path;
 use std::time::Instant;
 
 use super::args::ExtractArgs;
-use super::settings::meant::{Mistakes, check_no_terminal, check_places};
+use super::settings::mistakes::Mistakes;
+use super::settings::places::{check_no_terminal, check_places};
 use crate::control::Control;
 use crate::extract::filter::Filter;
 use crate::extract::report::Report;

@@ -5,9 +5,9 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::args::{GenerateArgs, SendArgs};
-use super::settings::meant::{
-    Mistakes, check_no_terminal, check_no_typed_input, check_places, misleading_capture_name,
-};
+use super::settings::mistakes::Mistakes;
+use super::settings::outputs::misleading_capture_name;
+use super::settings::places::{check_no_terminal, check_no_typed_input, check_places};
 use crate::control::Control;
 use crate::failure::Failure;
 use crate::outfile::{Creation, Existing};

@@ -10,7 +10,7 @@ use serde::Serialize;
 use super::args::VerifyArgs;
 use super::ls::check;
 use super::progress::Progress;
-use super::settings::meant::Mistakes;
+use super::settings::mistakes::Mistakes;
 use crate::capture::store::inspect::{Audit, audit};
 use crate::capture::store::keys::PublicKey;
 use crate::capture::store::verify::Finding;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::layers::Layers;
-use super::meant::Mistakes;
+use super::mistakes::Mistakes;
 use super::typed;
 use crate::cli::values;
 use crate::flow::lifetime::Lifetimes;

@@ -7,9 +7,9 @@ use std::time::Duration;
 use super::given::Given;
 use super::layers::{Layers, Origin};
 use super::lifetimes;
-use super::meant::{
-    Limits, Mistakes, Outputs, Parts, Settings, allowed, dedup, filter, group, truncation, tunnels,
-};
+use super::meant::{Limits, Parts, Settings, allowed, dedup, filter, truncation, tunnels};
+use super::mistakes::Mistakes;
+use super::outputs::{Outputs, group};
 use super::sessions;
 use super::typed;
 use super::watching;

@@ -13,6 +13,8 @@ mod lifetimes;
 pub mod listening;
 pub mod meant;
 pub mod mistakes;
+pub mod outputs;
+pub mod places;
 pub mod printed;
 #[cfg(target_os = "linux")]
 pub mod sandbox;

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::meant::Outputs;
+use super::outputs::Outputs;
 use super::storing;
 use crate::capture::store::ring::make_directory;
 use crate::export::collector::target::Transport;

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::layers::Layers;
-use super::meant::Mistakes;
+use super::mistakes::Mistakes;
 use super::typed;
 use crate::cli::values;
 use crate::mirror::inventory::{Inventory, Labels};

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::layers::{Layers, Origin};
-use super::meant::Mistakes;
+use super::mistakes::Mistakes;
 use super::typed;
 use crate::capture::store::custody::Custody;
 use crate::capture::store::hooks;
