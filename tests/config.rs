@@ -13,10 +13,14 @@ mod common;
 use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fs;
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use common::lab::{Lab, Side, TO_V4};
+use common::store::Over;
 use common::{Run, run, vxtap_command};
 use proptest::prelude::*;
 use proptest::sample::subsequence;
@@ -500,6 +504,118 @@ fn a_run_takes_what_check_told() {
         );
         assert!(dir.path().join("out.json").exists());
     }
+}
+
+/// Names of collectors have their addresses beside them, one without is a warning, also where nobody answers; nothing
+/// goes to the collectors themselves.
+#[test]
+fn names_of_collectors_are_looked_up() {
+    // The mounts of `ip netns exec` are its own.
+    const CHECK: &str = "set -e; cd \"$1\"; shift
+        for file in hosts resolv.conf nsswitch.conf; do mount --bind $file /etc/$file; done
+        exec \"$@\"";
+    let Some(lab) = Lab::new() else { return };
+    let dir = tempfile::tempdir().unwrap();
+    for (name, text) in [
+        (
+            "hosts",
+            "127.0.0.9 collector.example\n2001:db8::7 collector.example\n",
+        ),
+        (
+            "resolv.conf",
+            "nameserver 127.0.0.1\noptions timeout:30 attempts:1\n",
+        ),
+        ("nsswitch.conf", "hosts: files dns\n"),
+    ] {
+        fs::write(dir.path().join(name), text).unwrap();
+    }
+    let dns = lab.udp(Side::Receiver, "127.0.0.1:53");
+    let udp = lab.udp(Side::Receiver, "127.0.0.9:4739");
+    let tcp = lab.inside(Side::Receiver, || {
+        TcpListener::bind("127.0.0.9:4739").unwrap()
+    });
+    let check = |words: &[&str]| {
+        let dir = dir.path().to_str().unwrap();
+        let words = [
+            &["sh", "-c", CHECK, "sh", dir, common::VXTAP, "check"],
+            words,
+        ]
+        .concat();
+        let mut command = lab.command(Side::Receiver, &words);
+        let done = run(command.env("NOTIFY_SOCKET", "/run/systemd/notify"));
+        assert_eq!(done.code, Some(0), "{}", done.stderr);
+        String::from_utf8(done.stdout).unwrap()
+    };
+    let over = AtomicBool::new(false);
+    let (json, page) = std::thread::scope(|scope| {
+        let _over = Over(&over);
+        scope.spawn(|| {
+            let mut query = [0; 512];
+            dns.set_read_timeout(Some(Duration::from_millis(50)))
+                .unwrap();
+            while !over.load(Ordering::Relaxed) {
+                let Ok((len, asker)) = dns.recv_from(&mut query) else {
+                    continue;
+                };
+                // One name does not exist, and nobody answers for others.
+                if query[..len].windows(7).any(|word| word == b"missing") {
+                    let answer = [&query[..2], b"\x81\x83", &query[4..len]].concat();
+                    dns.send_to(&answer, asker).unwrap();
+                }
+            }
+        });
+        let known = [
+            "--flows",
+            "ipfix://collector.example",
+            "--flows",
+            "ipfix://192.0.2.1",
+        ];
+        let both = ["--flows", "ipfix+tcp://collector.example:4739"];
+        let without = [
+            "--flows",
+            "ipfix://silent.example",
+            "--flows",
+            "ipfix+tcp://missing.example",
+        ];
+        let json = check(&[&["--json"], &known[..], &both, &without].concat());
+        (json, check(&known))
+    });
+    let checked: Value = serde_json::from_str(&json).unwrap();
+    let outbound = checked["outbound"].as_array().unwrap();
+    let of = |protocol: &str, host: &str| {
+        let mut found = outbound.iter();
+        let found = found.find(|one| one["protocol"] == protocol && one["host"] == host);
+        found.unwrap_or_else(|| panic!("no {protocol} to {host} in {json}"))
+    };
+    for protocol in ["udp", "tcp"] {
+        let one = of(protocol, "collector.example");
+        assert_eq!(one["addresses"], json!(["127.0.0.9", "2001:db8::7"]));
+    }
+    assert_eq!(of("udp", "192.0.2.1")["addresses"], json!(["192.0.2.1"]));
+    assert_eq!(of("udp", "silent.example")["addresses"], json!([]));
+    assert_eq!(of("tcp", "missing.example")["addresses"], json!([]));
+    assert_eq!(of("unix", "/run/systemd/notify")["port"], Value::Null);
+    let warnings = checked["warnings"].to_string();
+    for told in [
+        "flows ipfix://silent.example:4739: nobody has told the address of silent.example within 3 s",
+        "flows ipfix+tcp://missing.example:4739: the name missing.example has no address",
+        "add it to the DNS or to /etc/hosts",
+    ] {
+        assert!(warnings.contains(told), "{warnings}");
+    }
+    assert!(!warnings.contains("collector.example"), "{warnings}");
+    for line in [
+        "  UDP to collector.example (127.0.0.9, 2001:db8::7) port 4739  flow records",
+        "  UDP to 192.0.2.1 port 4739  flow records",
+        "  UNIX to /run/systemd/notify  systemd: ready, status and watchdog (NOTIFY_SOCKET)",
+    ] {
+        assert!(page.contains(line), "{page}");
+    }
+    udp.set_nonblocking(true).unwrap();
+    tcp.set_nonblocking(true).unwrap();
+    let nothing = std::io::ErrorKind::WouldBlock;
+    assert_eq!(udp.recv(&mut [0; 1]).unwrap_err().kind(), nothing);
+    assert_eq!(tcp.accept().unwrap_err().kind(), nothing);
 }
 
 #[test]

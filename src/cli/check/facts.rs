@@ -7,6 +7,7 @@ use std::path::Path;
 use serde::Serialize;
 use serde_json::Value;
 
+use super::names::{self, Found};
 use crate::cli::listen::plan;
 use crate::cli::ls;
 use crate::cli::settings::given::Given;
@@ -104,12 +105,14 @@ pub struct Inbound {
 /// A connection that is made.
 #[derive(Debug, PartialEq, Eq, Serialize)]
 pub struct Outbound {
-    /// `udp` or `tcp`.
+    /// `udp`, `tcp`, or `unix` for a socket of this machine.
     pub protocol: &'static str,
-    /// Where to.
+    /// Where to, as it was named.
     pub host: String,
-    /// The port there.
-    pub port: u16,
+    /// The addresses that the host has now; none where it has none, and where it is no collector.
+    pub addresses: Vec<IpAddr>,
+    /// The port there; null for a socket of this machine.
+    pub port: Option<u16>,
     /// What for.
     pub what: String,
 }
@@ -159,7 +162,11 @@ impl Checked {
         };
         if let Some(listen) = listen {
             checked.inbound = inbound(listen);
-            checked.outbound = outbound(listen.run.outputs.collectors());
+            let collectors = listen.run.outputs.collectors();
+            let found = names::addresses_of(collectors);
+            checked.outbound = outbound(collectors, &found);
+            checked.outbound.extend(to_systemd());
+            warnings.extend(without_address(collectors, &found));
             checked.memory = memory(listen);
             checked.disk = disk(listen);
             warnings.extend(open_to_all(&listen.receive, &checked.inbound));
@@ -244,9 +251,9 @@ fn inbound(listen: &Listen) -> Vec<Inbound> {
     inbound
 }
 
-fn outbound(collectors: &[Target]) -> Vec<Outbound> {
+fn outbound(collectors: &[Target], found: &[Found]) -> Vec<Outbound> {
     let mut outbound = Vec::new();
-    for target in collectors {
+    for (target, found) in collectors.iter().zip(found) {
         let protocol = match target.transport {
             Transport::Udp => "udp",
             Transport::Tcp => "tcp",
@@ -254,19 +261,47 @@ fn outbound(collectors: &[Target]) -> Vec<Outbound> {
         outbound.push(Outbound {
             protocol,
             host: target.host(),
-            port: target.port(),
+            addresses: found.clone().unwrap_or_default(),
+            port: Some(target.port()),
             what: "flow records as IPFIX (--flows)".to_owned(),
         });
         if target.is_name() {
             outbound.push(Outbound {
                 protocol: "udp",
                 host: "the resolvers of /etc/resolv.conf".to_owned(),
-                port: 53,
+                addresses: Vec::new(),
+                port: Some(53),
                 what: format!("DNS, to find {}", target.host()),
             });
         }
     }
     outbound
+}
+
+/// The socket of systemd, where this process has one.
+fn to_systemd() -> Option<Outbound> {
+    let socket = std::env::var_os("NOTIFY_SOCKET")?;
+    Some(Outbound {
+        protocol: "unix",
+        host: socket.to_string_lossy().into_owned(),
+        addresses: Vec::new(),
+        port: None,
+        what: "systemd: ready, status and watchdog (NOTIFY_SOCKET)".to_owned(),
+    })
+}
+
+/// Collectors whose names have no address. Their names may be known where the run begins: no mistake of the settings.
+fn without_address(collectors: &[Target], found: &[Found]) -> Vec<String> {
+    let all = collectors.iter().zip(found);
+    let without = all.filter_map(|(target, found)| Some((target, found.as_ref().err()?)));
+    without
+        .map(|(target, error)| {
+            format!(
+                "flows {target}: {error}. A run does not begin without it: correct the name, add it to the DNS or to \
+                 /etc/hosts of this machine, or write the address"
+            )
+        })
+        .collect()
 }
 
 fn memory(listen: &Listen) -> Vec<Memory> {

@@ -2,6 +2,7 @@
 //! mistake.
 
 mod facts;
+mod names;
 mod page;
 mod rules;
 

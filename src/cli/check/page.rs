@@ -1,7 +1,7 @@
 //! What `vxtap check` tells people. Pure.
 
 use std::fmt::Write as _;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use serde_json::Value;
 
@@ -101,12 +101,16 @@ fn network(checked: &Checked, page: &mut String) {
         page.push_str("  none\n");
     }
     for one in &checked.outbound {
-        let protocol = one.protocol.to_uppercase();
-        let _ = writeln!(
-            page,
-            "  {protocol} to {} port {}  {}",
-            one.host, one.port, one.what
-        );
+        let (protocol, host, what) = (one.protocol.to_uppercase(), &one.host, &one.what);
+        let addresses: Vec<String> = one.addresses.iter().map(IpAddr::to_string).collect();
+        let addresses = match addresses.join(", ") {
+            // The host is an address, or no collector.
+            all if all.is_empty() || all == *host => String::new(),
+            all => format!(" ({all})"),
+        };
+        let port = one.port.map(|port| format!(" port {port}"));
+        let port = port.unwrap_or_default();
+        let _ = writeln!(page, "  {protocol} to {host}{addresses}{port}  {what}");
     }
 }
 
