@@ -14,13 +14,14 @@ mod common;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::Read;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use common::collectors::one_connection;
 use common::lab::{Lab, SRC, Side, outer_v4};
 use common::listening::{Listening, SOON, assert_same, directory_of};
 use common::prometheus::{Prometheus, program};
@@ -101,7 +102,14 @@ fn series(prometheus: &Prometheus) -> BTreeMap<String, f64> {
 /// `VXTAP_SCRAPE_SECONDS` says for how long; 20 without it.
 #[test]
 fn sums_are_those_of_the_summary() {
-    let listening = Listening::start("-w DIR/c.pcapng --flows DIR/f.jsonl --http 0");
+    // Outputs of all kinds, for what the dashboard shows of them.
+    let collector = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = collector.local_addr().unwrap();
+    let collected = one_connection(collector);
+    let listening = Listening::start(&format!(
+        "-w DIR/c/ --rotate-packets 1000 --keep-bytes 1GB --keep-age 1h --flows DIR/f.jsonl \
+         --flows ipfix+tcp://{address} --http 0"
+    ));
     let Some(prometheus) = Prometheus::start(&[listening.http.unwrap()], "groups: []\n") else {
         return;
     };
@@ -141,6 +149,7 @@ fn sums_are_those_of_the_summary() {
     assert_closes(&summary);
     assert_eq!(summary["received"], status["received"]);
     assert_same(&scraped, &summary);
+    assert!(!collected.join().unwrap().is_empty());
 }
 
 /// Every query of the dashboard is one, and those of what has happened give something.
@@ -255,10 +264,12 @@ enum Of {
     Quiet,
     /// The first pieces of fragmented packets never reach its packet ring.
     Pieces,
+    /// Its store has room for fewer files than it is to keep, and its collector leaves.
+    Outputs,
 }
 
 /// Every alert of docs/prometheus-rules.yml, and the run whose fault makes it fire.
-const FAULTS: [(&str, Of); 16] = [
+const FAULTS: [(&str, Of); 18] = [
     ("VxtapDown", Of::Stopped),
     ("VxtapHeartbeatStopped", Of::Stuck),
     ("VxtapRestarts", Of::Restarted),
@@ -275,10 +286,12 @@ const FAULTS: [(&str, Of); 16] = [
     ("VxtapTruncated", Of::Wrong),
     ("VxtapMalformed", Of::Wrong),
     ("VxtapSlowOutput", Of::Stuck),
+    ("VxtapCollectorNotConnected", Of::Outputs),
+    ("VxtapStoreDeletesEarly", Of::Outputs),
 ];
 
 /// Those that no delay of the machine can make fire, so that a sound run never has them.
-const NEVER: [&str; 9] = [
+const NEVER: [&str; 10] = [
     "VxtapRestarts",
     "VxtapSessionMissing",
     "VxtapSessionUnexpected",
@@ -288,6 +301,7 @@ const NEVER: [&str; 9] = [
     "VxtapFlowTableFull",
     "VxtapTruncated",
     "VxtapMalformed",
+    "VxtapStoreDeletesEarly",
 ];
 
 /// The names of the alerts in docs/prometheus-rules.yml.
@@ -370,7 +384,7 @@ fn make_faults(lab: Option<&Lab>, rules: &str) {
         left_out.push(Of::Full);
     }
     let start = |flags: &str| Listening::start(&format!("--http 127.0.0.1:0 {flags}"));
-    let sound = start("-w DIR/c.pcapng --flows DIR/f.jsonl");
+    let sound = start("-w DIR/c/ --rotate-packets 100 --keep-files 2 --flows DIR/f.jsonl");
     // The flow table is full at once, records go to a disk that takes none; a session that is expected never comes.
     let wrong = Listening::start_with(
         "--http 127.0.0.1:0 -w DIR/c.pcapng --flows /dev/full --max-flows 4 --expect DIR/expect.csv",
@@ -400,6 +414,11 @@ fn make_faults(lab: Option<&Lab>, rules: &str) {
         let way = "--backend packet --workers 1 --bind 10.77.0.2:4789";
         Listening::start_on(way, "--http 127.0.0.1:0 -w DIR/c.pcapng", |_| {})
     });
+    let collector = TcpListener::bind("127.0.0.1:0").unwrap();
+    let collector_at = collector.local_addr().unwrap();
+    let outputs = start(&format!(
+        "-w DIR/c/ --rotate-packets 100 --keep-files 2 --keep-age 1h --flows ipfix+tcp://{collector_at}"
+    ));
     let runs = [
         (Of::Sound, Some(&sound)),
         (Of::Wrong, Some(&wrong)),
@@ -409,6 +428,7 @@ fn make_faults(lab: Option<&Lab>, rules: &str) {
         (Of::Restarted, Some(&restarted)),
         (Of::Quiet, Some(&quiet)),
         (Of::Pieces, pieces.as_ref()),
+        (Of::Outputs, Some(&outputs)),
     ];
     let runs: BTreeMap<SocketAddr, Of> = runs
         .into_iter()
@@ -437,6 +457,7 @@ fn make_faults(lab: Option<&Lab>, rules: &str) {
         ("vxtap_kernel_dropped_packets_total", Some(&stopped)),
         ("vxtap_dropped_packets_total", pieces.as_ref()),
         ("vxtap_received_packets_total", Some(&wrong)),
+        ("vxtap_store_deleted_early_files_total", Some(&outputs)),
     ];
     watch.until(
         |watch| {
@@ -513,6 +534,26 @@ fn make_faults(lab: Option<&Lab>, rules: &str) {
         });
         watch.until_fires("VxtapSlowOutput", Of::Stuck, &mut go_wrong);
     });
+
+    // More files end than there is room for, and none is an hour old.
+    outputs.send("--generate --count 500 --pps 20000");
+    watch.until_fires("VxtapStoreDeletesEarly", Of::Outputs, &mut go_wrong);
+
+    // The collector leaves. It may have been found away before it had come.
+    let (connection, _) = collector.accept().unwrap();
+    let away = ("VxtapCollectorNotConnected".to_owned(), Of::Outputs);
+    let instance = outputs.http.unwrap().to_string();
+    let is_away = |watch: &Watch<'_>| {
+        let mut firing = watch.prometheus.firing().into_iter();
+        firing.any(|(alert, of, _)| alert == away.0 && of == instance)
+    };
+    watch.until(|watch| !is_away(watch), &mut go_wrong);
+    watch.fired.remove(&away);
+    drop((collector, connection));
+    watch.until_fires(&away.0, Of::Outputs, &mut go_wrong);
+    let collector = TcpListener::bind(collector_at).unwrap();
+    let _connection = collector.accept().unwrap();
+    watch.until(|watch| !is_away(watch), &mut go_wrong);
 
     // Each start is seen.
     for starts in 0.. {

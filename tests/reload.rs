@@ -17,6 +17,7 @@ use std::path::Path;
 use common::lab::{BACKENDS, Lab, Listener, Sent, Side, TO_V4, wait_until};
 use common::{assert_closes, frames, json_lines, reasons, run};
 use nix::sys::signal::Signal;
+use serde_json::Value;
 
 const READ: &str = "vxtap: settings read anew";
 
@@ -247,9 +248,21 @@ fn stores_programs_and_names_change_while_a_run_goes_on() {
     fs::write(&labels, "vni,name\n1,before\n").unwrap();
     let with_labels = |text: String| text.replace("labels.csv", labels.to_str().unwrap());
     let begin = with_labels(file("keep-files = 100", &first));
-    let mut service = Service::start(&lab, &[], &begin);
+    let socket = folder.path().join("control.sock");
+    let socket = socket.to_str().unwrap();
+    let mut service = Service::start(&lab, &["--control", socket], &begin);
+    // What the status tells of the store: files, and how many it may have.
+    let wait_for_store = |files: u64, limit: u64| {
+        wait_until("the store to be told", || {
+            let mut command = common::vxtap_command(["status", "--json", "--control", socket]);
+            let status: Value = serde_json::from_slice(&run(&mut command).stdout).unwrap();
+            let store = &status["sinks"][0]["store"];
+            (store["files"] == files && store["limit_files"] == limit).then_some(())
+        });
+    };
     lab.generate(TO_V4, "--pps 5000 --count 100");
     service.listener.wait_for(100);
+    wait_for_store(9, 100);
     let lines = |path: &Path| fs::read_to_string(path).unwrap_or_default().lines().count();
     // The tenth file ends when another packet comes.
     wait_until("the first program", || {
@@ -261,6 +274,7 @@ fn stores_programs_and_names_change_while_a_run_goes_on() {
         said.contains("taken: keep-files = 3; on-rotate = "),
         "{said}"
     );
+    wait_for_store(3, 3);
     lab.generate(TO_V4, "--pps 5000 --count 50");
     service.listener.wait_for(150);
     wait_until("the second program", || {

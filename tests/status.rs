@@ -12,16 +12,19 @@
 mod common;
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::io::{BufRead, BufReader, Read};
-use std::net::{SocketAddr, TcpStream, UdpSocket};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use common::listening::{Listening, SOON, assert_same, http, series};
-use common::{Running, assert_closes, reasons, run, vxtap, vxtap_command};
+use common::{Running, assert_closes, frames, json_lines, reasons, run, vxtap, vxtap_command};
 use serde_json::Value;
 
 /// Metrics, as scraped behind the last packet, and the status are what the summary says. The numbers of traffic that is
@@ -159,6 +162,357 @@ fn an_output_that_fails_is_told() {
         1.0
     );
     assert_eq!(metrics["vxtap_problems{kind=\"output_failed\"}"], 1.0);
+    listening.end();
+}
+
+/// What is in the directory of a store, by looking, and what its manifest says was deleted.
+#[derive(Debug, Default)]
+struct Held {
+    files: u64,
+    /// With those of indexes, as of those that were deleted.
+    bytes: u64,
+    deleted: BTreeMap<String, (u64, u64)>,
+    /// Earliest packet or beginning of a flow, in nanoseconds or as it stands there.
+    oldest_ns: Option<u128>,
+    oldest: Option<String>,
+}
+
+impl Held {
+    fn of(dir: &Path) -> Self {
+        let mut held = Self::default();
+        for entry in fs::read_dir(dir).unwrap() {
+            let path = entry.unwrap().path();
+            let name = path.file_name().unwrap().to_str().unwrap();
+            // Others are hidden, as those that are being written, or the manifest.
+            if !name.starts_with("vxtap") {
+                continue;
+            }
+            held.bytes += fs::metadata(&path).unwrap().len();
+            if name.ends_with(".pcapng") {
+                let times = frames(&fs::read(&path).unwrap());
+                let first = times.iter().map(|frame| frame.ts_ns).min();
+                held.oldest_ns = held.oldest_ns.into_iter().chain(first).min();
+            }
+            if name.ends_with(".jsonl") {
+                let records = json_lines(&fs::read_to_string(&path).unwrap());
+                let begun = records
+                    .iter()
+                    .map(|record| record["ts_start"].as_str().unwrap().to_owned());
+                held.oldest = held.oldest.into_iter().chain(begun).min();
+            }
+            held.files += u64::from(!name.ends_with(".idx"));
+        }
+        let lines = json_lines(&fs::read_to_string(dir.join("MANIFEST.jsonl")).unwrap());
+        let bytes_of = |name: &Value| {
+            let file = |line: &&Value| line["kind"] == "file" && line["name"] == *name;
+            let line = lines.iter().find(file).unwrap();
+            line["bytes"].as_u64().unwrap() + line["index"]["bytes"].as_u64().unwrap_or_default()
+        };
+        for line in lines.iter().filter(|line| line["kind"] == "deleted") {
+            let because = line["because"].as_str().unwrap().to_owned();
+            let (files, bytes) = held.deleted.entry(because).or_default();
+            *files += 1;
+            *bytes += bytes_of(&line["name"]);
+        }
+        held
+    }
+}
+
+/// What status and metrics say of a store is what is in its directory, and what its manifest says of deleted files.
+#[test]
+fn what_a_store_holds_is_told() {
+    let listening = Listening::start(
+        "-w DIR/c/ --flows DIR/f/ --rotate-packets 100 --keep-files 3 --keep-age 1h --keep-bytes 1GB --min-free 1% \
+         --idle-timeout udp=1s,tcp-new=1s,tcp=1s --http 0",
+    );
+    let at_first = listening.json();
+    for sink in at_first["sinks"].as_array().unwrap() {
+        assert_eq!(sink["store"]["files"], 0, "{sink}");
+        assert_eq!(sink["store"]["oldest"], Value::Null);
+    }
+    let page = String::from_utf8(listening.status(&[]).stdout).unwrap();
+    assert!(
+        page.contains("      no finished file with packets"),
+        "{page}"
+    );
+    listening.send("--generate --count 1050 --pps 20000 --flows 450");
+    let finished = |status: &Value, at: usize| {
+        let sink = &status["sinks"][at];
+        let written = sink["written"].as_u64().unwrap();
+        sink["store"]["finished_files"] == written / 100 && written >= 400
+    };
+    let status = listening.wait(|status| {
+        status["received"] == 1050
+            && status["flows"]["live"] == 0
+            && status["sinks"][0]["waiting"] == 0
+            && status["sinks"][1]["waiting"] == 0
+            && finished(status, 0)
+            && finished(status, 1)
+    });
+    let metrics = series(&listening.get("/metrics").1);
+    for (at, kind, dir) in [(0, "capture", "c"), (1, "flows", "f")] {
+        let (sink, dir) = (&status["sinks"][at], listening.dir.path().join(dir));
+        let (told, held) = (&sink["store"], Held::of(&dir));
+        let metric = |name: &str, more: &str| {
+            metrics[&format!("{name}{{kind=\"{kind}\",path={}{more}}}", sink["path"])]
+        };
+        assert_eq!(held.files, 3, "{held:?}");
+        assert_eq!(told["files"], 3, "{told}");
+        assert_eq!(metric("vxtap_store_files", ""), 3.0);
+        assert_eq!(told["bytes"], held.bytes, "{told}");
+        assert_eq!(metric("vxtap_store_size_bytes", ""), held.bytes as f64);
+        let finished = told["finished_files"].as_u64().unwrap();
+        assert_eq!(
+            metric("vxtap_store_finished_files_total", ""),
+            finished as f64
+        );
+        let gone = finished - 3;
+        assert!(gone > 0, "{told}");
+        assert_eq!(held.deleted.keys().collect::<Vec<_>>(), ["keep_files"]);
+        let (files, bytes) = held.deleted["keep_files"];
+        assert_eq!(files, gone);
+        assert_eq!(told["deleted_files"]["keep_files"], files);
+        assert_eq!(told["deleted_bytes"]["keep_files"], bytes);
+        for reason in [
+            "keep_files",
+            "keep_bytes",
+            "keep_age",
+            "min_free",
+            "disk_full",
+        ] {
+            let of_reason = held.deleted.get(reason).copied().unwrap_or_default();
+            let label = format!(",reason=\"{reason}\"");
+            let deleted = ["files", "bytes"]
+                .map(|what| metric(&format!("vxtap_store_deleted_{what}_total"), &label));
+            assert_eq!(
+                deleted,
+                [of_reason.0 as f64, of_reason.1 as f64],
+                "{reason}"
+            );
+        }
+        // Nothing here is an hour old.
+        assert_eq!(told["deleted_early_files"], gone);
+        assert_eq!(
+            metric("vxtap_store_deleted_early_files_total", ""),
+            gone as f64
+        );
+        let oldest = metric("vxtap_store_oldest_timestamp_seconds", "");
+        if let Some(oldest_ns) = held.oldest_ns {
+            assert!((oldest - oldest_ns as f64 / 1e9).abs() < 1e-6, "{oldest}");
+        }
+        if let Some(text) = held.oldest {
+            assert_eq!(told["oldest"], text);
+        }
+        let space = nix::sys::statvfs::statvfs(&dir).unwrap();
+        let min_free = space.blocks() * space.fragment_size() / 100;
+        for (name, field, limit) in [
+            ("vxtap_store_limit_files", "limit_files", 3.0),
+            ("vxtap_store_limit_bytes", "limit_bytes", 1e9),
+            ("vxtap_store_limit_age_seconds", "limit_age_seconds", 3600.0),
+            (
+                "vxtap_store_min_free_bytes",
+                "min_free_bytes",
+                min_free as f64,
+            ),
+        ] {
+            assert_eq!(metric(name, ""), limit, "{name}");
+            assert_eq!(told[field].as_f64(), Some(limit), "{field}");
+        }
+    }
+    let page = String::from_utf8(listening.status(&[]).stdout).unwrap();
+    let line = page.lines().find(|line| line.contains("finished file"));
+    let line = line.unwrap_or_else(|| panic!("{page}"));
+    assert!(line.starts_with("      3 finished files, "), "{line}");
+    let all = page.replace("\n      ", " ");
+    assert!(
+        all.contains("(keep_files 7), 7 of them younger than --keep-age"),
+        "{page}"
+    );
+    listening.end();
+}
+
+/// Reads what comes through a connection to its end; how many bytes did.
+fn count(mut stream: TcpStream) -> Arc<AtomicU64> {
+    let came = Arc::<AtomicU64>::default();
+    let told = Arc::clone(&came);
+    std::thread::spawn(move || {
+        let mut buffer = [0; 65_536];
+        while let Ok(len @ 1..) = stream.read(&mut buffer) {
+            told.fetch_add(len as u64, Ordering::SeqCst);
+        }
+    });
+    came
+}
+
+/// A listener that takes little before somebody reads.
+fn narrow_listener(address: SocketAddr) -> TcpListener {
+    use socket2::{Domain, Socket, Type};
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None).unwrap();
+    socket.set_reuse_address(true).unwrap();
+    socket.set_recv_buffer_size(4096).unwrap();
+    socket.bind(&address.into()).unwrap();
+    socket.listen(1).unwrap();
+    socket.into()
+}
+
+/// A collector that is not there, comes, leaves and comes back, and reads nothing at first.
+#[test]
+fn a_collector_is_told_as_it_comes_and_goes() {
+    let free = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = free.local_addr().unwrap();
+    drop(free);
+    let listening = Listening::start(&format!(
+        "--flows ipfix+tcp://{address} --idle-timeout udp=1s,tcp-new=1s,tcp=1s --http 0"
+    ));
+    let field =
+        |status: &Value, name: &str| status["sinks"][0]["collector"]["connection"][name].clone();
+    let number = |status: &Value, name: &str| field(status, name).as_u64().unwrap();
+    let path = format!("ipfix+tcp://{address}");
+    let metric = |name: &str| {
+        let metrics = series(&listening.get("/metrics").1);
+        let series = format!("vxtap_collector_{name}{{kind=\"flows\",path=\"{path}\"}}");
+        metrics.get(&series).copied()
+    };
+    let page = || {
+        let page = listening.status(&[]);
+        assert_eq!(
+            page.code,
+            Some(0),
+            "records wait, none is lost: {}",
+            page.stderr
+        );
+        String::from_utf8(page.stdout)
+            .unwrap()
+            .replace("\n      ", " ")
+    };
+    // Nobody is there.
+    let away = listening.wait(|status| number(status, "failed_attempts") >= 2);
+    assert_eq!(field(&away, "connected"), false);
+    assert_eq!(number(&away, "connections"), 0);
+    let error = &away["sinks"][0]["collector"]["last_error"];
+    assert!(
+        error["what"].as_str().unwrap().contains("refused"),
+        "{error}"
+    );
+    let remedy = error["remedy"].as_str().unwrap();
+    assert!(remedy.contains("is the collector running"), "{error}");
+    let said = page();
+    assert!(said.contains("B NOT connected since 20"), "{said}");
+    assert!(
+        said.contains("refused (os error 111); is the collector"),
+        "{said}"
+    );
+    assert_eq!(metric("connected"), Some(0.0));
+    assert_eq!(metric("connections_total"), Some(0.0));
+    assert!(metric("failed_attempts_total").unwrap() >= 2.0);
+    assert_eq!(metric("last_connected_timestamp_seconds"), None);
+    assert_eq!(metric("refused_messages_total"), None, "that is of UDP");
+    // It comes.
+    let listener = TcpListener::bind(address).unwrap();
+    let (stream, _) = listener.accept().unwrap();
+    let came = count(stream.try_clone().unwrap());
+    let up = listening.wait(|status| field(status, "connected") == true);
+    assert_eq!(number(&up, "connections"), 1);
+    assert!(field(&up, "since").as_str() > field(&away, "since").as_str());
+    listening.send("--generate --count 2000 --pps 20000 --flows 1000");
+    let sent = |status: &Value, records: u64| {
+        let sink = &status["sinks"][0];
+        status["flows"]["records"] == records
+            && status["flows"]["live"] == 0
+            && sink["written"] == records
+            && number(status, "unsent_bytes") + number(status, "unacknowledged_bytes") == 0
+            // What it has acknowledged is read, or will be.
+            && sink["bytes"] == came.load(Ordering::SeqCst)
+    };
+    listening.wait(|status| sent(status, 1000));
+    assert_eq!(metric("connected"), Some(1.0));
+    assert_eq!(metric("unsent_bytes"), Some(0.0));
+    let said = page();
+    assert!(said.contains("B connected since 20"), "{said}");
+    assert!(said.contains("(1 connection, "), "{said}");
+    // It leaves.
+    let failed = number(&up, "failed_attempts");
+    drop(listener);
+    stream.shutdown(Shutdown::Both).unwrap();
+    let gone = listening.wait(|status| number(status, "failed_attempts") > failed);
+    assert_eq!(field(&gone, "connected"), false);
+    assert!(field(&gone, "since").as_str() > field(&up, "since").as_str());
+    listening.send("--generate --count 4000 --pps 20000 --flows 2000");
+    let kept = listening.wait(|status| {
+        status["flows"]["records"] == 3000
+            && status["flows"]["live"] == 0
+            && number(status, "unsent_bytes") > 100_000
+    });
+    assert_eq!(number(&kept, "unacknowledged_bytes"), 0);
+    assert_eq!(kept["sinks"][0]["written"], 1000);
+    let unsent = metric("unsent_bytes").unwrap();
+    assert!(unsent > 100_000.0, "{unsent}");
+    assert_eq!(metric("connected"), Some(0.0));
+    assert_eq!(metric("connections_total"), Some(1.0));
+    let last = metric("last_connected_timestamp_seconds").unwrap();
+    let heartbeat = series(&listening.get("/metrics").1);
+    let began = heartbeat["vxtap_start_time_seconds"];
+    assert!(began < last && last < heartbeat["vxtap_last_packet_timestamp_seconds"]);
+    let said = page();
+    assert!(said.contains(" wait for it"), "{said}");
+    // It comes back, and reads nothing: then it has not acknowledged what was sent.
+    let listener = narrow_listener(address);
+    let (stream, _) = listener.accept().unwrap();
+    let held = listening.wait(|status| {
+        field(status, "connected") == true && number(status, "unacknowledged_bytes") > 0
+    });
+    assert_eq!(number(&held, "connections"), 2);
+    let before = came.load(Ordering::SeqCst);
+    let again = count(stream);
+    listening.wait(|status| {
+        let sink = &status["sinks"][0];
+        sink["written"] == 3000
+            && number(status, "unsent_bytes") + number(status, "unacknowledged_bytes") == 0
+            && sink["bytes"] == before + again.load(Ordering::SeqCst)
+    });
+    assert!(again.load(Ordering::SeqCst) > unsent as u64);
+    assert_eq!(metric("connections_total"), Some(2.0));
+    let (code, said, _) = listening.end();
+    assert_eq!(code, Some(0), "{said}");
+}
+
+/// Over UDP it is told what was refused, and nobody is called connected.
+#[test]
+fn over_udp_nobody_is_connected() {
+    let there = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let absent = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let ports = [&there, &absent].map(|socket| socket.local_addr().unwrap().port());
+    drop(absent);
+    let [path_there, path_absent] = ports.map(|port| format!("ipfix://127.0.0.1:{port}"));
+    let listening = Listening::start(&format!(
+        "--flows {path_there} --flows {path_absent} --idle-timeout udp=1s,tcp-new=1s,tcp=1s --http 0"
+    ));
+    listening.send("--generate --count 200 --pps 20000 --flows 100");
+    let status = listening.wait(|status| {
+        let absent = &status["sinks"][1];
+        status["flows"]["records"] == 100 && absent["dropped"]["collector"].as_u64() > Some(0)
+    });
+    let [there, absent] = [0, 1].map(|at| &status["sinks"][at]["collector"]);
+    for collector in [there, absent] {
+        assert_eq!(collector.get("connection"), None, "{collector}");
+    }
+    assert_eq!(there["refused_messages"], 0);
+    assert_eq!(there.get("last_error"), None);
+    assert!(absent["refused_messages"].as_u64() > Some(0), "{absent}");
+    let remedy = absent["last_error"]["remedy"].as_str().unwrap();
+    assert!(remedy.contains("is the collector running"), "{absent}");
+    let metrics = series(&listening.get("/metrics").1);
+    let refused = |path: &str| {
+        metrics
+            [&format!("vxtap_collector_refused_messages_total{{kind=\"flows\",path=\"{path}\"}}")]
+    };
+    assert_eq!(refused(&path_there), 0.0);
+    assert!(refused(&path_absent) > 0.0);
+    let connected = |name: &String| name.starts_with("vxtap_collector_connected");
+    assert!(!metrics.keys().any(connected));
+    let page = String::from_utf8(listening.status(&[]).stdout).unwrap();
+    assert_eq!(page.matches(" refused: ").count(), 1, "{page}");
+    assert!(!page.contains("connected"), "{page}");
     listening.end();
 }
 
@@ -384,14 +738,32 @@ fn systemd_is_told() {
     listening.end();
 }
 
+/// How the collector is reached whose address begins so.
+fn sink_of(status: &Value, scheme: &str) -> Value {
+    let sinks = status["sinks"].as_array().unwrap().iter();
+    let mut of_scheme = sinks.filter(|sink| sink["path"].as_str().unwrap().starts_with(scheme));
+    of_scheme.next().unwrap()["collector"].clone()
+}
+
 #[test]
 fn the_schema_of_the_status_holds() {
     let Some(python) = common::readers::python() else {
         return;
     };
-    let listening = Listening::start("-w DIR/store/ --flows DIR/f.jsonl --tee tcp://127.0.0.1:0");
+    let listening = Listening::start(
+        "-w DIR/store/ --rotate-packets 100 --keep-files 2 --flows DIR/f.jsonl --tee tcp://127.0.0.1:0 \
+         --flows ipfix+tcp://127.0.0.1:9 --flows ipfix://127.0.0.1:9 --idle-timeout udp=1s,tcp-new=1s,tcp=1s",
+    );
     listening.send("--generate --count 500 --pps 20000 --vnis 3 --packet-length 100");
-    listening.wait(|status| status["received"] == 500);
+    // All parts are there.
+    listening.wait(|status| {
+        let store = &status["sinks"][0]["store"];
+        status["received"] == 500
+            && status["sessions"][0]["cut_by"] == "session_packet_length"
+            && store["deleted_files"]["keep_files"].as_u64() > Some(0)
+            && sink_of(status, "ipfix+tcp")["last_error"]["remedy"].is_string()
+            && sink_of(status, "ipfix:")["refused_messages"].as_u64() > Some(0)
+    });
     let json = listening.status(&["--json"]).stdout;
     let file = listening.dir.path().join("status.json");
     std::fs::write(&file, json).unwrap();

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::first_places::{FirstPlaces, Teller};
 use super::store::captures::Store;
+use super::store::holdings::Told;
 use super::terms::Terms;
 use super::view::Views;
 use super::view::tee::Tees;
@@ -245,6 +246,14 @@ impl Output {
             Kept::Nowhere => Arc::default(),
             Kept::File(file) => file.file().synced(),
             Kept::Store(store) => store.synced(),
+        }
+    }
+
+    /// Where a store tells what it holds.
+    pub fn holdings(&self) -> Option<Told> {
+        match &self.kept {
+            Kept::Nowhere | Kept::File(_) => None,
+            Kept::Store(store) => Some(store.holdings()),
         }
     }
 

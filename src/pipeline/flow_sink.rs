@@ -9,7 +9,7 @@ use super::in_order::{InOrder, Ordered};
 use super::learned::Directions;
 use super::orders::{Inbox, Order};
 use super::outlet::WhenFull;
-use super::sink::Sink;
+use super::sink::{Sink, Tells};
 use crate::capture::store::flows::FlowStore;
 use crate::export::collector::{Beside, Collector};
 use crate::export::flow_file::FlowFile;
@@ -146,13 +146,24 @@ impl FlowOutput {
         }
     }
 
-    /// Counts what is brought to the disk at the end.
-    pub fn synced(&self) -> Arc<AtomicU64> {
+    /// What it tells beside what its sink does.
+    pub fn tells(&self) -> Tells {
         match self {
-            Self::File(file) => file.file().synced(),
-            Self::Store(store) => store.synced(),
-            Self::Top(_) => Arc::default(),
-            Self::Collector(collector) => collector.progress(),
+            Self::File(file) => Tells {
+                synced: file.file().synced(),
+                ..Tells::default()
+            },
+            Self::Store(store) => Tells {
+                synced: store.synced(),
+                store: Some(store.holdings()),
+                ..Tells::default()
+            },
+            Self::Top(_) => Tells::default(),
+            Self::Collector(collector) => Tells {
+                synced: collector.progress(),
+                collector: Some(collector.told()),
+                ..Tells::default()
+            },
         }
     }
 

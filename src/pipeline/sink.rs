@@ -15,7 +15,9 @@ use super::doorbell::Sleeper;
 use super::ending::{PATIENCE, Patience, Task, Unended};
 use super::ledger::{Ledger, Noted};
 use super::outlet::Offers;
+use crate::capture::store::holdings::{self, Holdings};
 use crate::capture::view::tee::{Seen, Tees};
+use crate::export::collector::reach::{self, Reach};
 use crate::outfile::{OutError, Standing};
 use crate::threads::NoThread;
 use crate::wire::refusal::reasons;
@@ -143,6 +145,21 @@ pub struct State {
     pub account: Account,
     /// Why nothing is written any more.
     pub fault: Option<Fault>,
+    /// What it holds, where it is a store.
+    pub store: Option<Holdings>,
+    /// How it is reached, where it is a collector.
+    pub collector: Option<Reach>,
+}
+
+/// Where an output tells what its sink does not: those who look on read it while it is written.
+#[derive(Clone, Debug, Default)]
+pub struct Tells {
+    /// Bytes that the end of a file brings to the disk.
+    pub synced: Arc<AtomicU64>,
+    /// What a store holds.
+    pub store: Option<holdings::Told>,
+    /// How a collector is reached.
+    pub collector: Option<reach::Told>,
 }
 
 /// The account of a sink: offered = written + dropped.
@@ -325,7 +342,7 @@ struct Progress {
     disk: AtomicU64,
     collector: AtomicU64,
     bytes: AtomicU64,
-    synced: Arc<AtomicU64>,
+    tells: Tells,
 }
 
 impl Progress {
@@ -366,7 +383,7 @@ impl Progress {
             collector,
             bytes,
         } = self.standing();
-        let synced = self.synced.load(Ordering::Relaxed);
+        let synced = self.tells.synced.load(Ordering::Relaxed);
         written
             .wrapping_add(lost)
             .wrapping_add(disk)
@@ -393,8 +410,7 @@ pub struct Running {
 }
 
 impl Running {
-    /// Starts the thread of `sink`, which takes what comes through `queue`. `synced` counts what the end of
-    /// the file brings to the disk.
+    /// Starts the thread of `sink`, which takes what comes through `queue`. Its output `tells` the rest.
     ///
     /// # Errors
     ///
@@ -402,13 +418,13 @@ impl Running {
     pub fn start<S: Sink>(
         kind: Kind,
         path: &str,
-        synced: Arc<AtomicU64>,
+        tells: Tells,
         sink: S,
         queue: Sleeper<S::Item>,
         working: &Arc<Working>,
     ) -> Result<Self, NoThread> {
         let progress = Arc::new(Progress {
-            synced,
+            tells,
             ..Progress::default()
         });
         let (told, working) = (Arc::clone(&progress), Arc::clone(working));
@@ -566,6 +582,8 @@ impl Watch {
             State {
                 account: Account::so_far(standing, delivered, offers, no_room),
                 fault: progress.fault.get().cloned(),
+                store: progress.tells.store.as_ref().map(holdings::Told::now),
+                collector: progress.tells.collector.as_ref().map(reach::Told::now),
             }
         };
         // The thread that feeds nothing but tees has none.
@@ -574,6 +592,8 @@ impl Watch {
         let tees = tees.map(|(name, seen)| State {
             account: Account::of_tee(name, seen),
             fault: None,
+            store: None,
+            collector: None,
         });
         sinks.map(state).chain(tees).collect()
     }
@@ -753,8 +773,8 @@ mod tests {
                 queue.send(item).unwrap();
             }
             let sink = Breaks { at: 3, written: 0 };
-            let (kind, synced) = (Kind::Flows, Arc::default());
-            let running = Running::start(kind, "f.jsonl", synced, sink, taken, &working).unwrap();
+            let (kind, tells) = (Kind::Flows, Tells::default());
+            let running = Running::start(kind, "f.jsonl", tells, sink, taken, &working).unwrap();
             // The queue stays open: it is the panic that ends the thread.
             let mut patience = Patience::new(None, &|| 0);
             let account = running.finish(5, (0, 0), &mut patience);

@@ -17,7 +17,7 @@ use super::measure::{Distribution, WriterMeasures};
 use super::orders::{Inbox, Orders, orders};
 use super::outlet::{FlowQueue, FromWorker, Offers, QueueOutlet, WhenFull, queue_places};
 use super::run::{FLOW_QUEUE, Sharing, Sinks, capture_queue_batches};
-use super::sink::{Account, Kind, Running, Watch, Working};
+use super::sink::{Account, Kind, Running, Tells, Watch, Working};
 use crate::capture::merge::{Behind, Merge};
 use crate::capture::output::Output;
 use crate::capture::view::tee::Tees;
@@ -262,9 +262,9 @@ fn start_each(
         let (queue, queue_rx) = doorbell(FLOW_QUEUE);
         let queue = FlowQueue::new(queue);
         file.tell(Arc::clone(&flow_notes), queue.no_room());
-        let (path, synced) = (file.path().to_owned(), file.synced());
+        let (path, tells) = (file.path().to_owned(), file.tells());
         let sink = FlowSink::new(file, inbox, lanes, directions());
-        let started = Running::start(Kind::Flows, &path, synced, sink, queue_rx, working);
+        let started = Running::start(Kind::Flows, &path, tells, sink, queue_rx, working);
         running.push(started.inspect_err(|_| working.give_up())?);
         flows.push(queue);
     }
@@ -284,12 +284,17 @@ fn start_capture(
     queue: Sleeper<FromWorker>,
     working: &Arc<Working>,
 ) -> Result<Running, NoThread> {
-    let (path, synced) = (sink.writer.path().to_owned(), sink.writer.synced());
+    let path = sink.writer.path().to_owned();
+    let tells = Tells {
+        synced: sink.writer.synced(),
+        store: sink.writer.holdings(),
+        collector: None,
+    };
     let kind = match sink.writer.is_kept() {
         true => Kind::Capture,
         false => Kind::View,
     };
-    Running::start(kind, &path, synced, sink, queue, working)
+    Running::start(kind, &path, tells, sink, queue, working)
 }
 
 /// How long a worker that keeps silent is waited for. A file is in order however long one takes: it always

@@ -281,6 +281,8 @@ pub(super) mod tests {
         State {
             account: Account::so_far((Kind::Capture, "c/", standing), 10, Offers::default(), 0),
             fault,
+            store: None,
+            collector: None,
         }
     }
 

@@ -13,6 +13,8 @@ use prometheus_client::registry::{Registry, Unit};
 
 use super::health::Health;
 use super::moment::{Moment, Shown};
+use crate::capture::store::holdings::{Deleted, Holdings};
+use crate::export::collector::reach::{Connection, Way};
 use crate::mirror::session::SessionKey;
 use crate::pipeline::glance::SessionCounts;
 use crate::pipeline::measure::Distribution;
@@ -140,6 +142,11 @@ impl Values<'_> {
         }
     }
 
+    /// A limit, where there is one.
+    fn limit(&mut self, labels: &[(&str, &str)], limit: Option<u64>) -> fmt::Result {
+        limit.map_or(Ok(()), |limit| self.gauge(labels, limit as f64))
+    }
+
     fn reasons(&mut self, counters: impl IntoIterator<Item = (&'static str, u64)>) -> fmt::Result {
         let mut counters = counters.into_iter();
         counters.try_for_each(|(reason, count)| self.counter(&[("reason", reason)], count))
@@ -200,6 +207,36 @@ fn of_sink(sink: &State) -> [(&str, &str); 2] {
         ("kind", sink.account.kind.name()),
         ("path", &sink.account.path),
     ]
+}
+
+impl Scene<'_> {
+    /// The stores among the outputs, with their labels.
+    fn stores(&self) -> impl Iterator<Item = ([(&str, &str); 2], &Holdings)> {
+        let sinks = self.now.glance.sinks.iter();
+        sinks.filter_map(|sink| Some((of_sink(sink), sink.store.as_ref()?)))
+    }
+
+    /// What they deleted, with the reason among the labels.
+    fn deleted(&self) -> impl Iterator<Item = ([(&str, &str); 3], Deleted)> {
+        self.stores().flat_map(|([kind, path], store)| {
+            let deleted = store.deleted();
+            deleted.map(move |(why, deleted)| ([kind, path, ("reason", why.reason())], deleted))
+        })
+    }
+
+    /// The collectors among the outputs, with their labels.
+    fn collectors(&self) -> impl Iterator<Item = ([(&str, &str); 2], Way)> {
+        let sinks = self.now.glance.sinks.iter();
+        sinks.filter_map(|sink| Some((of_sink(sink), sink.collector.as_ref()?.way)))
+    }
+
+    /// Those over TCP.
+    fn connections(&self) -> impl Iterator<Item = ([(&str, &str); 2], Connection)> {
+        self.collectors().filter_map(|(labels, way)| match way {
+            Way::Udp { .. } => None,
+            Way::Tcp(connection) => Some((labels, connection)),
+        })
+    }
 }
 
 /// Every metric, in the order of the text.
@@ -533,6 +570,208 @@ pub const METRICS: &[Metric] = &[
         },
     },
     Metric {
+        name: "vxtap_store_files",
+        kind: Kind::Gauge,
+        labels: &["kind", "path"],
+        help: "Finished files in the directory of a store, whoever wrote them; outputs that share one tell all of it each.",
+        values: |scene, out| {
+            let mut stores = scene.stores();
+            stores.try_for_each(|(labels, store)| out.gauge(&labels, store.files as f64))
+        },
+    },
+    Metric {
+        name: "vxtap_store_size_bytes",
+        kind: Kind::Gauge,
+        labels: &["kind", "path"],
+        help: "Bytes of the finished files of a store with their indexes.",
+        values: |scene, out| {
+            let mut stores = scene.stores();
+            stores.try_for_each(|(labels, store)| out.gauge(&labels, store.bytes as f64))
+        },
+    },
+    Metric {
+        name: "vxtap_store_oldest_timestamp_seconds",
+        kind: Kind::Gauge,
+        labels: &["kind", "path"],
+        help: "How far a store reaches back: time of the earliest packet, or beginning of the earliest flow, in its finished files, seconds since 1970; absent where there is none.",
+        values: |scene, out| {
+            let mut stores = scene.stores();
+            stores.try_for_each(|(labels, store)| match store.oldest_ns {
+                Some(oldest_ns) => out.gauge(&labels, timestamp(oldest_ns)),
+                None => Ok(()),
+            })
+        },
+    },
+    Metric {
+        name: "vxtap_store_finished_files_total",
+        kind: Kind::Counter,
+        labels: &["kind", "path"],
+        help: "Files that this run finished in a store.",
+        values: |scene, out| {
+            let mut stores = scene.stores();
+            stores.try_for_each(|(labels, store)| out.counter(&labels, store.finished))
+        },
+    },
+    Metric {
+        name: "vxtap_store_deleted_files_total",
+        kind: Kind::Counter,
+        labels: &["kind", "path", "reason"],
+        help: "Files that this output deleted in its store, by the limit that asked for it.",
+        values: |scene, out| {
+            let mut deleted = scene.deleted();
+            deleted.try_for_each(|(labels, deleted)| out.counter(&labels, deleted.files))
+        },
+    },
+    Metric {
+        name: "vxtap_store_deleted_bytes_total",
+        kind: Kind::Counter,
+        labels: &["kind", "path", "reason"],
+        help: "Bytes of those files with their indexes.",
+        values: |scene, out| {
+            let mut deleted = scene.deleted();
+            deleted.try_for_each(|(labels, deleted)| out.counter(&labels, deleted.bytes))
+        },
+    },
+    Metric {
+        name: "vxtap_store_deleted_early_files_total",
+        kind: Kind::Counter,
+        labels: &["kind", "path"],
+        help: "Those of the deleted files that were younger than --keep-age: another limit left no room for them.",
+        values: |scene, out| {
+            let mut stores = scene.stores();
+            stores.try_for_each(|(labels, store)| out.counter(&labels, store.deleted_early))
+        },
+    },
+    Metric {
+        name: "vxtap_store_limit_files",
+        kind: Kind::Gauge,
+        labels: &["kind", "path"],
+        help: "Most finished files of a store (--keep-files); absent without that limit.",
+        values: |scene, out| {
+            let mut stores = scene.stores();
+            stores.try_for_each(|(labels, store)| out.limit(&labels, store.limits.files))
+        },
+    },
+    Metric {
+        name: "vxtap_store_limit_bytes",
+        kind: Kind::Gauge,
+        labels: &["kind", "path"],
+        help: "Most bytes of all files of a store (--keep-bytes), those that are being written and the manifest included; absent without that limit.",
+        values: |scene, out| {
+            let mut stores = scene.stores();
+            stores.try_for_each(|(labels, store)| out.limit(&labels, store.limits.bytes))
+        },
+    },
+    Metric {
+        name: "vxtap_store_limit_age_seconds",
+        kind: Kind::Gauge,
+        labels: &["kind", "path"],
+        help: "How long a store keeps a file behind its last packet (--keep-age); absent without that limit.",
+        values: |scene, out| {
+            let mut stores = scene.stores();
+            stores.try_for_each(|(labels, store)| match store.limits.age {
+                Some(age) => out.gauge(&labels, age.as_secs_f64()),
+                None => Ok(()),
+            })
+        },
+    },
+    Metric {
+        name: "vxtap_store_min_free_bytes",
+        kind: Kind::Gauge,
+        labels: &["kind", "path"],
+        help: "Bytes that a store leaves free on its file system (--min-free); absent without that limit.",
+        values: |scene, out| {
+            let mut stores = scene.stores();
+            stores.try_for_each(|(labels, store)| out.limit(&labels, store.min_free_bytes))
+        },
+    },
+    Metric {
+        name: "vxtap_collector_connected",
+        kind: Kind::Gauge,
+        labels: &["kind", "path"],
+        help: "1 where a collector over TCP is connected, else 0; over UDP nobody connects.",
+        values: |scene, out| {
+            let mut connections = scene.connections();
+            connections.try_for_each(|(labels, connection)| {
+                out.gauge(&labels, f64::from(u8::from(connection.is_up)))
+            })
+        },
+    },
+    Metric {
+        name: "vxtap_collector_last_connected_timestamp_seconds",
+        kind: Kind::Gauge,
+        labels: &["kind", "path"],
+        help: "When a collector over TCP was connected last, seconds since 1970: now, while it is; absent before the first time.",
+        values: |scene, out| {
+            let mut connections = scene.connections();
+            connections.try_for_each(|(labels, connection)| match connection {
+                Connection { is_up: true, .. } => out.gauge(&labels, timestamp(scene.now.at_ns)),
+                Connection { connections: 0, .. } => Ok(()),
+                Connection { since_ns, .. } => out.gauge(&labels, timestamp(since_ns)),
+            })
+        },
+    },
+    Metric {
+        name: "vxtap_collector_connections_total",
+        kind: Kind::Counter,
+        labels: &["kind", "path"],
+        help: "Connections to a collector over TCP that came about.",
+        values: |scene, out| {
+            let mut connections = scene.connections();
+            connections
+                .try_for_each(|(labels, connection)| out.counter(&labels, connection.connections))
+        },
+    },
+    Metric {
+        name: "vxtap_collector_failed_attempts_total",
+        kind: Kind::Counter,
+        labels: &["kind", "path"],
+        help: "Attempts to connect to a collector over TCP that failed.",
+        values: |scene, out| {
+            let mut connections = scene.connections();
+            connections.try_for_each(|(labels, connection)| {
+                out.counter(&labels, connection.failed_attempts)
+            })
+        },
+    },
+    Metric {
+        name: "vxtap_collector_unsent_bytes",
+        kind: Kind::Gauge,
+        labels: &["kind", "path"],
+        help: "Bytes of messages that wait to be sent to a collector over TCP, those included that a broken connection left.",
+        values: |scene, out| {
+            let mut connections = scene.connections();
+            connections.try_for_each(|(labels, connection)| {
+                out.gauge(&labels, connection.unsent_bytes as f64)
+            })
+        },
+    },
+    Metric {
+        name: "vxtap_collector_unacknowledged_bytes",
+        kind: Kind::Gauge,
+        labels: &["kind", "path"],
+        help: "Bytes of messages that a collector over TCP was sent and has not acknowledged; they are sent again if the connection breaks.",
+        values: |scene, out| {
+            let mut connections = scene.connections();
+            connections.try_for_each(|(labels, connection)| {
+                out.gauge(&labels, connection.unacknowledged_bytes as f64)
+            })
+        },
+    },
+    Metric {
+        name: "vxtap_collector_refused_messages_total",
+        kind: Kind::Counter,
+        labels: &["kind", "path"],
+        help: "Messages to a collector over UDP that the kernel did not take or that came back refused (ICMP), as far as that is known.",
+        values: |scene, out| {
+            let mut collectors = scene.collectors();
+            collectors.try_for_each(|(labels, way)| match way {
+                Way::Udp { refused } => out.counter(&labels, refused),
+                Way::Tcp(_) => Ok(()),
+            })
+        },
+    },
+    Metric {
         name: "vxtap_disk_free_bytes",
         kind: Kind::Gauge,
         labels: &["path"],
@@ -680,8 +919,9 @@ impl Series {
 }
 
 /// Words at the end of a name that are its unit.
-const UNITS: [&str; 8] = [
-    "bytes", "events", "flows", "items", "packets", "seconds", "sessions", "threads",
+const UNITS: [&str; 10] = [
+    "bytes", "events", "files", "flows", "items", "messages", "packets", "seconds", "sessions",
+    "threads",
 ];
 
 impl Metric {
@@ -756,6 +996,8 @@ pub fn text_of(now: &Arc<Moment>, earlier: Option<&Moment>, series: &Series, for
 mod tests {
     use super::super::health::tests::{moment, sink};
     use super::*;
+    use crate::capture::store::retention::Because;
+    use crate::export::collector::reach::Reach;
     use crate::pipeline::ledger::Dropped;
     use crate::wire::Vni;
 
@@ -844,6 +1086,85 @@ mod tests {
         ));
         assert!(open.contains("# TYPE vxtap_build info\n"), "{open}");
         assert_eq!(value(&open, "vxtap_received_packets_total"), 7.0);
+    }
+
+    /// What an output does not know of itself has no series: a limit that is not set, a connection over UDP.
+    #[test]
+    fn stores_and_collectors_have_what_they_know() {
+        let mut holdings = Holdings::default();
+        holdings.files = 3;
+        holdings.note_deleted(Because::Bytes, 70, true);
+        let connection = Connection {
+            since_ns: 8_000_000_000,
+            connections: 2,
+            failed_attempts: 5,
+            unsent_bytes: 11,
+            unacknowledged_bytes: 12,
+            is_up: false,
+        };
+        let of = |way| {
+            Some(Reach {
+                way,
+                last_error: None,
+            })
+        };
+        let [mut store, mut tcp, mut udp] = ["s/", "t", "u"].map(|path| {
+            let mut sink = sink(0, None);
+            sink.account.path = path.to_owned();
+            sink
+        });
+        store.store = Some(holdings);
+        tcp.collector = of(Way::Tcp(connection));
+        udp.collector = of(Way::Udp { refused: 4 });
+        let mut now = moment(9.0, 0, 0);
+        now.glance.sinks = vec![store, tcp, udp];
+        let text = scraped(now, Form::Prometheus);
+        for (series, expected) in [
+            ("store_files{kind=\"capture\",path=\"s/\"}", 3.0),
+            (
+                "store_deleted_bytes_total{kind=\"capture\",path=\"s/\",reason=\"keep_bytes\"}",
+                70.0,
+            ),
+            (
+                "store_deleted_files_total{kind=\"capture\",path=\"s/\",reason=\"keep_age\"}",
+                0.0,
+            ),
+            (
+                "store_deleted_early_files_total{kind=\"capture\",path=\"s/\"}",
+                1.0,
+            ),
+            ("collector_connected{kind=\"capture\",path=\"t\"}", 0.0),
+            (
+                "collector_last_connected_timestamp_seconds{kind=\"capture\",path=\"t\"}",
+                8.0,
+            ),
+            ("collector_unsent_bytes{kind=\"capture\",path=\"t\"}", 11.0),
+            (
+                "collector_unacknowledged_bytes{kind=\"capture\",path=\"t\"}",
+                12.0,
+            ),
+            (
+                "collector_refused_messages_total{kind=\"capture\",path=\"u\"}",
+                4.0,
+            ),
+        ] {
+            assert_eq!(
+                value(&text, &format!("vxtap_{series}")),
+                expected,
+                "{series}"
+            );
+        }
+        let lines = text.lines().filter(|line| !line.starts_with('#'));
+        let has = |start: &str, path: &str| {
+            let path = format!("path=\"{path}\"");
+            lines
+                .clone()
+                .any(|line| line.starts_with(start) && line.contains(&path))
+        };
+        assert!(!has("vxtap_store_limit", "s/") && !has("vxtap_store_min_free", "s/"));
+        assert!(!has("vxtap_store_oldest", "s/"));
+        assert!(!has("vxtap_store", "t") && !has("vxtap_collector", "s/"));
+        assert!(!has("vxtap_collector_connect", "u") && !has("vxtap_collector_refused", "t"));
     }
 
     #[test]

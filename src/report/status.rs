@@ -8,6 +8,8 @@ use serde::{Deserialize, Serialize};
 
 use super::health::Health;
 use super::moment::{Moment, Shown};
+use crate::capture::store::holdings::{Deleted, Holdings};
+use crate::export::collector::reach::{Reach, Way};
 use crate::flow::text::rfc3339;
 use crate::host::counters;
 use crate::mirror::routes::Routes;
@@ -209,6 +211,86 @@ pub struct SinkStatus {
     /// What went wrong with it.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub fault: Option<String>,
+    /// What it holds; absent where it is no store.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub store: Option<StoreStatus>,
+    /// How it is reached; absent where it is no collector.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub collector: Option<CollectorStatus>,
+}
+
+/// What a store holds, and what this run did to it.
+#[derive(Debug, Deserialize, Serialize)]
+pub struct StoreStatus {
+    /// Finished files in its directory.
+    pub files: u64,
+    /// Their bytes, with those of their indexes.
+    pub bytes: u64,
+    /// Time of the earliest packet or record in them, RFC 3339; null where there is none.
+    pub oldest: Option<String>,
+    /// Files that this run finished.
+    pub finished_files: u64,
+    /// Files that it deleted, by reason.
+    pub deleted_files: ByReason,
+    /// Their bytes, with those of their indexes.
+    pub deleted_bytes: ByReason,
+    /// Those of them that were younger than --keep-age.
+    pub deleted_early_files: u64,
+    /// Most files, by --keep-files.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub limit_files: Option<u64>,
+    /// Most bytes, by --keep-bytes.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub limit_bytes: Option<u64>,
+    /// How long files are kept, by --keep-age.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub limit_age_seconds: Option<f64>,
+    /// Bytes that are left free on the file system, by --min-free.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub min_free_bytes: Option<u64>,
+}
+
+/// How a collector is reached.
+#[derive(Debug, Deserialize, Serialize)]
+pub struct CollectorStatus {
+    /// The connection; absent over UDP.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub connection: Option<ConnectionStatus>,
+    /// Messages that the kernel did not take or that came back refused; absent over TCP.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub refused_messages: Option<u64>,
+    /// What went wrong last, however long ago.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub last_error: Option<ErrorStatus>,
+}
+
+/// A connection to a collector.
+#[derive(Debug, Deserialize, Serialize)]
+pub struct ConnectionStatus {
+    /// There is one.
+    pub connected: bool,
+    /// Since then there is one, or none, RFC 3339.
+    pub since: String,
+    /// Those that came about.
+    pub connections: u64,
+    /// Attempts that failed.
+    pub failed_attempts: u64,
+    /// Bytes of messages that wait to be sent.
+    pub unsent_bytes: u64,
+    /// Bytes of messages that were sent and not acknowledged.
+    pub unacknowledged_bytes: u64,
+}
+
+/// Something that went wrong.
+#[derive(Debug, Deserialize, Serialize)]
+pub struct ErrorStatus {
+    /// When, RFC 3339.
+    pub at: String,
+    /// What.
+    pub what: String,
+    /// What to do, where that is known.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub remedy: Option<String>,
 }
 
 /// The room of a file system.
@@ -318,7 +400,13 @@ impl Status {
 }
 
 impl SinkStatus {
-    fn new(State { account, fault }: &State) -> Self {
+    fn new(state: &State) -> Self {
+        let State {
+            account,
+            fault,
+            store,
+            collector,
+        } = state;
         let dropped = account.dropped().map(|(why, count)| (why.reason(), count));
         Self {
             kind: account.kind.name().to_owned(),
@@ -330,6 +418,56 @@ impl SinkStatus {
             dropped: by_reason(dropped),
             bytes: account.bytes,
             fault: fault.as_ref().map(|fault| fault.text.clone()),
+            store: store.as_ref().map(StoreStatus::new),
+            collector: collector.as_ref().map(CollectorStatus::new),
+        }
+    }
+}
+
+impl StoreStatus {
+    fn new(holdings: &Holdings) -> Self {
+        let deleted = |of: fn(Deleted) -> u64| {
+            let deleted = holdings.deleted();
+            by_reason(deleted.map(move |(why, deleted)| (why.reason(), of(deleted))))
+        };
+        let limits = &holdings.limits;
+        Self {
+            files: holdings.files,
+            bytes: holdings.bytes,
+            oldest: holdings.oldest_ns.map(|ns| rfc3339(ns).to_owned()),
+            finished_files: holdings.finished,
+            deleted_files: deleted(|deleted| deleted.files),
+            deleted_bytes: deleted(|deleted| deleted.bytes),
+            deleted_early_files: holdings.deleted_early,
+            limit_files: limits.files,
+            limit_bytes: limits.bytes,
+            limit_age_seconds: limits.age.map(|age| age.as_secs_f64()),
+            min_free_bytes: holdings.min_free_bytes,
+        }
+    }
+}
+
+impl CollectorStatus {
+    fn new(reach: &Reach) -> Self {
+        let (connection, refused_messages) = match reach.way {
+            Way::Udp { refused } => (None, Some(refused)),
+            Way::Tcp(connection) => (Some(connection), None),
+        };
+        Self {
+            connection: connection.map(|connection| ConnectionStatus {
+                connected: connection.is_up,
+                since: rfc3339(connection.since_ns).to_owned(),
+                connections: connection.connections,
+                failed_attempts: connection.failed_attempts,
+                unsent_bytes: connection.unsent_bytes,
+                unacknowledged_bytes: connection.unacknowledged_bytes,
+            }),
+            refused_messages,
+            last_error: reach.last_error.as_ref().map(|error| ErrorStatus {
+                at: rfc3339(error.at_ns).to_owned(),
+                what: error.what.clone(),
+                remedy: error.remedy.map(str::to_owned),
+            }),
         }
     }
 }

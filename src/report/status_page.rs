@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use super::page::{LEFT_OUT_IN_KERNEL, bytes, wrap};
-use super::status::{SessionStatus, SinkStatus, Status};
+use super::status::{CollectorStatus, SessionStatus, SinkStatus, Status, StoreStatus};
 use crate::mirror::words::{counted, percent};
 use crate::pipeline::ledger;
 
@@ -237,6 +237,84 @@ fn sink_lines(sink: &SinkStatus, page: &mut String) {
     if sink.waiting > 0 {
         let _ = writeln!(page, "  {:>9} on their way", sink.waiting);
     }
+    if let Some(store) = &sink.store {
+        store_line(store, page);
+    }
+    if let Some(collector) = &sink.collector {
+        collector_lines(collector, page);
+    }
+}
+
+/// What a store holds and has deleted.
+fn store_line(store: &StoreStatus, page: &mut String) {
+    let mut line = match &store.oldest {
+        None => "no finished file with packets or records yet".to_owned(),
+        Some(oldest) => format!(
+            "{}, {}, back to {}",
+            counted(store.files, "finished file"),
+            bytes(store.bytes),
+            to_the_second(oldest)
+        ),
+    };
+    let deleted: u64 = store.deleted_files.values().sum();
+    if deleted > 0 {
+        let reasons = store.deleted_files.iter();
+        let reasons: Vec<String> = reasons
+            .map(|(reason, files)| format!("{reason} {files}"))
+            .collect();
+        line.push_str(&format!(
+            "; deleted {}, {} ({})",
+            counted(deleted, "file"),
+            bytes(store.deleted_bytes.values().sum()),
+            reasons.join(", ")
+        ));
+    }
+    if store.deleted_early_files > 0 {
+        let early = store.deleted_early_files;
+        line.push_str(&format!(
+            ", {early} of them younger than --keep-age: another limit left no room"
+        ));
+    }
+    push_wrapped(&line, page);
+}
+
+/// How a collector is reached, and what is wrong with the way to it.
+fn collector_lines(collector: &CollectorStatus, page: &mut String) {
+    let error = collector.last_error.as_ref();
+    let error = error.map(|error| match &error.remedy {
+        Some(remedy) => format!("{}; {remedy}", error.what),
+        None => error.what.clone(),
+    });
+    if let Some(connection) = &collector.connection {
+        let since = to_the_second(&connection.since);
+        let tries = format!(
+            "{}, {} failed",
+            counted(connection.connections, "connection"),
+            counted(connection.failed_attempts, "attempt")
+        );
+        let mut line = match (connection.connected, &error) {
+            (true, _) => format!("connected since {since} ({tries})"),
+            (false, None) => format!("NOT connected since {since} ({tries})"),
+            (false, Some(error)) => format!("NOT connected since {since} ({tries}): {error}"),
+        };
+        let unsent = connection.unsent_bytes + connection.unacknowledged_bytes;
+        if unsent > 0 && !connection.connected {
+            line.push_str(&format!("; {} wait for it", bytes(unsent)));
+        }
+        push_wrapped(&line, page);
+    }
+    if let Some(refused @ 1..) = collector.refused_messages {
+        let refused = counted(refused, "message");
+        let error = error.map_or_else(String::new, |error| format!(": {error}"));
+        push_wrapped(&format!("{refused} refused{error}"), page);
+    }
+}
+
+/// Lines below that of an output.
+fn push_wrapped(text: &str, page: &mut String) {
+    for line in wrap(text, WIDTH - 6) {
+        let _ = writeln!(page, "      {line}");
+    }
 }
 
 /// A time for people, to its second largest unit.
@@ -279,7 +357,10 @@ fn bits(a_second: f64) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::super::health::tests::{moment, sink};
+    use super::super::status::{ConnectionStatus, ErrorStatus};
     use super::*;
 
     #[test]
@@ -297,6 +378,95 @@ mod tests {
         assert_eq!(bits(999.0), "999 bit/s");
         assert_eq!(bits(1_500_000.0), "1.5 Mbit/s");
         assert_eq!([rate(0.25), rate(12.7)], ["0.2", "13"]);
+    }
+
+    #[test]
+    fn a_store_tells_what_it_holds_and_what_went() {
+        let mut store = StoreStatus {
+            files: 0,
+            bytes: 0,
+            oldest: None,
+            finished_files: 0,
+            deleted_files: BTreeMap::new(),
+            deleted_bytes: BTreeMap::new(),
+            deleted_early_files: 0,
+            limit_files: Some(1),
+            limit_bytes: None,
+            limit_age_seconds: None,
+            min_free_bytes: None,
+        };
+        let line = |store: &StoreStatus| {
+            let mut page = String::new();
+            store_line(store, &mut page);
+            page.replace("\n      ", " ")
+        };
+        assert_eq!(
+            line(&store),
+            "      no finished file with packets or records yet\n"
+        );
+        store.files = 1;
+        store.bytes = 2000;
+        store.oldest = Some("2026-01-15T09:30:00.123456789Z".to_owned());
+        assert_eq!(
+            line(&store),
+            "      1 finished file, 2.00 kB, back to 2026-01-15T09:30:00Z\n"
+        );
+        store.deleted_files = [("keep_age".to_owned(), 2), ("keep_bytes".to_owned(), 1)].into();
+        store.deleted_bytes = [("keep_age".to_owned(), 500), ("keep_bytes".to_owned(), 500)].into();
+        store.deleted_early_files = 1;
+        assert!(
+            line(&store).ends_with(
+                "; deleted 3 files, 1.00 kB (keep_age 2, keep_bytes 1), 1 of them younger than --keep-age: another limit left no room\n"
+            ),
+            "{}",
+            line(&store)
+        );
+    }
+
+    /// What went wrong once is no news of a collector that is connected again.
+    #[test]
+    fn a_collector_tells_how_it_is_reached() {
+        let connection = |connected| ConnectionStatus {
+            connected,
+            since: "2026-01-15T09:30:00.5Z".to_owned(),
+            connections: 1,
+            failed_attempts: 2,
+            unsent_bytes: 1500,
+            unacknowledged_bytes: 500,
+        };
+        let collector = |connected| CollectorStatus {
+            connection: Some(connection(connected)),
+            refused_messages: None,
+            last_error: Some(ErrorStatus {
+                at: "2026-01-15T09:00:00Z".to_owned(),
+                what: "Connection refused".to_owned(),
+                remedy: Some("is it running?".to_owned()),
+            }),
+        };
+        let lines = |collector: &CollectorStatus| {
+            let mut page = String::new();
+            collector_lines(collector, &mut page);
+            page.replace("\n      ", " ")
+        };
+        assert_eq!(
+            lines(&collector(true)),
+            "      connected since 2026-01-15T09:30:00Z (1 connection, 2 attempts failed)\n"
+        );
+        assert_eq!(
+            lines(&collector(false)),
+            "      NOT connected since 2026-01-15T09:30:00Z (1 connection, 2 attempts failed): \
+             Connection refused; is it running?; 2.00 kB wait for it\n"
+        );
+        let over_udp = |refused| CollectorStatus {
+            connection: None,
+            refused_messages: Some(refused),
+            ..collector(false)
+        };
+        assert_eq!(lines(&over_udp(0)), "");
+        assert_eq!(
+            lines(&over_udp(1)),
+            "      1 message refused: Connection refused; is it running?\n"
+        );
     }
 
     #[test]

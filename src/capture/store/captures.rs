@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
+use super::holdings::Told;
 use super::rolling::{Class, Content, Ended, OpenFile, Plan, Rolling, Split, StoreError};
 use super::rotation::Reason;
 use crate::capture::first_places::Teller;
@@ -208,6 +209,11 @@ impl Store {
     /// Counts bytes that are brought to the disk.
     pub fn synced(&self) -> Arc<AtomicU64> {
         self.files.synced()
+    }
+
+    /// Where is told what it holds.
+    pub fn holdings(&self) -> Told {
+        self.files.holdings()
     }
 
     /// Whether nothing is written any more.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
+use super::holdings::Told;
 use super::rolling::{Class, Content, Ended, Plan, Rolling, StoreError};
 use super::rotation::Reason;
 use crate::capture::terms::Terms;
@@ -116,6 +117,11 @@ impl FlowStore {
     /// Counts bytes that are brought to the disk.
     pub fn synced(&self) -> Arc<AtomicU64> {
         self.files.synced()
+    }
+
+    /// Where is told what it holds.
+    pub fn holdings(&self) -> Told {
+        self.files.holdings()
     }
 
     /// What ends the run, once.

@@ -7,6 +7,7 @@ pub mod custody;
 pub mod finisher;
 pub mod flows;
 pub mod frames;
+pub mod holdings;
 pub mod hooks;
 pub mod index;
 pub mod inspect;

@@ -3,6 +3,8 @@
 
 use std::time::Duration;
 
+use crate::wire::refusal::reasons;
+
 /// Limits of a store; any combination.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Limits {
@@ -68,31 +70,19 @@ pub struct Around {
     pub now_ns: u64,
 }
 
-/// Why a file is deleted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Because {
-    /// All files together would be larger than `--keep-bytes`.
-    Bytes,
-    /// There are more than `--keep-files`.
-    Files,
-    /// It is older than `--keep-age`.
-    Age,
-    /// Less than `--min-free` would be free.
-    MinFree,
-    /// The disk is full (`--on-full delete-oldest`).
-    DiskFull,
-}
-
-impl Because {
-    /// Its name in the manifest.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Bytes => "keep_bytes",
-            Self::Files => "keep_files",
-            Self::Age => "keep_age",
-            Self::MinFree => "min_free",
-            Self::DiskFull => "disk_full",
-        }
+reasons! {
+    /// Why a file is deleted; the words are those of the manifest.
+    Because {
+        /// All files together would be larger than --keep-bytes.
+        Bytes => "keep_bytes",
+        /// There are more than --keep-files.
+        Files => "keep_files",
+        /// It is older than --keep-age.
+        Age => "keep_age",
+        /// Less than --min-free would be free.
+        MinFree => "min_free",
+        /// The disk is full (--on-full delete-oldest).
+        DiskFull => "disk_full",
     }
 }
 
@@ -106,17 +96,22 @@ impl Limits {
         }
     }
 
+    /// Whether a file with its last packet at `last_ns` is older than it may be at `now_ns`, both nanoseconds since 1970;
+    /// `None` where it may be as old as it likes.
+    pub fn is_too_old(&self, last_ns: u64, now_ns: u64) -> Option<bool> {
+        let age_ns = now_ns.saturating_sub(last_ns);
+        self.age.map(|most| u128::from(age_ns) > most.as_nanos())
+    }
+
     /// Which of `members`, oldest first, is deleted next, and why.
     pub fn next_to_go(&self, members: &[Member], around: &Around) -> Option<(usize, Because)> {
         let oldest = |because| Some((oldest(members)?, because));
-        if let Some(age) = self.age {
-            let too_old = |member: &Member| {
-                let age_ns = around.now_ns.saturating_sub(member.last_ns);
-                !member.is_held && u128::from(age_ns) > age.as_nanos()
-            };
-            if let Some(at) = members.iter().position(too_old) {
-                return Some((at, Because::Age));
-            }
+        let is_too_old = |member: &Member| {
+            let is_too_old = self.is_too_old(member.last_ns, around.now_ns);
+            !member.is_held && is_too_old == Some(true)
+        };
+        if let Some(at) = members.iter().position(is_too_old) {
+            return Some((at, Because::Age));
         }
         if self.files.is_some_and(|most| members.len() as u64 > most) {
             return oldest(Because::Files);

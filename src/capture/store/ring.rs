@@ -13,6 +13,7 @@ use nix::sys::statvfs::fstatvfs;
 use nix::unistd::geteuid;
 
 use super::frames::WholeFrames;
+use super::holdings::{Holdings, Told};
 use super::index;
 use super::keys::Signer;
 use super::manifest::{self, Chain, Event, FileFacts, hex};
@@ -74,6 +75,7 @@ struct Kept {
     name: String,
     /// With its index.
     bytes: u64,
+    first_ns: Option<u64>,
     last_ns: u64,
     facts: FileFacts,
 }
@@ -105,6 +107,10 @@ pub struct Ring {
     /// Files whose hook is due: what killed runs left and was finished here, and what they had finished before its
     /// hook ended.
     due: Vec<FileFacts>,
+    /// What it holds, and what this run did to it.
+    holdings: Holdings,
+    /// The same, for those who look on.
+    told: Told,
 }
 
 struct ManifestFile {
@@ -162,6 +168,8 @@ impl Ring {
             has_hooks,
             held: BTreeMap::new(),
             due: Vec::new(),
+            holdings: Holdings::default(),
+            told: Told::default(),
         };
         // Manifests may be long, and what was left too: other processes are not to wait for that.
         ring.read_ahead().map_err(error)?;
@@ -180,6 +188,11 @@ impl Ring {
     /// The directory.
     pub fn dir(&self) -> &Path {
         &self.dir
+    }
+
+    /// Where is told what it holds.
+    pub fn told(&self) -> Told {
+        self.told.clone()
     }
 
     /// Name and SHA-256 of the file that was finished last.
@@ -275,6 +288,7 @@ impl Ring {
             }
             return Err(error);
         }
+        self.holdings.finished += 1;
         let limits = self.keeping.limits.of_number_and_age();
         if let Err(error) = self.locked(|ring| ring.keep_within(limits, 0, 0, now_ns)) {
             tracing::warn!("{}: {error}", self.dir.display());
@@ -330,9 +344,12 @@ impl Ring {
                 None => 0,
             };
             let ended: u64 = self.open.values().sum();
+            let space = self.space();
+            let min_free = self.keeping.limits.min_free.zip(space);
+            self.holdings.min_free_bytes = min_free.map(|(min_free, space)| min_free.bytes(space));
             let around = Around {
                 other_bytes: open_bytes + ended + self.manifest.known + others,
-                space: self.space(),
+                space,
                 coming,
                 now_ns,
             };
@@ -489,7 +506,7 @@ impl Ring {
         let event = Event::Deleted {
             name: kept.name.clone(),
             bytes: kept.facts.bytes,
-            because: because.name().to_owned(),
+            because: because.reason().to_owned(),
         };
         let written = self.append(now_ns, event.clone());
         if written.is_err() && self.untold.is_some() {
@@ -497,6 +514,9 @@ impl Ring {
             return written.map(|()| false);
         }
         self.remove(&kept)?;
+        let is_too_old = self.keeping.limits.is_too_old(kept.last_ns, now_ns);
+        let is_early = because != Because::Age && is_too_old == Some(false);
+        self.holdings.note_deleted(because, kept.bytes, is_early);
         if written.is_err() {
             // There is room for the line now, unless somebody else has taken it.
             self.untold = Some(event);
@@ -511,7 +531,7 @@ impl Ring {
             "deleted {} ({} bytes): {}",
             path.display(),
             kept.facts.bytes,
-            because.name()
+            because.reason()
         );
         Ok(true)
     }
@@ -611,6 +631,12 @@ impl Ring {
 
     fn unlock(&mut self) {
         let _ = self.lock.unlock();
+        let holdings = &mut self.holdings;
+        holdings.files = self.kept.len() as u64;
+        holdings.bytes = self.kept.iter().map(|kept| kept.bytes).sum();
+        holdings.oldest_ns = self.kept.iter().filter_map(|kept| kept.first_ns).min();
+        holdings.limits = self.keeping.limits;
+        self.told.set(*holdings);
     }
 
     /// Reads what the manifests hold already, the closed ones first. Needs no lock: the rest follows in
@@ -704,10 +730,12 @@ impl Ring {
             Event::File(facts) => {
                 self.note_number(&facts.name);
                 let index = facts.index.as_ref().map_or(0, |index| index.bytes);
-                let last = facts.last.as_deref().and_then(parse_rfc3339);
+                let time = |time: &Option<String>| time.as_deref().and_then(parse_rfc3339);
+                let (first, last) = (time(&facts.first), time(&facts.last));
                 self.kept.push(Kept {
                     name: facts.name.clone(),
                     bytes: facts.bytes + index,
+                    first_ns: first,
                     // One without packets is as old as its line.
                     last_ns: last.unwrap_or(at_ns),
                     facts,

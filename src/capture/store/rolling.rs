@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use super::custody::Custody;
 use super::finisher::{Finished, Finisher, hold};
+use super::holdings::Told;
 use super::index::{self, Builder};
 use super::manifest::{FileFacts, Lost, hex};
 use super::names::StoreName;
@@ -689,6 +690,11 @@ impl<C: Content> Rolling<C> {
     /// Counts bytes that are brought to the disk.
     pub fn synced(&self) -> Arc<AtomicU64> {
         Arc::clone(&self.synced)
+    }
+
+    /// Where is told what the store holds.
+    pub fn holdings(&self) -> Told {
+        hold(&self.ring).told()
     }
 
     /// Whether nothing is written any more.

@@ -4,6 +4,7 @@
 //! Where a collector is slow or away, messages wait in bounded memory; what finds no room is counted. A name is looked up
 //! at the start and, over TCP, for each new connection.
 
+pub mod reach;
 pub mod target;
 mod tcp;
 mod udp;
@@ -13,6 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use self::reach::{LastError, Told};
 use self::target::{Target, Transport};
 use self::tcp::{News, Tcp};
 use self::udp::Udp;
@@ -85,11 +87,25 @@ pub struct Collector {
     progress: Arc<AtomicU64>,
     /// Why the last of it did not go out.
     fault: Option<io::Error>,
+    /// How it is reached, for those who look on.
+    told: Told,
 }
 
 enum Way {
     Udp(Udp),
     Tcp(Box<Tcp>),
+}
+
+impl Way {
+    /// What is known of it.
+    fn told(&mut self) -> reach::Way {
+        match self {
+            Self::Udp(udp) => reach::Way::Udp {
+                refused: udp.refused(),
+            },
+            Self::Tcp(tcp) => reach::Way::Tcp(tcp.connection(wall_clock_ns())),
+        }
+    }
 }
 
 impl Collector {
@@ -106,7 +122,7 @@ impl Collector {
             source,
         };
         let addresses = target.addresses().map_err(failed)?;
-        let (way, most) = match target.transport {
+        let (mut way, most) = match target.transport {
             Transport::Udp => {
                 let udp = Udp::open(&addresses, target.domain).map_err(failed)?;
                 (Way::Udp(udp), UDP_MESSAGE_LEN)
@@ -116,6 +132,7 @@ impl Collector {
                 (Way::Tcp(Box::new(tcp)), MESSAGE_LEN)
             }
         };
+        let told = Told::new(way.told());
         Ok(Self {
             name,
             encoder: Encoder::new(target.domain, most),
@@ -130,6 +147,7 @@ impl Collector {
             is_full_said: false,
             progress: Arc::default(),
             fault: None,
+            told,
         })
     }
 
@@ -146,6 +164,11 @@ impl Collector {
     /// Grows with all that goes out.
     pub fn progress(&self) -> Arc<AtomicU64> {
         Arc::clone(&self.progress)
+    }
+
+    /// Where is told how it is reached.
+    pub fn told(&self) -> Told {
+        self.told.clone()
     }
 
     /// Adds a record. What cannot be sent is counted as lost.
@@ -292,11 +315,16 @@ impl Collector {
             Way::Tcp(tcp) => {
                 let encoder = &self.encoder;
                 tcp.pump(now, export_s(), |but, out| encoder.descriptions(but, out));
-                if let Some(news) = tcp.take_news() {
+                let (fault, news) = (tcp.take_fault(), tcp.take_news());
+                if let Some(error) = fault {
+                    self.note_fault(error);
+                }
+                if let Some(news) = news {
                     self.say_news(news, now);
                 }
             }
         }
+        self.told.set_way(self.way.told());
         let sent = self.sent().bytes - before.bytes;
         self.progress.fetch_add(sent, Ordering::Relaxed);
     }
@@ -307,6 +335,15 @@ impl Collector {
             let (name, advice) = (&self.name, advice(&error));
             tracing::warn!("{name}: {error}: flow records are lost{advice}");
         }
+        self.note_fault(error);
+    }
+
+    fn note_fault(&mut self, error: io::Error) {
+        self.told.set_error(LastError {
+            at_ns: wall_clock_ns(),
+            what: error.to_string(),
+            remedy: remedy(&error),
+        });
         self.fault = Some(error);
     }
 
@@ -318,13 +355,14 @@ impl Collector {
                 self.down_since = None;
                 self.is_full_said = false;
             }
-            News::Down(error) => {
-                let advice = advice(&error);
-                tracing::warn!(
-                    "{name}: {error}: flow records wait, and it is tried again and again{advice}"
-                );
+            News::Down => {
+                if let Some(error) = &self.fault {
+                    let advice = advice(error);
+                    tracing::warn!(
+                        "{name}: {error}: flow records wait, and it is tried again and again{advice}"
+                    );
+                }
                 self.down_since.get_or_insert(now);
-                self.fault = Some(error);
             }
         }
     }
@@ -385,9 +423,10 @@ impl Collector {
             std::thread::sleep(LOOK);
             udp.settle();
             if let Some(error) = udp.take_fault() {
-                self.fault = Some(error);
+                self.note_fault(error);
             }
         }
+        self.told.set_way(self.way.told());
     }
 
     /// Tells its name and the bytes sent.
@@ -453,16 +492,21 @@ fn export_s() -> u32 {
 }
 
 /// What to do, behind what the system said.
-fn advice(error: &io::Error) -> &'static str {
-    match error.kind() {
-        io::ErrorKind::ConnectionRefused => "; is the collector running, and on this port?",
+fn advice(error: &io::Error) -> String {
+    remedy(error).map_or_else(String::new, |remedy| format!("; {remedy}"))
+}
+
+/// What to do, where that is known.
+fn remedy(error: &io::Error) -> Option<&'static str> {
+    Some(match error.kind() {
+        io::ErrorKind::ConnectionRefused => "is the collector running, and on this port?",
         io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable => {
-            "; is there a route to the collector?"
+            "is there a route to the collector?"
         }
-        io::ErrorKind::TimedOut => "; does a firewall drop what goes to the collector?",
-        io::ErrorKind::PermissionDenied => "; does a firewall of this machine refuse it?",
-        _ => "",
-    }
+        io::ErrorKind::TimedOut => "does a firewall drop what goes to the collector?",
+        io::ErrorKind::PermissionDenied => "does a firewall of this machine refuse it?",
+        _ => return None,
+    })
 }
 
 #[cfg(test)]

@@ -15,6 +15,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::Sent;
+use super::reach::Connection;
 use super::target::Target;
 use crate::export::ipfix::{Message, Session};
 use crate::sys::unacknowledged;
@@ -34,8 +35,9 @@ const BACKOFF: (Duration, Duration) = (Duration::from_millis(250), Duration::fro
 pub struct Tcp {
     target: Target,
     link: Link,
-    /// Connected at some time.
-    was_up: bool,
+    /// Connections that came about, and attempts that failed.
+    connections: u64,
+    failed_attempts: u64,
     backoff: Duration,
     /// Messages that were not sent on this connection, in their order.
     waiting: VecDeque<Message>,
@@ -46,6 +48,10 @@ pub struct Tcp {
     sent: Sent,
     /// Tells what happened since it was last asked.
     news: Option<News>,
+    /// What went wrong since.
+    fault: Option<io::Error>,
+    /// How the connection was when that was last asked.
+    connection: Connection,
 }
 
 /// What happened to the connection.
@@ -54,7 +60,7 @@ pub enum News {
     /// There is one.
     Up,
     /// There is none any more, or the first attempt failed.
-    Down(io::Error),
+    Down,
 }
 
 enum Link {
@@ -90,13 +96,16 @@ impl Tcp {
         let mut tcp = Self {
             target,
             link: Link::Down { at: Duration::ZERO },
-            was_up: false,
+            connections: 0,
+            failed_attempts: 0,
             backoff: BACKOFF.0,
             waiting: VecDeque::new(),
             unconfirmed: VecDeque::new(),
             kept: 0,
             sent: Sent::default(),
             news: None,
+            fault: None,
+            connection: Connection::default(),
         };
         tcp.connect(addresses, Duration::ZERO);
         tcp
@@ -214,9 +223,11 @@ impl Tcp {
 
     /// There is no connection; the next attempt is made later.
     fn fail(&mut self, error: io::Error, now: Duration) {
-        if self.is_up() || !self.was_up && self.backoff == BACKOFF.0 {
-            self.news = Some(News::Down(error));
+        if self.is_up() || self.connections == 0 && self.backoff == BACKOFF.0 {
+            self.news = Some(News::Down);
         }
+        self.failed_attempts += u64::from(!self.is_up());
+        self.fault = Some(error);
         self.link = Link::Down {
             at: now + self.backoff,
         };
@@ -292,7 +303,7 @@ impl Tcp {
                 current: None,
             });
             self.news = Some(News::Up);
-            self.was_up = true;
+            self.connections += 1;
             self.backoff = BACKOFF.0;
         }
     }
@@ -335,6 +346,33 @@ impl Tcp {
     /// What happened to the connection, once.
     pub const fn take_news(&mut self) -> Option<News> {
         self.news.take()
+    }
+
+    /// What went wrong last, once.
+    pub const fn take_fault(&mut self) -> Option<io::Error> {
+        self.fault.take()
+    }
+
+    /// How the connection is, at `now_ns` nanoseconds since 1970.
+    pub fn connection(&mut self, now_ns: u64) -> Connection {
+        let unacknowledged = self.unconfirmed.iter();
+        let unacknowledged = unacknowledged.map(|(_, message)| message.bytes().len());
+        let unacknowledged: usize = unacknowledged.sum();
+        let (is_up, before) = (self.is_up(), self.connection);
+        let is_same = (is_up, self.connections) == (before.is_up, before.connections);
+        self.connection = Connection {
+            is_up,
+            since_ns: if is_same && before.since_ns > 0 {
+                before.since_ns
+            } else {
+                now_ns
+            },
+            connections: self.connections,
+            failed_attempts: self.failed_attempts,
+            unsent_bytes: (self.kept - unacknowledged) as u64,
+            unacknowledged_bytes: unacknowledged as u64,
+        };
+        self.connection
     }
 
     /// What became of messages so far: those that were acknowledged count as sent.

@@ -21,6 +21,8 @@ pub struct Udp {
     sent: Sent,
     /// Flow records of the last message: whether it was refused shows with the next one.
     in_doubt: u64,
+    /// Messages that were refused.
+    refused: u64,
     /// Why the last one that failed did.
     fault: Option<io::Error>,
     /// The last thing that is known of one is that it failed.
@@ -49,6 +51,7 @@ impl Udp {
             session: Session::new(domain),
             sent: Sent::default(),
             in_doubt: 0,
+            refused: 0,
             fault: None,
             was_refused: false,
             pace: Pace::default(),
@@ -95,6 +98,7 @@ impl Udp {
 
     fn refuse(&mut self, error: io::Error) {
         self.sent.lost += std::mem::take(&mut self.in_doubt);
+        self.refused += 1;
         self.fault = Some(error);
         self.was_refused = true;
     }
@@ -107,6 +111,11 @@ impl Udp {
     /// Whether the last message that something is known of was refused.
     pub const fn was_refused(&self) -> bool {
         self.was_refused
+    }
+
+    /// Messages that were refused, as far as that is known.
+    pub const fn refused(&self) -> u64 {
+        self.refused
     }
 
     /// What went wrong with a message, once.
@@ -182,6 +191,8 @@ mod tests {
         udp.send(message(2), 0);
         udp.send(message(4), 0);
         assert_eq!((udp.sent().flows, udp.sent().lost), (1, 2));
+        // The refusal of the first shows with the second, whose own does not.
+        assert_eq!(udp.refused(), 1);
         assert!(udp.take_fault().is_some() && udp.take_fault().is_none());
         let _there = UdpSocket::bind(address).unwrap();
         udp.send(message(8), 0);
