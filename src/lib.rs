@@ -14,6 +14,13 @@
 //! which may use which.
 
 #![cfg_attr(not(test), deny(clippy::disallowed_macros))]
+// No panic is reachable from the network, a file or a flag. Tests end with one.
+#![warn(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic
+)]
 
 pub mod bpf;
 pub mod capture;

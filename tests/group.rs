@@ -1,13 +1,6 @@
 //! `--group`: all that a run writes belongs to the group and lets it read, whoever runs it and whatever kind of output it
 //! is.
 #![cfg(target_os = "linux")]
-#![allow(
-    clippy::disallowed_methods,
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    clippy::panic,
-    reason = "a test ends where something is not as expected"
-)]
 
 mod common;
 
@@ -19,7 +12,7 @@ use std::process::Command;
 
 use common::listening::{Listening, directory_of};
 use common::store::{assert_sound, wait_until};
-use common::{VXTAP, run, testdata, tool, vxtap, vxtap_command};
+use common::{VXTAP, program_in, run, script, testdata, tool, vxtap, vxtap_command};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Group, Pid, getegid, geteuid};
 
@@ -80,17 +73,13 @@ fn assert_has(names: &[PathBuf], endings: &[&str]) {
 }
 
 /// A program for finished files that writes group and mode of marks into `marks`.
-fn hook(dir: &Path) -> PathBuf {
+fn hook(dir: &Path) {
     let path = dir.join("hook.sh");
-    let text = format!(
-        "#!/bin/sh\nstat -c '%g %a %n' {0}/made/st/.*.hook >>{0}/marks\n",
-        dir.display()
+    let dir = dir.display();
+    script(
+        &path,
+        &format!("stat -c '%g %a %n' {dir}/made/st/.*.hook >>{dir}/marks\n"),
     );
-    // By another process: a file that is open for writing, in a child of another test, cannot be executed.
-    let mut shell = Command::new("sh");
-    shell.args(["-c", "printf %s \"$2\" > \"$1\"; chmod 755 \"$1\"", "sh"]);
-    assert!(shell.arg(&path).arg(text).status().unwrap().success());
-    path
 }
 
 /// A listener in a sandbox that writes all kinds of files below `DIR/made`, which it makes itself: while it writes them,
@@ -169,10 +158,7 @@ fn all_that_a_listener_writes() {
 
 /// The command as the user, who is a member of `groups`, under a umask that leaves the group nothing.
 fn as_user(command: &Command, dir: &Path, groups: &str) -> Command {
-    let program = dir.join("vxtap");
-    // By another process: see above.
-    let copied = run(Command::new("cp").arg(VXTAP).arg(&program));
-    assert_eq!(copied.code, Some(0), "{}", copied.stderr);
+    let program = program_in(dir);
     let id = USER.to_string();
     let mut user = Command::new("setpriv");
     user.args(["--reuid", &id, "--regid", &id, "--groups", groups]);

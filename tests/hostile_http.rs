@@ -1,22 +1,14 @@
 //! Whoever means harm to the HTTP listener: slow, huge, malformed, too many. Receiving goes on, nothing grows, and who
 //! means well is answered again.
 #![cfg(target_os = "linux")]
-#![allow(
-    clippy::disallowed_methods,
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    clippy::panic,
-    reason = "a test ends where something is not as expected, and waits for a bounded time"
-)]
 
 mod common;
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream, UdpSocket};
-use std::time::{Duration, Instant};
 
-use common::assert_closes;
-use common::listening::{Listening, SOON};
+use common::listening::{Listening, SOON, request};
+use common::{assert_closes, wait_until};
 
 /// Requests of each kind.
 const EACH: usize = 250;
@@ -62,34 +54,15 @@ fn takes(pid: u32) -> (usize, usize, u64) {
 
 #[test]
 fn hostile_requests_harm_nothing() {
-    let token = tempfile::NamedTempFile::new().unwrap();
-    std::fs::write(token.path(), "0123456789abcdef").unwrap();
-    let flags = format!(
-        "-w DIR/c.pcapng --http 0 --http-token-file {}",
-        token.path().display()
-    );
-    let listening = Listening::start(&flags);
+    let listening = Listening::start_with_token("-w DIR/c.pcapng");
     let (address, pid) = (listening.http.unwrap(), listening.child.id());
     listening.wait(|status| status["health"]["receiving"] == true);
     let before = takes(pid);
     // Traffic all the while.
-    let target = listening.target;
-    let sender = std::thread::spawn(move || {
-        let to = target.to_string();
-        common::vxtap([
-            "send",
-            "--to",
-            &to,
-            "--generate",
-            "--pps",
-            "2000",
-            "--count",
-            "20000",
-        ])
-    });
-    let huge = |part: &str, times: usize| part.repeat(times).into_bytes();
-    let head = |line: &str| format!("{line}\r\nHost: x\r\n").into_bytes();
-    let with = |line: &str, rest: &[u8]| [&head(line), rest].concat();
+    let mut sender = listening.sender("--generate --pps 2000 --count 20000");
+    let head = |what: &str, lines: &str| request(what, lines).into_bytes();
+    let with =
+        |what: &str, lines: &str, body: &str| [&head(what, lines)[..], body.as_bytes()].concat();
     let bad = [400, 408, 414, 431];
     for (what, request, allowed) in [
         (
@@ -97,59 +70,42 @@ fn hostile_requests_harm_nothing() {
             b"\x16\x03\x01\x02\0\x01\0\x01\xfc\r\n\r\n".to_vec(),
             &bad[..],
         ),
-        (
-            "traversal",
-            with("GET /../../etc/passwd HTTP/1.1", b"\r\n"),
-            &[400, 404],
-        ),
+        ("traversal", head("GET /../../etc/passwd", ""), &[400, 404]),
         (
             "coded traversal",
-            with("GET /%2e%2e/%2e%2e/etc/passwd HTTP/1.1", b"\r\n"),
+            head("GET /%2e%2e/%2e%2e/etc/passwd", ""),
             &[400, 404],
         ),
         (
             "wrong token",
-            with(
-                "GET /status HTTP/1.1",
-                b"Authorization: Bearer 0123456789abcdee\r\n\r\n",
-            ),
+            head("GET /status", "Authorization: Bearer 0123456789abcdee\r\n"),
             &[401],
         ),
         (
             "a long path",
-            [
-                b"GET /".to_vec(),
-                huge("a", 100_000),
-                b" HTTP/1.1\r\n\r\n".to_vec(),
-            ]
-            .concat(),
+            format!("GET /{} HTTP/1.1\r\n\r\n", "a".repeat(100_000)).into_bytes(),
             &bad[..],
         ),
         (
             "many headers",
-            with(
-                "GET /metrics HTTP/1.1",
-                &[huge("A: b\r\n", 2000), b"\r\n".to_vec()].concat(),
-            ),
+            head("GET /metrics", &"A: b\r\n".repeat(2000)),
             &bad[..],
         ),
         (
             "a body",
             with(
-                "POST /metrics HTTP/1.1",
-                &[
-                    b"Content-Length: 1000000\r\n\r\n".to_vec(),
-                    huge("x", 1_000_000),
-                ]
-                .concat(),
+                "POST /metrics",
+                "Content-Length: 1000000\r\n",
+                &"x".repeat(1_000_000),
             ),
             &[405],
         ),
         (
             "two lengths",
             with(
-                "POST /status HTTP/1.1",
-                b"Content-Length: 1\r\nContent-Length: 2\r\n\r\nab",
+                "POST /status",
+                "Content-Length: 1\r\nContent-Length: 2\r\n",
+                "ab",
             ),
             &bad[..],
         ),
@@ -170,7 +126,7 @@ fn hostile_requests_harm_nothing() {
     let deaf: Vec<TcpStream> = (0..200)
         .filter_map(|_| {
             let mut stream = TcpStream::connect(address).ok()?;
-            let _ = stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n");
+            let _ = stream.write_all(&head("GET /metrics", ""));
             Some(stream)
         })
         .collect();
@@ -181,12 +137,10 @@ fn hostile_requests_harm_nothing() {
             .collect();
         drop(many);
     }
-    let begun = Instant::now();
-    let well = b"GET /readyz HTTP/1.1\r\nHost: x\r\n\r\n";
-    while !ask(address, well).is_some_and(|answer| answer.starts_with("HTTP/1.1 200")) {
-        assert!(begun.elapsed() < SOON, "nobody is answered any more");
-        std::thread::sleep(Duration::from_millis(50));
-    }
+    wait_until("an answer", || {
+        let answer = ask(address, &head("GET /readyz", ""));
+        answer.filter(|answer| answer.starts_with("HTTP/1.1 200"))
+    });
     drop((slow, deaf));
     // Datagrams of any content, on the port for mirrored traffic.
     let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
@@ -205,8 +159,7 @@ fn hostile_requests_harm_nothing() {
         }
         let _ = socket.send_to(&bytes[..at % 65], listening.target);
     }
-    let sent = sender.join().unwrap();
-    assert_eq!(sent.code, Some(0), "{}", sent.stderr);
+    assert!(sender.wait().unwrap().success());
     let status = listening.wait(|status| {
         let kernel = status["kernel_dropped"]["socket_overflow"]
             .as_u64()
@@ -215,18 +168,9 @@ fn hostile_requests_harm_nothing() {
     });
     assert_eq!(status["ending"], false);
     // Connections end within their time.
-    let begun = Instant::now();
-    let after = loop {
-        let after = takes(pid);
-        if after.0 <= before.0 + 2 {
-            break after;
-        }
-        assert!(
-            begun.elapsed() < SOON,
-            "descriptors stay open: {before:?} {after:?}"
-        );
-        std::thread::sleep(Duration::from_millis(200));
-    };
+    let after = wait_until("descriptors to be closed", || {
+        Some(takes(pid)).filter(|after| after.0 <= before.0 + 2)
+    });
     assert!(after.1 <= before.1 + 1, "threads: {before:?} {after:?}");
     // Workers remember packets, sessions and copies; 64 connections of 16 KiB each take next to nothing.
     assert!(

@@ -1,12 +1,5 @@
 //! Flow records that end with the interval of their file: what a file of a store says is what happened in its time, the
 //! same with any number of workers, as tshark counts it.
-#![allow(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    clippy::panic,
-    clippy::disallowed_methods,
-    reason = "tests end with a panic"
-)]
 
 mod common;
 
@@ -242,6 +235,7 @@ fn flows_stay_whole_where_that_is_asked_for() {
 
 /// Live: flows go on over the end of an interval, and their records are in the file of their time, with nothing lost.
 #[test]
+#[allow(clippy::disallowed_methods, reason = "an interval is one of the clock")]
 fn live_files_say_what_happened_in_their_intervals() {
     for workers in ["1", "2"] {
         let place = Place::new();

@@ -1,16 +1,10 @@
 //! What `vxtap listen` does with less than it asks for: address space, privileges.
 #![cfg(target_os = "linux")]
-#![allow(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    clippy::panic,
-    reason = "a test ends where something is not as expected"
-)]
 
 mod common;
 
 use common::lab::{Ended, Lab, Listener, Side, TO_V4, datagram};
-use common::{run, tool};
+use common::{program_in, run, tool, with_capabilities};
 
 /// Sends a hundred packets and expects them to arrive, each once.
 #[track_caller]
@@ -91,29 +85,10 @@ fn a_ring_leaves_room_for_the_rest() {
     assert!(!ended.capture.exists());
 }
 
-/// `setpriv` without these capabilities; `None` where that does not work.
-fn without(capabilities: &str) -> Option<[String; 3]> {
-    if !tool("setpriv") {
-        return None;
-    }
-    let words = [
-        "setpriv".to_owned(),
-        format!("--bounding-set={capabilities}"),
-        format!("--inh-caps={capabilities}"),
-    ];
-    let mut command = std::process::Command::new(&words[0]);
-    let tried = run(command.args(&words[1..]).arg("true"));
-    if tried.code != Some(0) {
-        eprintln!("skipped: setpriv: {}", tried.stderr.trim());
-        return None;
-    }
-    Some(words)
-}
-
 #[test]
 fn without_net_raw_there_are_sockets() {
     let Some(lab) = Lab::new() else { return };
-    let Some(words) = without("-net_raw,-net_admin") else {
+    let Some(words) = with_capabilities("-net_raw,-net_admin") else {
         return;
     };
     let words = words.each_ref().map(String::as_str);
@@ -139,7 +114,7 @@ fn without_net_raw_there_are_sockets() {
 #[test]
 fn without_net_admin_packets_also_go_the_long_way() {
     let Some(lab) = Lab::new() else { return };
-    let Some(words) = without("-net_admin,-sys_admin") else {
+    let Some(words) = with_capabilities("-net_admin,-sys_admin") else {
         return;
     };
     let words = words.each_ref().map(String::as_str);
@@ -214,8 +189,7 @@ fn without_threads_it_ends_with_an_error() {
     }
     let dir = tempfile::tempdir().unwrap();
     std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
-    let program = dir.path().join("vxtap");
-    std::fs::copy(env!("CARGO_BIN_EXE_vxtap"), &program).unwrap();
+    let program = program_in(dir.path());
     for cores in [&[][..], &["--cpus", "0"]] {
         let mut command = std::process::Command::new("setpriv");
         command.args(["--reuid", "54321", "--regid", "54321", "--clear-groups"]);

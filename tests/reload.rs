@@ -1,21 +1,14 @@
 //! Settings read anew while a run goes on: no packet is lost, what can be taken is, and a file with a mistake changes
 //! nothing.
 #![cfg(target_os = "linux")]
-#![allow(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    clippy::panic,
-    reason = "a test ends where something is not as expected"
-)]
 
 mod common;
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use common::lab::{BACKENDS, Lab, Listener, Sent, Side, TO_V4, wait_until};
-use common::{assert_closes, frames, json_lines, reasons, run};
+use common::{assert_closes, frames, json_lines, reasons, run, script};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
@@ -226,12 +219,7 @@ fn stores_programs_and_names_change_while_a_run_goes_on() {
     let program = |name: &str| {
         let path = folder.path().join(name);
         let told = folder.path().join(format!("{name}.told"));
-        fs::write(
-            &path,
-            format!("#!/bin/sh\necho \"$1\" >> {}\n", told.display()),
-        )
-        .unwrap();
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        script(&path, &format!("echo \"$1\" >> {}\n", told.display()));
         (path, told)
     };
     let (first, first_told) = program("first");

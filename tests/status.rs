@@ -1,30 +1,24 @@
 //! How a run that goes on is asked how it is: `vxtap status`, HTTP, health checks, systemd. What they say is what the
 //! summary says in the end.
 #![cfg(target_os = "linux")]
-#![allow(
-    clippy::disallowed_methods,
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    clippy::panic,
-    reason = "a test ends where something is not as expected, and waits for a bounded time"
-)]
 
 mod common;
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{BufRead, BufReader, Read};
+use std::io::Read;
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use common::listening::{Listening, SOON, assert_same, http, series};
-use common::{Running, assert_closes, frames, json_lines, reasons, run, vxtap, vxtap_command};
+use common::lab::Listener;
+use common::listening::{Listening, SOON, TOKEN, assert_same, http, request, series};
+use common::{assert_closes, frames, json_lines, reasons, run, vxtap, vxtap_command, wait_until};
 use serde_json::Value;
 
 /// Metrics, as scraped behind the last packet, and the status are what the summary says. The numbers of traffic that is
@@ -48,8 +42,8 @@ fn metrics_and_status_say_what_the_summary_says() {
     assert_eq!(status["health"]["healthy"], true, "{status:#}");
     let (code, prometheus) = listening.get("/metrics");
     assert_eq!(code, 200);
-    let request = "GET /metrics HTTP/1.1\r\nHost: x\r\nAccept: application/openmetrics-text;version=1.0.0\r\n\r\n";
-    let (_, head, open) = listening.ask(request);
+    let accept = "Accept: application/openmetrics-text;version=1.0.0\r\n";
+    let (_, head, open) = listening.ask(&request("GET /metrics", accept));
     assert!(
         head.contains("application/openmetrics-text; version=1.0.0"),
         "{head}"
@@ -81,13 +75,9 @@ fn metrics_and_status_say_what_the_summary_says() {
 /// Beside health and metrics nothing is open beyond loopback addresses, and with a token only to who has it.
 #[test]
 fn the_status_over_http_needs_its_token() {
-    let dir = tempfile::tempdir().unwrap();
-    let file = dir.path().join("token");
-    std::fs::write(&file, "0123456789abcdef\n").unwrap();
-    let listening = Listening::start(&format!("--http 0 --http-token-file {}", file.display()));
+    let listening = Listening::start_with_token("");
     let with = |header: &str| {
-        let request = format!("GET /status HTTP/1.1\r\nHost: x\r\n{header}\r\n");
-        let (code, head, body) = listening.ask(&request);
+        let (code, head, body) = listening.ask(&request("GET /status", header));
         assert_eq!(code == 200, body.contains("uptime_seconds"), "{body}");
         assert_eq!(
             code == 401,
@@ -96,25 +86,25 @@ fn the_status_over_http_needs_its_token() {
         );
         code
     };
-    assert_eq!(with("Authorization: Bearer 0123456789abcdef\r\n"), 200);
+    assert_eq!(with(&format!("Authorization: Bearer {TOKEN}\r\n")), 200);
     assert_eq!(with(""), 401);
     assert_eq!(with("Authorization: Bearer 0123456789abcdee\r\n"), 401);
-    assert_eq!(with("Authorization: Basic 0123456789abcdef\r\n"), 401);
+    assert_eq!(with(&format!("Authorization: Basic {TOKEN}\r\n")), 401);
     for open in ["/healthz", "/readyz", "/metrics"] {
         assert_eq!(listening.get(open).0, 200, "{open}");
     }
     assert_eq!(listening.get("/").0, 404);
     assert_eq!(listening.get("/../../etc/passwd").0, 404);
     let (code, head, _) =
-        listening.ask("POST /metrics HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\nabc");
+        listening.ask(&(request("POST /metrics", "Content-Length: 3\r\n") + "abc"));
     assert_eq!(code, 405);
     assert!(head.to_lowercase().contains("allow: get,head"), "{head}");
-    let (code, _, body) = listening.ask("HEAD /healthz HTTP/1.1\r\nHost: x\r\n\r\n");
+    let (code, _, body) = listening.ask(&request("HEAD /healthz", ""));
     assert_eq!((code, body.as_str()), (200, ""));
     listening.end();
     let outside = Listening::start("--http 0.0.0.0:0");
     let address = SocketAddr::from(([127, 0, 0, 1], outside.http.unwrap().port()));
-    let ask = |path: &str| http(address, &format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n"));
+    let ask = |path: &str| http(address, &request(&format!("GET {path}"), ""));
     let (code, _, body) = ask("/status");
     assert_eq!(code, 403);
     assert!(body.contains("--http-token-file"), "{body}");
@@ -591,21 +581,16 @@ fn which_instance_is_asked() {
     let start = || {
         let mut command = vxtap_command(["listen", "--bind", "127.0.0.1:0", "--backend", "udp"]);
         command.env("RUNTIME_DIRECTORY", dir.path());
-        let mut child = Running::start(command.stderr(Stdio::piped()));
-        let mut stderr = BufReader::new(child.stderr.take().unwrap());
-        let mut line = String::new();
-        while !line.contains("listening on") {
-            line.clear();
-            assert!(stderr.read_line(&mut line).unwrap() > 0);
-        }
-        (child, stderr)
+        let mut listener = Listener::start(command, tempfile::tempdir().unwrap());
+        listener.wait_said("listening on");
+        listener
     };
-    let (mut first, _first_said) = start();
+    let first = start();
     let one = ask(&["--json"]);
     assert_eq!(one.code, Some(0), "{}", one.stderr);
     let one: Value = serde_json::from_slice(&one.stdout).unwrap();
     assert_eq!(one["pid"], first.id());
-    let (second, _second_said) = start();
+    let second = start();
     let several = ask(&[]);
     assert_eq!(several.code, Some(2));
     assert!(
@@ -616,19 +601,19 @@ fn which_instance_is_asked() {
     let named = ask(&["--json", "--control", &second.id().to_string()]);
     let named: Value = serde_json::from_slice(&named.stdout).unwrap();
     assert_eq!(named["pid"], second.id());
-    let socket = |child: &Running| dir.path().join(format!("{}.sock", child.id()));
-    let mode = std::fs::metadata(socket(&second))
+    let socket = |id: u32| dir.path().join(format!("{id}.sock"));
+    let mode = std::fs::metadata(socket(second.id()))
         .unwrap()
         .permissions()
         .mode();
     assert_eq!(mode & 0o777, 0o600);
     // A killed one leaves its name; it is not asked, and the next one removes it.
-    first.kill().unwrap();
-    first.wait().unwrap();
-    assert!(socket(&first).exists());
+    let killed = first.id();
+    first.kill();
+    assert!(socket(killed).exists());
     assert_eq!(ask(&[]).code, Some(0));
-    let (_third, _third_said) = start();
-    assert!(!socket(&first).exists());
+    let _third = start();
+    assert!(!socket(killed).exists());
 }
 
 /// What stands at --control is not taken away, and the run does not begin.
@@ -688,15 +673,12 @@ fn load_balancers_are_answered() {
         .set_read_timeout(Some(Duration::from_millis(300)))
         .unwrap();
     let answer = |question: &[u8]| {
-        let begun = Instant::now();
         let mut answer = [0; 100];
-        loop {
+        wait_until("an answer over UDP", || {
             socket.send_to(question, ("127.0.0.1", port)).unwrap();
-            if let Ok(len) = socket.recv(&mut answer) {
-                return String::from_utf8(answer[..len].to_vec()).unwrap();
-            }
-            assert!(begun.elapsed() < SOON);
-        }
+            let len = socket.recv(&mut answer).ok()?;
+            Some(String::from_utf8(answer[..len].to_vec()).unwrap())
+        })
     };
     assert_eq!(answer(&[b'?'; 80]), "vxtap ready\n");
     assert_eq!(answer(b"abc"), "vxt", "never more than was sent");
@@ -705,6 +687,7 @@ fn load_balancers_are_answered() {
 
 /// systemd hears that the run has begun, lives and ends.
 #[test]
+#[allow(clippy::disallowed_methods, reason = "a watchdog has a time")]
 fn systemd_is_told() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("notify");
@@ -716,16 +699,12 @@ fn systemd_is_told() {
             .env("WATCHDOG_USEC", "400000");
     });
     let hear = |what: &str| {
-        let begun = Instant::now();
         let mut message = [0; 1024];
-        loop {
+        wait_until(what, || {
             let len = notify.recv(&mut message).unwrap();
             let message = String::from_utf8_lossy(&message[..len]).into_owned();
-            if message.lines().any(|line| line == what) {
-                return message;
-            }
-            assert!(begun.elapsed() < SOON, "{message}");
-        }
+            Some(message).filter(|message| message.lines().any(|line| line == what))
+        })
     };
     let ready = hear("READY=1");
     assert!(ready.contains("STATUS=alive, no traffic yet"), "{ready}");

@@ -12,7 +12,6 @@ use std::process::{Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
 
 use nix::sched::{CloneFlags, setns};
 use nix::sys::signal::{Signal, kill};
@@ -22,6 +21,7 @@ use serde_json::Value;
 use socket2::{Domain, Protocol, Socket, Type};
 use tempfile::TempDir;
 
+pub use super::wait_until;
 use super::{Run, Running, VXTAP, json_lines, reasons, run};
 
 /// The sender's end of the pair.
@@ -37,9 +37,6 @@ pub const TO_V6: &str = "[fd00:77::2]:4789";
 /// Both ways to receive.
 pub const BACKENDS: [&str; 2] = ["udp", "packet"];
 
-/// Longest wait for something that is sure to come.
-const LIMIT: Duration = Duration::from_secs(60);
-
 /// Fails and says why where the settings of the network cannot be written.
 const WRITES_SYSCTLS: &str = "echo 0 >/proc/sys/net/ipv4/ip_forward";
 
@@ -53,23 +50,6 @@ pub enum Side {
 /// Whether tests may take their time.
 pub fn long_tests() -> bool {
     std::env::var_os("VXTAP_LONG_TESTS").is_some_and(|value| value == "1")
-}
-
-/// Asks again and again until there is an answer.
-#[track_caller]
-#[allow(
-    clippy::disallowed_methods,
-    reason = "the limit turns a hang into a failure"
-)]
-pub fn wait_until<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
-    let begun = Instant::now();
-    loop {
-        if let Some(answer) = ask() {
-            return answer;
-        }
-        assert!(begun.elapsed() < LIMIT, "waited in vain for {what}");
-        std::thread::sleep(Duration::from_millis(5));
-    }
 }
 
 /// The two namespaces.

@@ -13,10 +13,13 @@ use nix::unistd::Pid;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use super::{Run, Running, reasons, run, vxtap, vxtap_command};
+use super::{Run, Running, reasons, run, vxtap_command};
 
 /// More than anything here may take.
 pub const SOON: Duration = Duration::from_secs(20);
+
+/// What a token file holds here.
+pub const TOKEN: &str = "0123456789abcdef";
 
 /// A `vxtap listen` that goes on, with its outputs in a directory of its own.
 pub struct Listening {
@@ -33,6 +36,14 @@ impl Listening {
     /// Receives on loopback, with a control socket and `flags`; `DIR` in them is its directory.
     pub fn start(flags: &str) -> Self {
         Self::start_with(flags, |_| {})
+    }
+
+    /// The same with HTTP, which gives the status to who has [`TOKEN`].
+    pub fn start_with_token(flags: &str) -> Self {
+        let flags = format!("{flags} --http 0 --http-token-file DIR/token");
+        Self::start_with(&flags, |command| {
+            std::fs::write(directory_of(command).join("token"), format!("{TOKEN}\n")).unwrap();
+        })
     }
 
     pub fn start_with(flags: &str, more: impl FnOnce(&mut Command)) -> Self {
@@ -112,10 +123,21 @@ impl Listening {
     }
 
     pub fn send(&self, flags: &str) {
-        let to = self.target.to_string();
-        let words = ["send", "--to", &to].into_iter();
-        let sent = vxtap(words.chain(flags.split_whitespace()));
+        let sent = run(&mut self.send_command(flags));
         assert_eq!(sent.code, Some(0), "{}", sent.stderr);
+    }
+
+    /// A sender that goes on, and is killed when it is dropped.
+    pub fn sender(&self, flags: &str) -> Running {
+        let mut command = self.send_command(flags);
+        Running::start(command.stdin(Stdio::null()).stderr(Stdio::null()))
+    }
+
+    fn send_command(&self, flags: &str) -> Command {
+        let mut command = vxtap_command(["send", "--to"]);
+        command.arg(self.target.to_string());
+        command.args(flags.split_whitespace());
+        command
     }
 
     /// The code, head and body of the answer to a request.
@@ -124,7 +146,7 @@ impl Listening {
     }
 
     pub fn get(&self, path: &str) -> (u16, String) {
-        let (code, _, body) = self.ask(&format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n"));
+        let (code, _, body) = self.ask(&request(&format!("GET {path}"), ""));
         (code, body)
     }
 
@@ -150,6 +172,11 @@ pub fn directory_of(command: &Command) -> PathBuf {
     let mut args = command.get_args().skip_while(|arg| *arg != "--control");
     let control = Path::new(args.nth(1).unwrap());
     control.parent().unwrap().to_owned()
+}
+
+/// A request of HTTP/1.1: method and path, and more lines of its head.
+pub fn request(what: &str, lines: &str) -> String {
+    format!("{what} HTTP/1.1\r\nHost: x\r\n{lines}\r\n")
 }
 
 pub fn http(address: SocketAddr, request: &str) -> (u16, String, String) {

@@ -32,6 +32,7 @@ use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use pcap_file::pcapng::blocks::enhanced_packet::EnhancedPacketOption;
 use pcap_file::pcapng::blocks::interface_description::InterfaceDescriptionOption;
@@ -42,6 +43,22 @@ use tempfile::TempDir;
 
 /// The program under test.
 pub const VXTAP: &str = env!("CARGO_BIN_EXE_vxtap");
+
+/// Longest wait for something that is sure to come.
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// Asks again and again until there is an answer.
+#[track_caller]
+pub fn wait_until<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
+    let begun = Instant::now();
+    loop {
+        if let Some(answer) = ask() {
+            return answer;
+        }
+        assert!(begun.elapsed() < LIMIT, "waited in vain for {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
 
 /// What a program said when it ended.
 #[derive(Debug)]
@@ -446,6 +463,42 @@ pub fn corpus() -> Option<PathBuf> {
     }
     eprintln!("skipped: no corpus (set VXTAP_CORPUS)");
     None
+}
+
+/// Writes a program for sh, which may be started at once.
+pub fn script(path: &Path, lines: &str) {
+    // By another process: a file that is open for writing, in a child of another test, cannot be executed.
+    let mut shell = Command::new("sh");
+    shell.args(["-c", "printf %s \"$2\" > \"$1\"; chmod 755 \"$1\"", "sh"]);
+    shell.arg(path).arg(format!("#!/bin/sh\n{lines}"));
+    assert!(shell.status().unwrap().success());
+}
+
+/// A copy of the program in `dir`, for users who may not go where the tests are.
+pub fn program_in(dir: &Path) -> PathBuf {
+    let program = dir.join("vxtap");
+    // By another process, likewise.
+    let copied = run(Command::new("cp").arg(VXTAP).arg(&program));
+    assert_eq!(copied.code, Some(0), "{}", copied.stderr);
+    program
+}
+
+/// `setpriv` with other capabilities, as its --bounding-set names them; `None` where that does not work.
+pub fn with_capabilities(set: &str) -> Option<[String; 3]> {
+    if !tool("setpriv") {
+        return None;
+    }
+    let words = [
+        "setpriv".to_owned(),
+        format!("--bounding-set={set}"),
+        format!("--inh-caps={set}"),
+    ];
+    let tried = run(Command::new(&words[0]).args(&words[1..]).arg("true"));
+    if tried.code != Some(0) {
+        eprintln!("skipped: setpriv: {}", tried.stderr.trim());
+        return None;
+    }
+    Some(words)
 }
 
 /// Whether a program is installed; says so when it is not.
