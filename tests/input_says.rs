@@ -16,7 +16,7 @@ use std::process::Command;
 use common::files::{block, interface, option, packet, packets_of, replay_bytes, section};
 use common::{Frame, Replayed, assert_closes, replay, testdata, tool};
 use serde_json::Value;
-use vxtap::mirror::session::SessionKey;
+use vxtap::mirror::session_key::SessionKey;
 use vxtap::pcap::record::Format;
 use vxtap::pcap::section::{About, Section};
 use vxtap::wire::Vni;

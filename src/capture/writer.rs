@@ -12,7 +12,8 @@ use super::first_places::FileFirsts;
 use super::store::index::{self, Builder};
 use super::store::rolling::Ended;
 use crate::mirror::inventory::Inventory;
-use crate::mirror::session::{SessionId, SessionKey};
+use crate::mirror::session::SessionId;
+use crate::mirror::session_key::SessionKey;
 use crate::outfile::packed::Packing;
 use crate::outfile::{Creation, ItemFile, OutError, OutFile};
 use crate::pcap::record::{

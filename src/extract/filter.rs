@@ -2,13 +2,14 @@
 
 use std::net::IpAddr;
 
-use super::walk::read_frame;
+use super::walk::{Outside, read_frame};
 use crate::capture::store::index::query::Query;
 use crate::filter::Packet;
 use crate::flow::key::{FlowKey, Way};
 use crate::flow::lookup;
 use crate::mirror::direction::Direction;
-use crate::mirror::session::{SessionId, SessionKey};
+use crate::mirror::session::SessionId;
+use crate::mirror::session_key::SessionKey;
 use crate::wire::Vni;
 use crate::wire::ip::Address;
 use crate::wire::outer::LinkType;
@@ -32,19 +33,6 @@ pub struct Filter {
     pub flow: Option<(SessionKey, FlowKey)>,
     /// Such that this expression fits.
     pub expression: Option<crate::filter::Filter>,
-}
-
-/// What is known of a packet before its frame is read.
-#[derive(Clone, Copy, Debug)]
-pub struct Outside {
-    /// Nanoseconds since 1970.
-    pub ts_ns: u64,
-    /// Its mirror session.
-    pub session: SessionKey,
-    /// It arrived cut.
-    pub is_cut: bool,
-    /// Its bytes on the wire.
-    pub orig_len: u32,
 }
 
 impl Filter {

@@ -12,7 +12,8 @@ use crate::flow::key::{FlowKey, Way};
 use crate::flow::lifetime::Lifetimes;
 use crate::flow::record::{FlowId, flow_id};
 use crate::flow::table::FlowTable;
-use crate::mirror::session::{SessionId, SessionKey};
+use crate::mirror::session::SessionId;
+use crate::mirror::session_key::SessionKey;
 use crate::wire::inner::Inner;
 use crate::wire::length::{FrameLen, Verdict};
 

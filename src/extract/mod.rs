@@ -40,7 +40,7 @@ use crate::flow::community_id;
 use crate::flow::key::FlowKey;
 use crate::flow::record::FlowId;
 use crate::flow::text::rfc3339;
-use crate::mirror::session::SessionKey;
+use crate::mirror::session_key::SessionKey;
 use crate::outfile::Creation;
 use crate::say::say;
 use crate::stop::Stop;

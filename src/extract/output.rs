@@ -10,7 +10,7 @@ use sha2::{Digest, Sha256};
 use super::walk::{Interface, Packet};
 use crate::outfile::{Creation, OutError, OutFile};
 use crate::pcap::blocks::ENHANCED_PACKET;
-use crate::pcap::options::{number32, put};
+use crate::pcap::options::{block, number32, put};
 use crate::pcap::record::{EPB_INTERFACE_AT, Format};
 use crate::pcap::section::{self, About, Section};
 use crate::stop::Stop;
@@ -103,7 +103,7 @@ impl Ord for Taken {
 fn encode(packet: &Packet<'_>, out: &mut Vec<u8>) {
     let ts_ns = packet.outside.ts_ns;
     let len = u32::try_from(packet.bytes.len()).unwrap_or(u32::MAX);
-    section::block(ENHANCED_PACKET, out, |out| {
+    block(ENHANCED_PACKET, out, |out| {
         let words = [
             0,
             (ts_ns >> 32) as u32,

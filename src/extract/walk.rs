@@ -6,16 +6,15 @@
 use std::io::Read;
 use std::rc::Rc;
 
-use super::filter::Outside;
 use super::frames::DamagedPiece;
-use crate::mirror::session::SessionKey;
+use crate::mirror::session_key::SessionKey;
 use crate::pcap::blocks::{
     ENHANCED_PACKET, INTERFACE_DESCRIPTION, INTERFACE_STATISTICS, SECTION_HEADER, Section,
 };
 use crate::pcap::classic::{FILE_HEADER_LEN, FileHeader};
+use crate::pcap::options::block;
 use crate::pcap::options::{Options, number16, number32, put};
 use crate::pcap::record::SNAPLEN;
-use crate::pcap::section::block;
 use crate::source::window::Window;
 use crate::wire::inner::Inner;
 use crate::wire::outer::LinkType;
@@ -46,6 +45,19 @@ pub struct Interface {
     pub described: Option<Vec<u8>>,
     /// A description of the same, with times in nanoseconds.
     pub in_ns: Vec<u8>,
+}
+
+/// What is known of a packet before its frame is read.
+#[derive(Clone, Copy, Debug)]
+pub struct Outside {
+    /// Nanoseconds since 1970.
+    pub ts_ns: u64,
+    /// Its mirror session.
+    pub session: SessionKey,
+    /// It arrived cut.
+    pub is_cut: bool,
+    /// Its bytes on the wire.
+    pub orig_len: u32,
 }
 
 /// A packet of a file.

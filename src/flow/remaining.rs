@@ -10,7 +10,8 @@ use std::hash::BuildHasher;
 use super::counts::Flow;
 use super::index::Index;
 use super::names::ByPlace;
-use super::table::{Hot, Places};
+use super::table::parts::Hot;
+use super::table::places::Places;
 use crate::mirror::session::SessionId;
 
 /// Flows by place.

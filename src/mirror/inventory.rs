@@ -7,7 +7,7 @@ use std::net::IpAddr;
 
 use serde::Deserialize;
 
-use super::session::SessionKey;
+use super::session_key::SessionKey;
 use crate::wire::Vni;
 
 /// What a table says of a session.

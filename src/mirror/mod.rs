@@ -18,6 +18,7 @@ pub mod refused;
 pub mod routes;
 pub mod series;
 pub mod session;
+pub mod session_key;
 pub mod sizes;
 pub mod truncation;
 pub mod words;

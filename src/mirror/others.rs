@@ -2,7 +2,7 @@
 
 use std::hash::{BuildHasher, Hash};
 
-use super::session::SessionKey;
+use super::session_key::SessionKey;
 
 /// Packets that earn a place: one made-up datagram does not.
 pub const EARNS_A_PLACE: u64 = 16;

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use hashbrown::HashMap;
 
 use super::inventory::Label;
-use super::session::SessionKey;
+use super::session_key::SessionKey;
 use super::truncation::Route;
 
 /// The ways that sessions take.

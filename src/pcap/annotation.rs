@@ -1,9 +1,8 @@
 //! What a pcapng file says about its packets beside them, pure: comments, and the blocks of decryption secrets
 //! and of names of addresses. Read from a section in either byte order, made ready for a file of ours.
 
-use super::options::{COMMENT, Options, number16, number32, put};
+use super::options::{COMMENT, Options, block, number16, number32, put};
 use super::origin::CutComment;
-use super::section::block;
 
 /// Type of a name resolution block.
 pub const NAME_RESOLUTION: u32 = 4;

@@ -4,6 +4,7 @@
 pub mod annotation;
 pub mod blocks;
 pub mod classic;
+pub mod cut_by;
 pub mod fcs;
 pub mod link_type;
 pub mod losses;

@@ -87,6 +87,19 @@ pub fn number64(bytes: &[u8], at: usize, big_endian: bool) -> u64 {
     (high << 32) | low
 }
 
+/// A block around what `body` appends.
+pub fn block(kind: u32, out: &mut Vec<u8>, body: impl FnOnce(&mut Vec<u8>)) {
+    let start = out.len();
+    out.extend_from_slice(&kind.to_le_bytes());
+    out.extend_from_slice(&[0; 4]);
+    body(out);
+    let total = u32::try_from(out.len() - start + 4).unwrap_or(u32::MAX);
+    if let Some(len) = out.get_mut(start + 4..start + 8) {
+        len.copy_from_slice(&total.to_le_bytes());
+    }
+    out.extend_from_slice(&total.to_le_bytes());
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -3,8 +3,8 @@
 
 use std::net::IpAddr;
 
-use crate::mirror::session::SessionKey;
-use crate::pcap::record::CutBy;
+use crate::mirror::session_key::SessionKey;
+use crate::pcap::cut_by::{CutBy, cause_text};
 use crate::wire::Vni;
 use crate::wire::decapsulate::Tunnel;
 
@@ -73,16 +73,6 @@ impl Origin {
             mtu,
             to,
         })
-    }
-}
-
-/// What follows `truncated: 954 of 1454 bytes missing` for each cause.
-pub const fn cause_text(cut_by: CutBy) -> &'static str {
-    match cut_by {
-        CutBy::Mtu => " (mirror MTU)",
-        CutBy::SnapLength => " (snap length of the replayed capture)",
-        CutBy::MissingFragments => " (later outer fragments)",
-        CutBy::Unclear => "",
     }
 }
 

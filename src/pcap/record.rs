@@ -9,9 +9,10 @@ use std::net::IpAddr;
 
 use crate::mirror::direction::Direction;
 use crate::mirror::own_macs::{MacPair, split};
-use crate::mirror::session::{SessionId, SessionKey};
+use crate::mirror::session::SessionId;
+use crate::mirror::session_key::SessionKey;
+use crate::pcap::cut_by::{CutBy, cause_text};
 use crate::pcap::options::number32;
-use crate::pcap::origin::cause_text;
 use crate::wire::decapsulate::Tunnel;
 use crate::wire::inner::Mac;
 use crate::wire::length::{FrameLen, Verdict};
@@ -38,19 +39,6 @@ pub enum Format {
     PcapNg,
     /// Classic pcap with nanosecond times; mirror sessions cannot be told apart in it.
     Pcap,
-}
-
-/// What cut a packet, as far as the packet alone shows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum CutBy {
-    /// Its outer IP packet is exactly one MTU long.
-    Mtu,
-    /// The capture file that was replayed held only a part of it.
-    SnapLength,
-    /// Later fragments of its outer packet never came.
-    MissingFragments,
-    /// Not to be seen.
-    Unclear,
 }
 
 /// A frame to encode.

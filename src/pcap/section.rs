@@ -10,11 +10,11 @@ use std::sync::Arc;
 use hashbrown::HashMap;
 
 use crate::mirror::inventory::Inventory;
-use crate::mirror::session::SessionKey;
+use crate::mirror::session_key::SessionKey;
 use crate::pcap::blocks::{
     ENHANCED_PACKET, INTERFACE_DESCRIPTION, INTERFACE_STATISTICS, SECTION_HEADER,
 };
-use crate::pcap::options::put;
+use crate::pcap::options::{block, put};
 use crate::pcap::origin::Origin;
 use crate::pcap::record::{Format, SNAPLEN};
 use crate::wire::decapsulate::Tunnel;
@@ -375,19 +375,6 @@ pub fn pcap_header(out: &mut Vec<u8>) {
     out.extend_from_slice(words.map(u32::to_le_bytes).as_flattened());
 }
 
-/// A block around what `body` appends.
-pub fn block(kind: u32, out: &mut Vec<u8>, body: impl FnOnce(&mut Vec<u8>)) {
-    let start = out.len();
-    out.extend_from_slice(&kind.to_le_bytes());
-    out.extend_from_slice(&[0; 4]);
-    body(out);
-    let total = u32::try_from(out.len() - start + 4).unwrap_or(u32::MAX);
-    if let Some(len) = out.get_mut(start + 4..start + 8) {
-        len.copy_from_slice(&total.to_le_bytes());
-    }
-    out.extend_from_slice(&total.to_le_bytes());
-}
-
 /// An option that holds a text, which stays valid UTF-8 when it is cut.
 fn text(code: u16, value: &str, out: &mut Vec<u8>) {
     let end = value.floor_char_boundary(usize::from(u16::MAX));
@@ -404,7 +391,8 @@ mod tests {
     use super::*;
     use crate::mirror::direction::Direction;
     use crate::mirror::session::SessionId;
-    use crate::pcap::record::{Batch, CaptureRecord, CutBy, EPB_INTERFACE_AT};
+    use crate::pcap::cut_by::CutBy;
+    use crate::pcap::record::{Batch, CaptureRecord, EPB_INTERFACE_AT};
     use crate::wire::Vni;
     use crate::wire::length::{FrameLen, Verdict};
 

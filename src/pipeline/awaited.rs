@@ -118,7 +118,8 @@ mod tests {
     use crate::flow::lifetime::Lifetimes;
     use crate::flow::record::Occasion;
     use crate::flow::table::FlowTable;
-    use crate::mirror::session::{SessionKey, Sessions};
+    use crate::mirror::session::Sessions;
+    use crate::mirror::session_key::SessionKey;
     use crate::wire::inner::Inner;
     use crate::wire::length::{FrameLen, Verdict};
 

@@ -3,7 +3,8 @@
 
 use hashbrown::HashMap;
 
-use crate::mirror::session::{SessionKey, Sessions};
+use crate::mirror::session::Sessions;
+use crate::mirror::session_key::SessionKey;
 use crate::mirror::truncation::{self, Truncation};
 
 /// Most sessions that are asked for at a time.

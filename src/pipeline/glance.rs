@@ -15,7 +15,8 @@ use super::orders::{Answers, Orders, Wants};
 use super::outlet::Offers;
 use super::sink::{State, Watch};
 use super::worker::Worker;
-use crate::mirror::session::{Session, SessionKey};
+use crate::mirror::session::Session;
+use crate::mirror::session_key::SessionKey;
 
 /// What one mirror session counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -12,7 +12,7 @@ use super::outlet::Offers;
 use super::sink::Watch;
 use super::total::Sum;
 use super::worker::Snapshot;
-use crate::mirror::session::SessionKey;
+use crate::mirror::session_key::SessionKey;
 
 /// How long answers are waited for; an idle worker comes by every 10 ms.
 pub(super) const WAIT: Duration = Duration::from_secs(1);

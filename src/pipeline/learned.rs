@@ -12,7 +12,8 @@ use hashbrown::HashMap;
 
 use crate::mirror::direction::Direction;
 use crate::mirror::own_macs::{self, Claims, Fact};
-use crate::mirror::session::{MAX_AGED, MAX_SESSIONS, SessionId, SessionKey};
+use crate::mirror::session::{MAX_AGED, MAX_SESSIONS, SessionId};
+use crate::mirror::session_key::SessionKey;
 use crate::pcap::record::{Batch, NewSession, settle_direction};
 use crate::wire::inner::Mac;
 

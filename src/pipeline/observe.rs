@@ -2,7 +2,7 @@
 
 use crate::mirror::direction::Direction;
 use crate::mirror::own_macs::{MacPair, Shown};
-use crate::pcap::record::CutBy;
+use crate::pcap::cut_by::CutBy;
 use crate::pipeline::worker::WorkerSettings;
 use crate::wire::decapsulate::Mirrored;
 use crate::wire::inner::Inner;

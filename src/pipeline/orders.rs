@@ -12,7 +12,7 @@ use crossbeam_channel::{Receiver, Sender, TryRecvError, TrySendError, bounded};
 use tokio::sync::mpsc;
 
 use super::change::Change;
-use crate::mirror::session::SessionKey;
+use crate::mirror::session_key::SessionKey;
 
 /// Orders that may wait for a thread: more come in vain while it takes none.
 const MOST_WAITING: usize = 4;

@@ -10,7 +10,8 @@ use crate::capture::store::hooks::Tally as HookTally;
 use crate::host::counters::Counts;
 use crate::mirror::pairs::Pairs;
 use crate::mirror::refused::RefusedSource;
-use crate::mirror::session::{Session, SessionKey};
+use crate::mirror::session::Session;
+use crate::mirror::session_key::SessionKey;
 use crate::pcap::annotation::Tally;
 
 /// What a run came to.

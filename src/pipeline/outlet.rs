@@ -18,7 +18,8 @@ use super::worker::Outlet;
 use crate::capture::first_places::{Answer, FirstPlaces, Namer};
 use crate::flow::record::FlowRecord;
 use crate::mirror::own_macs::Fact;
-use crate::mirror::session::{SessionId, SessionKey};
+use crate::mirror::session::SessionId;
+use crate::mirror::session_key::SessionKey;
 use crate::pcap::record::{BATCH_LEN, BATCH_RECORDS, Batch};
 
 /// Flow records handed over at a time.

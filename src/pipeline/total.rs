@@ -14,7 +14,8 @@ use crate::flow::record::{FlowRecord, Occasion};
 use crate::flow::remaining::Remaining;
 use crate::mirror::pairs::Pairs;
 use crate::mirror::refused::Refused;
-use crate::mirror::session::{Session, SessionId, SessionKey};
+use crate::mirror::session::{Session, SessionId};
+use crate::mirror::session_key::SessionKey;
 
 /// What workers counted, added up.
 #[derive(Default)]

@@ -216,7 +216,8 @@ pub(super) fn sum(counts: impl Iterator<Item = u64>) -> u64 {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use crate::mirror::session::{SessionKey, Sessions};
+    use crate::mirror::session::Sessions;
+    use crate::mirror::session_key::SessionKey;
     use crate::pipeline::outcome::Outcome;
     use crate::pipeline::worker::WorkerSettings;
 

@@ -119,14 +119,3 @@ impl Cell {
         }
     }
 }
-
-/// A text from outside without what a terminal or a browser would take for orders: control characters, and those that
-/// change the direction of what follows.
-pub fn clean(text: &str) -> String {
-    let is_order = |c: char| {
-        c.is_control()
-            || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
-    };
-    let shown = |c| if is_order(c) { '\u{fffd}' } else { c };
-    text.chars().map(shown).collect()
-}

@@ -2,7 +2,8 @@
 
 use std::fmt::Write as _;
 
-use super::document::{Block, Cell, Document, Section, Table, clean};
+use super::document::{Block, Cell, Document, Section, Table};
+use super::harmless::escape;
 use super::plot::Plot;
 
 /// The style sheet: colours for light and dark, one column or two, black on white in print.
@@ -117,22 +118,6 @@ fn value(cell: &Cell) -> String {
         }
         _ => text,
     }
-}
-
-/// Text as text: nothing in it is taken for HTML, in elements and in quoted attributes.
-pub fn escape(text: &str) -> String {
-    let mut escaped = String::with_capacity(text.len());
-    for c in clean(text).chars() {
-        match c {
-            '&' => escaped.push_str("&amp;"),
-            '<' => escaped.push_str("&lt;"),
-            '>' => escaped.push_str("&gt;"),
-            '"' => escaped.push_str("&quot;"),
-            '\'' => escaped.push_str("&#39;"),
-            c => escaped.push(c),
-        }
-    }
-    escaped
 }
 
 #[cfg(test)]

@@ -15,7 +15,7 @@ use super::health::Health;
 use super::moment::{Moment, Shown};
 use crate::capture::store::holdings::{Deleted, Holdings};
 use crate::export::collector::reach::{Connection, Way};
-use crate::mirror::session::SessionKey;
+use crate::mirror::session_key::SessionKey;
 use crate::pipeline::glance::SessionCounts;
 use crate::pipeline::measure::Distribution;
 use crate::pipeline::sink::State;

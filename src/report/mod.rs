@@ -3,9 +3,11 @@
 
 pub mod audit;
 pub mod document;
+mod harmless;
 pub mod health;
 pub mod html;
 pub mod listing;
+mod loss_summary;
 pub mod metrics;
 mod mirror_loss;
 pub mod moment;

@@ -6,7 +6,7 @@ use crate::host::counters::Counts;
 use crate::host::process::Process;
 use crate::host::space::Disk;
 use crate::mirror::inventory::{Difference, Inventory};
-use crate::mirror::session::SessionKey;
+use crate::mirror::session_key::SessionKey;
 use crate::mirror::truncation::Route;
 use crate::pipeline::change::Known;
 use crate::pipeline::glance::{Glance, SessionCounts};

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use super::audit::sum;
-use super::html::escape;
+use super::harmless::escape;
 use super::over_time::Series;
 use super::summary::SizesSummary;
 use crate::flow::text::rfc3339;

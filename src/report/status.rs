@@ -13,7 +13,7 @@ use crate::export::collector::reach::{Reach, Way};
 use crate::flow::text::rfc3339;
 use crate::host::counters;
 use crate::mirror::routes::Routes;
-use crate::mirror::session::SessionKey;
+use crate::mirror::session_key::SessionKey;
 use crate::mirror::truncation::Cause;
 use crate::pipeline::evidence::{self, Cut, Evidence};
 use crate::pipeline::glance::SessionCounts;

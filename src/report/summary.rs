@@ -18,7 +18,8 @@ use crate::mirror::loss::Surroundings;
 use crate::mirror::pairs::{Pairs, TimesApart};
 use crate::mirror::routes::Routes;
 use crate::mirror::series::{Change, Event, Series, Stretch};
-use crate::mirror::session::{Session, SessionKey};
+use crate::mirror::session::Session;
+use crate::mirror::session_key::SessionKey;
 use crate::mirror::truncation::{Cause, Route};
 use crate::mirror::words::counted;
 use crate::outfile::{Creation, write_whole};
@@ -29,7 +30,7 @@ use crate::pipeline::measure::Facts;
 use crate::pipeline::outcome::Outcome;
 use crate::pipeline::sink::{Account, SinkError};
 use crate::pipeline::worker::WorkerSettings;
-use crate::report::mirror_loss::LossSummary;
+use crate::report::loss_summary::LossSummary;
 use crate::say::{flush, say};
 use crate::stop::wall_clock_ns;
 

@@ -2,7 +2,8 @@
 
 use std::fmt::Write as _;
 
-use super::document::{Block, Cell, Document, Table, clean};
+use super::document::{Block, Cell, Document, Table};
+use super::harmless::clean;
 use super::page::wrap;
 
 /// Characters of a line of sentences.

@@ -17,7 +17,7 @@ use super::ring::{Begun, Fsync, Keeping, Ring};
 use super::rotation::{Open, Reason, Triggers};
 use crate::capture::terms::Terms;
 use crate::flow::text::rfc3339;
-use crate::mirror::session::SessionKey;
+use crate::mirror::session_key::SessionKey;
 use crate::outfile::packed::{Compression, Pool};
 use crate::outfile::{ItemFile, OutError, OutFile, Standing};
 use crate::pcap::section::About;

@@ -239,7 +239,8 @@ mod tests {
     use super::*;
     use crate::mirror::direction::Direction;
     use crate::mirror::session::SessionId;
-    use crate::pcap::record::{CaptureRecord, CutBy, Format};
+    use crate::pcap::cut_by::CutBy;
+    use crate::pcap::record::{CaptureRecord, Format};
     use crate::wire::length::{FrameLen, Verdict};
 
     fn batch(frames: usize) -> Batch {

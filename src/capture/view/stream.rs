@@ -289,8 +289,9 @@ mod tests {
 
     use super::*;
     use crate::mirror::direction::Direction;
-    use crate::mirror::session::SessionKey;
-    use crate::pcap::record::{Batch, CaptureRecord, CutBy};
+    use crate::mirror::session_key::SessionKey;
+    use crate::pcap::cut_by::CutBy;
+    use crate::pcap::record::{Batch, CaptureRecord};
     use crate::wire::Vni;
     use crate::wire::length::{FrameLen, Verdict};
 

@@ -8,17 +8,17 @@
 
 mod counting;
 mod marks;
-mod parts;
-mod places;
+pub(super) mod parts;
+pub(super) mod places;
 mod tally;
 #[cfg(test)]
 mod tests;
 
 use std::hash::BuildHasher;
 
-pub(super) use self::parts::Hot;
+use self::parts::Hot;
 use self::parts::{Cold, open};
-pub(super) use self::places::Places;
+use self::places::Places;
 use self::tally::Tally;
 use super::app::{App, Guess, Opening};
 use super::counts::{Copies, Flow, FlowPacket};

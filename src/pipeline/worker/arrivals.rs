@@ -3,9 +3,9 @@
 use std::net::IpAddr;
 
 use super::{Outlet, Worker, WorkerSettings};
-use crate::mirror::session::SessionKey;
+use crate::mirror::session_key::SessionKey;
+use crate::pcap::cut_by::CutBy;
 use crate::pcap::origin::Origin;
-use crate::pcap::record::CutBy;
 use crate::pipeline::ledger::{Dropped, Noted};
 use crate::pipeline::observe::Frame;
 use crate::source::{Arrival, Datagram, Record, Told};

@@ -2,7 +2,8 @@
 
 use crate::flow::record::FlowRecord;
 use crate::mirror::own_macs::Fact;
-use crate::mirror::session::{SessionId, SessionKey};
+use crate::mirror::session::SessionId;
+use crate::mirror::session_key::SessionKey;
 use crate::pcap::record::Batch;
 
 /// Where a worker's output goes.

@@ -8,7 +8,8 @@ use crate::flow::first::First;
 use crate::mirror::direction::Direction;
 use crate::mirror::duplicates::{CopyOf, Fingerprint, Sighting};
 use crate::mirror::pairs;
-use crate::mirror::session::{SessionId, SessionKey};
+use crate::mirror::session::SessionId;
+use crate::mirror::session_key::SessionKey;
 use crate::pcap::record::{
     Batch, CaptureRecord, Format, NewSession, PCAP_LATEST_NS, SNAPLEN, room_for,
 };
