@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 use crate::host::counters::Counters;
+use crate::pipeline::answers::Answer;
 use crate::pipeline::change::Known;
-use crate::pipeline::inquiry::{Answer, Interim};
+use crate::pipeline::inquiry::Interim;
 use crate::pipeline::orders::Orders;
 use crate::pipeline::run::Pipeline;
-use crate::pipeline::sink::Watch;
+use crate::pipeline::watch::Watch;
 use crate::pipeline::worker::WorkerSettings;
 use crate::report::summary::Summary;
 

@@ -8,7 +8,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use super::sink::{Kind, Watch};
+use super::account::Kind;
+use super::watch::Watch;
 use crate::threads::{self, NoThread};
 
 /// How often it is looked what the run takes.

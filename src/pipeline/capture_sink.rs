@@ -1,22 +1,22 @@
 //! The capture as a sink: batches of all workers are merged by time, written, and go back empty.
 
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use crossbeam_channel::Sender;
 
 use super::annotations::Annotations;
-use super::inquiry::{Answer, WriterAnswer};
+use super::answers::{Answer, WriterAnswer};
+use super::capture_notes::CaptureNotes;
 use super::learned::Directions;
 use super::measure::WriterMeasures;
 use super::orders::{Inbox, Order};
-use super::outlet::FromWorker;
+use super::queues::FromWorker;
 use super::sink::Sink;
-use crate::capture::merge::{Behind, Merge};
+use crate::capture::merge::Merge;
 use crate::capture::output::Output;
 use crate::outfile::{OutError, Standing};
-use crate::pcap::annotation::Tally;
 use crate::pcap::record::Batch;
 use crate::stop::wall_clock_ns;
 
@@ -24,46 +24,6 @@ use crate::stop::wall_clock_ns;
 const TICK: Duration = Duration::from_millis(5);
 /// How often a sink without work looks for orders.
 const LOOK: Duration = Duration::from_millis(100);
-
-/// What those outside can see of the capture, and what it has to be told at the end.
-#[derive(Debug, Default)]
-pub struct CaptureNotes {
-    late: AtomicU64,
-    out_of_order: AtomicU64,
-    /// Annotations of the input that were written.
-    annotations: OnceLock<Tally>,
-    /// Datagrams the kernel dropped in the whole run, for the statistics in the file.
-    pub kernel_dropped: AtomicU64,
-    /// The same while the run goes on, as each worker last saw it.
-    pub lost_so_far: OnceLock<Vec<Arc<AtomicU64>>>,
-}
-
-impl CaptureNotes {
-    /// Records that were written behind later ones.
-    pub fn behind(&self) -> Behind {
-        Behind {
-            late: self.late.load(Ordering::Relaxed),
-            out_of_order: self.out_of_order.load(Ordering::Relaxed),
-        }
-    }
-
-    /// Annotations of the input that were written, once the capture has ended.
-    pub fn annotations(&self) -> Tally {
-        self.annotations.get().copied().unwrap_or_default()
-    }
-
-    fn kernel_dropped_so_far(&self) -> u64 {
-        let workers = self.lost_so_far.get().into_iter().flatten();
-        let so_far = workers.map(|dropped| dropped.load(Ordering::Relaxed)).sum();
-        self.kernel_dropped.load(Ordering::Relaxed).max(so_far)
-    }
-
-    fn tell(&self, behind: Behind) {
-        self.late.store(behind.late, Ordering::Relaxed);
-        self.out_of_order
-            .store(behind.out_of_order, Ordering::Relaxed);
-    }
-}
 
 /// The capture's way from the workers to the file.
 pub struct CaptureSink {

@@ -1,21 +1,13 @@
 //! A look at a run while it goes on: every worker and the writer are ordered to tell what they counted, and
 //! their answers are added up.
 
-use std::time::Duration;
-
-use super::evidence::Cut;
-use super::glance::WorkerCounts;
-use super::measure::{Distribution, Measured};
+use super::answers::{Answer, WAIT};
+use super::measure::Measured;
 use super::orders::{Answers, Orders, Wants};
 use super::outcome::Outcome;
-use super::outlet::Offers;
-use super::sink::Watch;
+use super::queues::Offers;
 use super::total::Sum;
-use super::worker::Snapshot;
-use crate::mirror::session_key::SessionKey;
-
-/// How long answers are waited for; an idle worker comes by every 10 ms.
-pub(super) const WAIT: Duration = Duration::from_secs(1);
+use super::watch::Watch;
 
 /// What a run has come to so far.
 pub struct Interim {
@@ -80,36 +72,4 @@ impl Interim {
             silent: silent.len(),
         }
     }
-}
-
-/// What one of them says.
-pub enum Answer {
-    /// A worker.
-    Worker(Box<WorkerAnswer>),
-    /// A worker that was asked for its counts only.
-    Counts(Box<WorkerCounts>),
-    /// A worker that was asked for what it knows of truncation in some mirror sessions.
-    Cuts(Vec<(SessionKey, Cut)>),
-    /// The capture's writer.
-    Writer(WriterAnswer),
-}
-
-/// What a worker says.
-pub struct WorkerAnswer {
-    /// What it counted.
-    pub snapshot: Snapshot,
-    /// What it measured beside that.
-    pub measured: Measured,
-    /// Packets lost before its source could hand them over.
-    pub lost_before: u64,
-    /// Packets of sources that are not allowed that the kernel left out.
-    pub kernel_refused: u64,
-    /// What it had for the sinks.
-    pub offers: Offers,
-}
-
-/// What the writer says.
-pub struct WriterAnswer {
-    /// Its latencies.
-    pub arrival_to_written: Option<Distribution>,
 }

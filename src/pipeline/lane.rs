@@ -6,11 +6,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use super::answers::WorkerCounts;
+use super::answers::{Answer, WorkerAnswer};
 use super::clock::Step;
 use super::evidence::Cut;
 use super::flow_sink::FlowNotes;
-use super::glance::WorkerCounts;
-use super::inquiry::{Answer, WorkerAnswer};
 use super::measure::{LiveMeasures, Measured};
 use super::orders::{Changing, Inbox, Order, Wants};
 use super::outlet::QueueOutlet;

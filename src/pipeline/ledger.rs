@@ -1,7 +1,7 @@
 //! The accounting: every packet received is in exactly one counter.
 //!
 //! received = delivered + malformed + filtered + duplicate + dropped. *Delivered* means decapsulated, judged and
-//! handed to the sinks; each sink has an account of its own ([`super::sink::Account`]). What the kernel lost
+//! handed to the sinks; each sink has an account of its own ([`super::account::Account`]). What the kernel lost
 //! before we received it stands beside the equation, not in it.
 
 use std::collections::BTreeMap;

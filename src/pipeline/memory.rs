@@ -5,8 +5,9 @@
 use super::evidence;
 use super::learned;
 use super::measure;
-use super::outlet::{FLOW_CHUNK, MOST_AWAITED};
-use super::run::{FLOW_QUEUE, Sharing, capture_queue_batches, max_flows_of};
+use super::outlet::MOST_AWAITED;
+use super::queues::FLOW_CHUNK;
+use super::sharing::{FLOW_QUEUE, Sharing, capture_queue_batches, max_flows_of};
 use super::watched;
 use super::worker::WorkerSettings;
 use crate::capture::first_places;
@@ -98,7 +99,7 @@ mod tests {
     use crate::bpf::steer::Steering;
     use crate::export::FlowFormat;
     use crate::pcap::record::Format;
-    use crate::pipeline::run::WhenFull;
+    use crate::pipeline::queues::WhenFull;
 
     fn most(workers: u32, max_flows: u32, capture: Option<Format>) -> u64 {
         most_of(&settings(max_flows, capture), workers)

@@ -1,10 +1,13 @@
 //! The pipeline: what a worker does with a packet, how threads and queues hold together, and the
 //! ledger in which every packet ends up once.
 
+pub mod account;
 mod annotations;
+pub mod answers;
 pub mod apart;
 mod awaited;
 pub mod budget;
+mod capture_notes;
 mod capture_sink;
 pub mod change;
 pub mod clock;
@@ -25,11 +28,14 @@ mod observe;
 pub mod orders;
 pub mod outcome;
 pub mod outlet;
+pub mod queues;
 pub mod run;
 pub mod shares;
+pub mod sharing;
 pub mod sink;
-mod sinks;
+pub mod sinks;
 pub mod spread;
 pub mod total;
+pub mod watch;
 mod watched;
 pub mod worker;

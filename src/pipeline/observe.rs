@@ -3,7 +3,7 @@
 use crate::mirror::direction::Direction;
 use crate::mirror::own_macs::{MacPair, Shown};
 use crate::pcap::cut_by::CutBy;
-use crate::pipeline::worker::WorkerSettings;
+use crate::pipeline::worker::settings::WorkerSettings;
 use crate::wire::decapsulate::Mirrored;
 use crate::wire::inner::Inner;
 use crate::wire::length::{Evidence, FrameLen, Verdict, believed, judge};

@@ -1,8 +1,8 @@
 //! What a run came to.
 
+use super::account::{Account, SinkError};
 use super::ledger::{Ledger, Noted};
 use super::measure::Measured;
-use super::sink::{Account, SinkError};
 use super::sinks::Closed;
 use super::total::Total;
 use super::worker::OtherPort;

@@ -13,7 +13,8 @@ use super::doorbell::Callers;
 use super::ending::Patience;
 use super::flow_sink::{FlowChunk, flow_lanes};
 use super::learned::Log;
-use super::run::FLOW_QUEUE;
+use super::queues::{FLOW_CHUNK, FromWorker, Offers, PROMISES, WhenFull};
+use super::sharing::FLOW_QUEUE;
 use super::worker::Outlet;
 use crate::capture::first_places::{Answer, FirstPlaces, Namer};
 use crate::flow::record::FlowRecord;
@@ -22,8 +23,6 @@ use crate::mirror::session::SessionId;
 use crate::mirror::session_key::SessionKey;
 use crate::pcap::record::{BATCH_LEN, BATCH_RECORDS, Batch};
 
-/// Flow records handed over at a time.
-pub const FLOW_CHUNK: usize = 256;
 /// A batch is handed over when it is this old, so that a quiet link reaches the file.
 const MAX_BATCH_AGE: Duration = Duration::from_millis(20);
 
@@ -37,46 +36,6 @@ pub const MOST_AWAITED: usize = 2 * AWAITED;
 const MOST_AWAIT: Duration = Duration::from_secs(3);
 /// At the end of a live run, how long places are waited for while no sink does anything.
 pub const LAST_PLACES: Duration = Duration::from_secs(2);
-
-/// Places for promises that the queue to the writer has for each worker, beside one for every batch.
-const PROMISES: usize = 4;
-
-/// Places in the queue to the writer for `workers` workers with `most` batches each.
-pub const fn queue_places(workers: usize, most: usize) -> usize {
-    workers * (most + PROMISES)
-}
-
-/// What a full queue means.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum WhenFull {
-    /// Wait: a file can be read later.
-    Wait,
-    /// Drop and count: the network does not wait.
-    Drop,
-}
-
-/// A batch and the number of the worker that made it.
-pub type FromWorker = (usize, Batch);
-
-/// What a worker had for its sinks so far.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Offers {
-    /// Frames that found no room in the queue of the capture.
-    pub capture_no_room: u64,
-    /// Frames that were left out of the capture because the run was at a limit.
-    pub capture_left_out: u64,
-    /// Flow records, each offered to every sink for them.
-    pub flow_records: u64,
-}
-
-impl Offers {
-    /// Adds those of another worker.
-    pub const fn merge(&mut self, other: Self) {
-        self.capture_no_room += other.capture_no_room;
-        self.capture_left_out += other.capture_left_out;
-        self.flow_records += other.flow_records;
-    }
-}
 
 /// The queue of one sink for flow records; clones lead to the same.
 #[derive(Clone)]
@@ -600,6 +559,7 @@ mod tests {
     use crossbeam_channel::bounded;
 
     use super::super::doorbell::doorbell;
+    use super::super::queues::queue_places;
     use super::*;
     use crate::pcap::record::RecordFacts;
 

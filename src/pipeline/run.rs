@@ -10,34 +10,36 @@ use std::time::Duration;
 
 use crossbeam_channel::bounded;
 
+use super::sharing::{Sharing, max_flows_of};
+use super::sinks::Sinks;
 use crate::bpf::steer::Steering;
-use crate::capture::output::Output;
 use crate::capture::store::hooks::Hooks;
 use crate::flow::intervals::Intervals;
 use crate::pcap::annotation::Tally;
 use crate::pcap::losses;
 use crate::pcap::record::Format;
+use crate::pipeline::account::SinkError;
 use crate::pipeline::annotations::Annotations;
+use crate::pipeline::answers::Answer;
 use crate::pipeline::apart::{Apart, ApartFile};
 use crate::pipeline::budget::{self, Budget};
 use crate::pipeline::change::{Change, Known};
 use crate::pipeline::ending::{PATIENCE, Patience};
-use crate::pipeline::flow_sink::FlowOutput;
 use crate::pipeline::glance::Observer;
-use crate::pipeline::inquiry::Answer;
 use crate::pipeline::lane::{Lane, Meeting, Shared, Told};
 use crate::pipeline::learned::Log;
 use crate::pipeline::ledger::Ledger;
 use crate::pipeline::measure::{LiveMeasures, Measured};
 use crate::pipeline::orders::{Inbox, Orders, orders};
 use crate::pipeline::outcome::Outcome;
-pub use crate::pipeline::outlet::WhenFull;
 use crate::pipeline::outlet::{LAST_PLACES, QueueOutlet};
+pub use crate::pipeline::queues::WhenFull;
 use crate::pipeline::shares::Shares;
-use crate::pipeline::sink::{OnReaderGone, SinkError, Watch, Working};
+use crate::pipeline::sink::Working;
 use crate::pipeline::sinks::{ForCapture, Queues, SinkSet};
 use crate::pipeline::spread::{Chunk, ChunkSource, Guide};
 use crate::pipeline::total::Total;
+use crate::pipeline::watch::Watch;
 use crate::pipeline::worker::{Worker, WorkerSettings};
 use crate::source::aside::{Aside, aside};
 use crate::source::file::{CaptureError, CaptureFile};
@@ -45,56 +47,10 @@ use crate::source::{Record, Source};
 use crate::stop::{Stop, Why};
 use crate::threads::{self, NoThread};
 
-/// Chunks of flow records that may wait.
-pub const FLOW_QUEUE: usize = 32;
 /// How long threads have to take other settings.
 const CHANGE_WAIT: Duration = Duration::from_secs(5);
 /// Chunks of a file on their way to the workers.
 const CHUNKS: usize = 4;
-
-/// Buffers that each of so many workers has on the way to the capture writer.
-pub fn capture_queue_batches(when_full: WhenFull, workers: usize) -> usize {
-    let all = match when_full {
-        WhenFull::Wait => 8,
-        WhenFull::Drop => 256,
-    };
-    (all / workers.max(1)).max(4)
-}
-
-/// The share of the flow table of worker `number`. The shares add up to `max_flows` as long as each worker gets
-/// at least one flow.
-pub const fn max_flows_of(number: u32, steering: Steering, max_flows: u32) -> u32 {
-    let workers = if steering.workers == 0 {
-        1
-    } else {
-        steering.workers
-    };
-    max_flows / workers + (number < max_flows % workers) as u32
-}
-
-/// Where the results go.
-#[derive(Default)]
-pub struct Sinks {
-    /// The capture.
-    pub capture: Option<Output>,
-    /// Flow records.
-    pub flows: Vec<FlowOutput>,
-    /// What it means that the reader of a pipe leaves.
-    pub on_reader_gone: OnReaderGone,
-    /// Programs that are run for finished files.
-    pub hooks: Option<Hooks>,
-}
-
-/// How the work is shared out.
-#[derive(Clone, Copy, Debug)]
-pub struct Sharing {
-    /// How packets find their worker.
-    pub steering: Steering,
-    /// How long a worker that keeps silent is waited for.
-    pub max_reorder: Duration,
-    /// What a full queue means.
-    pub when_full: WhenFull,
-}
 
 /// Workers with their sinks, ready to be fed.
 pub struct Pipeline {

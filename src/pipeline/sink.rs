@@ -4,68 +4,21 @@
 //! A sink that fails is not given up: it counts what it is offered as lost, and the others go on. The run
 //! ends when no sink is left that works.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::RecvTimeoutError;
 
-use super::capture_sink::CaptureNotes;
+use super::account::{Account, Kind, Missing, SinkError};
 use super::doorbell::Sleeper;
 use super::ending::{PATIENCE, Patience, Task, Unended};
-use super::ledger::{Ledger, Noted};
-use super::outlet::Offers;
-use crate::capture::store::holdings::{self, Holdings};
-use crate::capture::view::tee::{Seen, Tees};
-use crate::export::collector::reach::{self, Reach};
+use super::watch::{Progress, Tells};
 use crate::outfile::{OutError, Standing};
 use crate::threads::NoThread;
-use crate::wire::refusal::reasons;
 
 /// How often it is looked whether the reader of a quiet pipe is still there.
 const LOOK_FOR_READER: Duration = Duration::from_millis(100);
-
-reasons! {
-    /// Why a sink does not have what it was offered.
-    Missing {
-        /// Its queue was full: the disk or the reader of the pipe is too slow.
-        Queue => "queue",
-        /// The run is at a limit (--cpu-limit, --disk-rate), and this conversation was left out for it.
-        Limit => "limit",
-        /// It could not be written.
-        Write => "write",
-        /// The disk of a store did not take it.
-        Disk => "disk",
-        /// The collector refused it, or was not there.
-        Collector => "collector",
-        /// The reader of the pipe went away.
-        ReaderLeft => "reader_left",
-        /// The output took nothing any more when the run ended.
-        Stuck => "stuck",
-    }
-}
-
-/// What a sink takes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    /// Mirrored frames.
-    Capture,
-    /// Flow records.
-    Flows,
-    /// Mirrored frames, to whoever looks at them live.
-    View,
-}
-
-impl Kind {
-    /// Its name in the summary.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Capture => "capture",
-            Self::Flows => "flows",
-            Self::View => "view",
-        }
-    }
-}
 
 /// Something that takes items on a thread of its own.
 pub trait Sink: Send + 'static {
@@ -106,169 +59,6 @@ pub trait Sink: Send + 'static {
     ///
     /// When the file cannot be given its name.
     fn finish(self) -> Result<(String, u64), OutError>;
-}
-
-/// What went wrong with a sink.
-#[derive(Debug, thiserror::Error)]
-#[allow(missing_docs, reason = "the messages say it")]
-pub enum SinkError {
-    #[error(transparent)]
-    Out(#[from] OutError),
-    #[error(transparent)]
-    NoThread(#[from] NoThread),
-    #[error("{path} takes nothing any more: what it did not take is lost")]
-    Stuck { path: String },
-    #[error("the writer of {path} failed, which is a defect: what it did not write is lost")]
-    Panicked { path: String },
-}
-
-impl SinkError {
-    /// The reader of a pipe went away: the end of that output, not a fault.
-    pub fn is_closed_pipe(&self) -> bool {
-        matches!(self, Self::Out(error) if error.is_closed_pipe())
-    }
-}
-
-/// What went wrong with a sink of a run that goes on.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Fault {
-    /// In words.
-    pub text: String,
-    /// It is only that the reader of a pipe went away.
-    pub reader_left: bool,
-}
-
-/// How a sink stands while the run goes on.
-#[derive(Debug)]
-pub struct State {
-    /// Its account, so far.
-    pub account: Account,
-    /// Why nothing is written any more.
-    pub fault: Option<Fault>,
-    /// What it holds, where it is a store.
-    pub store: Option<Holdings>,
-    /// How it is reached, where it is a collector.
-    pub collector: Option<Reach>,
-}
-
-/// Where an output tells what its sink does not: those who look on read it while it is written.
-#[derive(Clone, Debug, Default)]
-pub struct Tells {
-    /// Bytes that the end of a file brings to the disk.
-    pub synced: Arc<AtomicU64>,
-    /// What a store holds.
-    pub store: Option<holdings::Told>,
-    /// How a collector is reached.
-    pub collector: Option<reach::Told>,
-}
-
-/// The account of a sink: offered = written + dropped.
-#[derive(Debug)]
-pub struct Account {
-    /// What it takes.
-    pub kind: Kind,
-    /// Where it went: a path or "standard output".
-    pub path: String,
-    /// Viewers that came, where it is a tee.
-    pub viewers: Option<u64>,
-    /// Packets or records offered to it; by a tee to each viewer.
-    pub offered: u64,
-    /// Packets or records that are in it.
-    pub written: u64,
-    /// Bytes of it.
-    pub bytes: u64,
-    dropped: [u64; Missing::ALL.len()],
-    /// Offered and still on its way; none once the run has ended.
-    pub waiting: u64,
-    /// What went wrong.
-    pub errors: Vec<SinkError>,
-}
-
-impl Account {
-    /// Of a sink that goes on: `delivered` frames were there for a capture, `offers` tells the rest; its queue had no place
-    /// for `no_room`.
-    pub fn so_far(
-        (kind, path, standing): (Kind, &str, Standing),
-        delivered: u64,
-        offers: Offers,
-        no_room: u64,
-    ) -> Self {
-        let (offered, left_out) = match kind {
-            Kind::Capture => (delivered, offers.capture_left_out),
-            Kind::Flows => (offers.flow_records, 0),
-            Kind::View => (0, 0),
-        };
-        let mut account = Self {
-            kind,
-            path: path.to_owned(),
-            viewers: None,
-            offered,
-            written: standing.written,
-            bytes: standing.bytes,
-            dropped: Default::default(),
-            waiting: 0,
-            errors: Vec::new(),
-        };
-        account.drop(Missing::Queue, no_room);
-        account.drop(Missing::Limit, left_out);
-        account.drop(Missing::Write, standing.lost);
-        account.drop(Missing::Disk, standing.disk);
-        account.drop(Missing::Collector, standing.collector);
-        // The sink was looked at after the workers answered.
-        account.offered = offered.max(account.written + account.lost());
-        account.waiting = account.offered - account.written - account.lost();
-        account
-    }
-
-    /// Of a tee, so far: it counts for itself.
-    pub fn of_tee(name: &str, seen: Seen) -> Self {
-        let mut account = Self {
-            kind: Kind::View,
-            path: name.to_owned(),
-            viewers: Some(seen.viewers),
-            offered: seen.offered,
-            written: seen.written,
-            bytes: seen.bytes,
-            dropped: Default::default(),
-            waiting: 0,
-            errors: Vec::new(),
-        };
-        account.drop(Missing::Queue, seen.no_room);
-        account.drop(Missing::ReaderLeft, seen.reader_left);
-        account.drop(Missing::Stuck, seen.stuck);
-        account.offered = seen.offered.max(account.written + account.lost());
-        account.waiting = account.offered - account.written - account.lost();
-        account
-    }
-
-    /// The same when the run has ended: nothing is on its way any more.
-    pub fn of_ended_tee(name: &str, seen: Seen) -> Self {
-        let mut account = Self::of_tee(name, seen);
-        let rest = std::mem::take(&mut account.waiting);
-        account.drop(Missing::Stuck, rest);
-        account
-    }
-
-    /// Counts that did not arrive, by reason; zeros too.
-    pub fn dropped(&self) -> impl Iterator<Item = (Missing, u64)> {
-        Missing::ALL.iter().copied().zip(self.dropped)
-    }
-
-    /// All that did not arrive.
-    pub fn lost(&self) -> u64 {
-        self.dropped.iter().sum()
-    }
-
-    /// Whether everything offered is written or counted as dropped.
-    pub fn closes(&self) -> bool {
-        self.offered == self.written + self.lost() + self.waiting
-    }
-
-    fn drop(&mut self, reason: Missing, n: u64) {
-        if let Some(count) = self.dropped.get_mut(reason as usize) {
-            *count += n;
-        }
-    }
 }
 
 /// What it means that the reader of a pipe leaves.
@@ -332,67 +122,6 @@ impl Working {
     }
 }
 
-/// How far a sink has come, for those who wait for it.
-#[derive(Debug, Default)]
-struct Progress {
-    /// What went wrong with it first.
-    fault: OnceLock<Fault>,
-    written: AtomicU64,
-    lost: AtomicU64,
-    disk: AtomicU64,
-    collector: AtomicU64,
-    bytes: AtomicU64,
-    tells: Tells,
-}
-
-impl Progress {
-    fn tell(&self, standing: Standing) {
-        self.written.store(standing.written, Ordering::Relaxed);
-        self.lost.store(standing.lost, Ordering::Relaxed);
-        self.disk.store(standing.disk, Ordering::Relaxed);
-        let collector = standing.collector;
-        self.collector.store(collector, Ordering::Relaxed);
-        self.bytes.store(standing.bytes, Ordering::Relaxed);
-    }
-
-    fn standing(&self) -> Standing {
-        Standing {
-            written: self.written.load(Ordering::Relaxed),
-            lost: self.lost.load(Ordering::Relaxed),
-            disk: self.disk.load(Ordering::Relaxed),
-            collector: self.collector.load(Ordering::Relaxed),
-            bytes: self.bytes.load(Ordering::Relaxed),
-        }
-    }
-
-    fn tell_fault(&self, faults: &Faults) {
-        if let Some(first) = faults.errors.first() {
-            self.fault.get_or_init(|| Fault {
-                text: first.to_string(),
-                reader_left: first.is_closed_pipe(),
-            });
-        }
-    }
-
-    /// A number that changes as long as something is done.
-    fn steps(&self) -> u64 {
-        let Standing {
-            written,
-            lost,
-            disk,
-            collector,
-            bytes,
-        } = self.standing();
-        let synced = self.tells.synced.load(Ordering::Relaxed);
-        written
-            .wrapping_add(lost)
-            .wrapping_add(disk)
-            .wrapping_add(collector)
-            .wrapping_add(bytes)
-            .wrapping_add(synced)
-    }
-}
-
 /// What a sink's thread leaves.
 #[derive(Default)]
 struct End {
@@ -440,6 +169,11 @@ impl Running {
             task,
             progress,
         })
+    }
+
+    /// Its name and how far it has come, for those who look at it.
+    pub fn watched(&self) -> (Kind, String, Arc<Progress>) {
+        (self.kind, self.path.clone(), Arc::clone(&self.progress))
     }
 
     /// Waits for the end of a sink that was given up.
@@ -510,95 +244,6 @@ impl Running {
     }
 }
 
-/// Looks at sinks from outside, while they work.
-#[derive(Clone, Default)]
-pub struct Watch {
-    sinks: Vec<(Kind, String, Arc<Progress>)>,
-    /// Flow records that each sink for them had no room for.
-    flows_no_room: Vec<Arc<AtomicU64>>,
-    tees: Option<Arc<Tees>>,
-    /// What the capture tells of the order of its records.
-    notes: Arc<CaptureNotes>,
-}
-
-impl Watch {
-    /// Of these sinks, and of tees. `flows_no_room` counts what the queue of each sink for flow records had no place for.
-    pub fn of(
-        sinks: &[Running],
-        flows_no_room: &[Arc<AtomicU64>],
-        tees: Option<Arc<Tees>>,
-        notes: Arc<CaptureNotes>,
-    ) -> Self {
-        let watched = |sink: &Running| (sink.kind, sink.path.clone(), Arc::clone(&sink.progress));
-        Self {
-            sinks: sinks.iter().map(watched).collect(),
-            flows_no_room: flows_no_room.to_vec(),
-            tees,
-            notes,
-        }
-    }
-
-    /// Notes in `ledger` what the capture tells of the order of its records.
-    pub fn note_behind(&self, ledger: &mut Ledger) {
-        let behind = self.notes.behind();
-        ledger.note_many(Noted::Late, behind.late);
-        ledger.note_many(Noted::OutOfOrder, behind.out_of_order);
-    }
-
-    /// A number that changes as long as any of them does something.
-    pub fn steps(&self) -> u64 {
-        let steps = self.sinks.iter().map(|(.., progress)| progress.steps());
-        let tees = self.tees.as_ref().map_or(0, |tees| tees.steps());
-        steps.fold(tees, u64::wrapping_add)
-    }
-
-    /// How each stands.
-    pub fn standings(&self) -> impl Iterator<Item = (Kind, &str, Standing)> {
-        self.sinks.iter().map(move |watched| {
-            let (kind, path, progress) = watched;
-            (*kind, path.as_str(), progress.standing())
-        })
-    }
-
-    /// The account of each, so far: `delivered` frames were there for a capture, `offers` tells the rest.
-    pub fn accounts(&self, delivered: u64, offers: Offers) -> Vec<Account> {
-        let states = self.states(delivered, offers).into_iter();
-        states.map(|state| state.account).collect()
-    }
-
-    /// How each stands, as [`Self::accounts`].
-    pub fn states(&self, delivered: u64, offers: Offers) -> Vec<State> {
-        let mut no_room = self.flows_no_room.iter();
-        let mut no_room = |kind| match kind {
-            Kind::Capture => offers.capture_no_room,
-            Kind::Flows => no_room
-                .next()
-                .map_or(0, |lost| lost.load(Ordering::Relaxed)),
-            Kind::View => 0,
-        };
-        let state = |(kind, path, progress): &(Kind, String, Arc<Progress>)| {
-            let standing = (*kind, path.as_str(), progress.standing());
-            let no_room = no_room(*kind);
-            State {
-                account: Account::so_far(standing, delivered, offers, no_room),
-                fault: progress.fault.get().cloned(),
-                store: progress.tells.store.as_ref().map(holdings::Told::now),
-                collector: progress.tells.collector.as_ref().map(reach::Told::now),
-            }
-        };
-        // The thread that feeds nothing but tees has none.
-        let sinks = self.sinks.iter().filter(|(kind, ..)| *kind != Kind::View);
-        let tees = self.tees.iter().flat_map(|tees| tees.seen());
-        let tees = tees.map(|(name, seen)| State {
-            account: Account::of_tee(name, seen),
-            fault: None,
-            store: None,
-            collector: None,
-        });
-        sinks.map(state).chain(tees).collect()
-    }
-}
-
 /// A panic on the sink's thread is told to those who feed it and those who look at it.
 struct FailsWithPanic<'a> {
     path: &'a str,
@@ -611,8 +256,8 @@ impl Drop for FailsWithPanic<'_> {
         if std::thread::panicking() {
             self.working.fail();
             let path = self.path.to_owned();
-            let panicked = Faults::of(SinkError::Panicked { path });
-            self.progress.tell_fault(&panicked);
+            let panicked = SinkError::Panicked { path };
+            self.progress.tell_fault(Some(&panicked));
         }
     }
 }
@@ -653,7 +298,7 @@ fn run<S: Sink>(
         queue.wait_for_more(sink.waits_for_more());
         progress.tell(sink.standing());
         faults.note(sink.take_error(), path, working);
-        progress.tell_fault(&faults);
+        progress.tell_fault(faults.errors.first());
     }
     if working.given_up.load(Ordering::Relaxed) {
         // Dropped and not finished, an output without data leaves nothing.

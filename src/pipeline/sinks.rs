@@ -6,24 +6,43 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, bounded};
 
+use super::account::{Account, Kind};
 use super::annotations::Annotations;
-use super::capture_sink::{CaptureNotes, CaptureSink};
+use super::answers::Answer;
+use super::capture_notes::CaptureNotes;
+use super::capture_sink::CaptureSink;
 use super::doorbell::{Callers, Sleeper, doorbell};
 use super::ending::{PATIENCE, Patience};
-use super::flow_sink::{FlowNotes, FlowSink, flow_lanes};
-use super::inquiry::Answer;
+use super::flow_sink::{FlowNotes, FlowOutput, FlowSink, flow_lanes};
 use super::learned::{Directions, Log};
 use super::measure::{Distribution, WriterMeasures};
 use super::orders::{Inbox, Orders, orders};
-use super::outlet::{FlowQueue, FromWorker, Offers, QueueOutlet, WhenFull, queue_places};
-use super::run::{FLOW_QUEUE, Sharing, Sinks, capture_queue_batches};
-use super::sink::{Account, Kind, Running, Tells, Watch, Working};
+use super::outlet::{FlowQueue, QueueOutlet};
+use super::queues::{FromWorker, Offers, WhenFull, queue_places};
+use super::sharing::{FLOW_QUEUE, Sharing, capture_queue_batches};
+use super::sink::OnReaderGone;
+use super::sink::{Running, Working};
+use super::watch::{Tells, Watch};
 use crate::capture::merge::{Behind, Merge};
 use crate::capture::output::Output;
+use crate::capture::store::hooks::Hooks;
 use crate::capture::view::tee::Tees;
 use crate::pcap::annotation::Tally;
 use crate::pcap::record::Batch;
 use crate::threads::NoThread;
+
+/// Where the results go.
+#[derive(Default)]
+pub struct Sinks {
+    /// The capture.
+    pub capture: Option<Output>,
+    /// Flow records.
+    pub flows: Vec<FlowOutput>,
+    /// What it means that the reader of a pipe leaves.
+    pub on_reader_gone: OnReaderGone,
+    /// Programs that are run for finished files.
+    pub hooks: Option<Hooks>,
+}
 
 /// The sinks of a run, at work.
 pub struct SinkSet {
@@ -136,7 +155,8 @@ impl SinkSet {
     /// What the sinks have done so far, for those who ask while the run goes on.
     pub fn watch(&self) -> Watch {
         let notes = Arc::clone(&self.notes);
-        Watch::of(&self.running, &self.flows_no_room, self.tees.clone(), notes)
+        let sinks = self.running.iter().map(Running::watched).collect();
+        Watch::of(sinks, &self.flows_no_room, self.tees.clone(), notes)
     }
 
     /// `kernel_dropped` datagrams never came in the whole run: before the capture's queue ends.

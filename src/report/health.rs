@@ -6,9 +6,10 @@ use serde::{Deserialize, Serialize};
 
 use super::moment::Moment;
 use crate::mirror::words::counted;
+use crate::pipeline::account::{Kind, Missing};
 use crate::pipeline::glance::Silent;
 use crate::pipeline::ledger;
-use crate::pipeline::sink::{Kind, Missing, State};
+use crate::pipeline::watch::State;
 use crate::wire::refusal::reasons;
 
 reasons! {
@@ -224,11 +225,12 @@ pub(super) mod tests {
 
     use super::*;
     use crate::outfile::Standing;
+    use crate::pipeline::account::Account;
     use crate::pipeline::change::Known;
     use crate::pipeline::glance::Glance;
     use crate::pipeline::ledger::{Dropped, Ledger};
-    use crate::pipeline::outlet::Offers;
-    use crate::pipeline::sink::{Account, Fault};
+    use crate::pipeline::queues::Offers;
+    use crate::pipeline::watch::Fault;
     use crate::pipeline::worker::WorkerSettings;
     use crate::report::moment::AboutRun;
 

@@ -16,9 +16,9 @@ use super::moment::{Moment, Shown};
 use crate::capture::store::holdings::{Deleted, Holdings};
 use crate::export::collector::reach::{Connection, Way};
 use crate::mirror::session_key::SessionKey;
-use crate::pipeline::glance::SessionCounts;
+use crate::pipeline::answers::SessionCounts;
 use crate::pipeline::measure::Distribution;
-use crate::pipeline::sink::State;
+use crate::pipeline::watch::State;
 
 /// Most mirror sessions that have series of their own.
 pub const MOST_SESSIONS: usize = 1000;

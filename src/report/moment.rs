@@ -8,8 +8,9 @@ use crate::host::space::Disk;
 use crate::mirror::inventory::{Difference, Inventory};
 use crate::mirror::session_key::SessionKey;
 use crate::mirror::truncation::Route;
+use crate::pipeline::answers::SessionCounts;
 use crate::pipeline::change::Known;
-use crate::pipeline::glance::{Glance, SessionCounts};
+use crate::pipeline::glance::Glance;
 
 /// What does not change during a run.
 #[derive(Clone, Debug)]

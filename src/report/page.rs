@@ -11,8 +11,8 @@ use crate::host::counters;
 use crate::mirror::session::MAX_SESSIONS;
 use crate::mirror::words::{counted, ending, percent};
 use crate::pcap::annotation::Tally;
+use crate::pipeline::account::{Account, Kind};
 use crate::pipeline::outcome::Outcome;
-use crate::pipeline::sink::{Account, Kind};
 
 /// Sessions shown to people; the JSON object has all.
 const SESSIONS_SHOWN: usize = 24;

@@ -15,9 +15,9 @@ use crate::host::counters;
 use crate::mirror::routes::Routes;
 use crate::mirror::session_key::SessionKey;
 use crate::mirror::truncation::Cause;
+use crate::pipeline::answers::SessionCounts;
 use crate::pipeline::evidence::{self, Cut, Evidence};
-use crate::pipeline::glance::SessionCounts;
-use crate::pipeline::sink::State;
+use crate::pipeline::watch::State;
 
 /// Most mirror sessions listed.
 pub const SESSIONS_LISTED: usize = evidence::MOST_ASKED;

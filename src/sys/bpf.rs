@@ -5,6 +5,7 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use crate::bpf::ebpf::Instruction;
 
+pub(super) const BPF_TCX_INGRESS: u32 = 46;
 const MAP_CREATE: libc::c_long = 0;
 const MAP_LOOKUP_ELEM: libc::c_long = 1;
 const MAP_UPDATE_ELEM: libc::c_long = 2;
@@ -81,7 +82,7 @@ pub fn load(kind: Kind, name: &[u8; 16], program: &[Instruction]) -> io::Result<
     const SCHED_CLS: u32 = 3;
     let (prog_type, expected_attach_type) = match kind {
         Kind::SocketFilter => (SOCKET_FILTER, 0),
-        Kind::TcxIngress => (SCHED_CLS, super::tcx::BPF_TCX_INGRESS),
+        Kind::TcxIngress => (SCHED_CLS, BPF_TCX_INGRESS),
     };
     let too_long = |_| io::Error::from(io::ErrorKind::InvalidInput);
     let load = Load {

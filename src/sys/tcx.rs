@@ -8,7 +8,6 @@ use crate::bpf::ebpf::Instruction;
 use crate::sys::bpf;
 
 const BPF_LINK_CREATE: libc::c_long = 28;
-pub(super) const BPF_TCX_INGRESS: u32 = 46;
 
 /// The link; the kernel takes the program away when it is dropped, or when this process ends.
 pub struct TcxLink {
@@ -42,7 +41,7 @@ impl TcxLink {
         let create = Create {
             prog_fd: program.as_raw_fd().unsigned_abs(),
             target_ifindex: interface,
-            attach_type: BPF_TCX_INGRESS,
+            attach_type: bpf::BPF_TCX_INGRESS,
             ..Create::default()
         };
         let link = bpf::make(BPF_LINK_CREATE, &create)?;

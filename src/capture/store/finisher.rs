@@ -10,8 +10,9 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 
 use super::hooks::{Hooks, Job as Hook};
 use super::index::Builder;
+use super::keeping::Fsync;
 use super::manifest::FileFacts;
-use super::ring::{Fsync, Ring};
+use super::ring::Ring;
 use crate::outfile::{OutError, OutFile};
 use crate::stop::wall_clock_ns;
 use crate::threads::{self, NoThread};

@@ -70,8 +70,9 @@ impl Told {
 mod tests {
     use std::time::Duration;
 
+    use super::super::keeping::{Fsync, Keeping};
     use super::super::manifest::FileFacts;
-    use super::super::ring::{Fsync, Keeping, Ring};
+    use super::super::ring::Ring;
     use super::*;
     use crate::flow::text::rfc3339;
 

@@ -11,6 +11,7 @@ pub mod holdings;
 pub mod hooks;
 pub mod index;
 pub mod inspect;
+pub mod keeping;
 pub mod keys;
 pub mod manifest;
 pub mod marks;

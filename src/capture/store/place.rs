@@ -9,9 +9,9 @@ use std::path::{Path, PathBuf};
 use sha2::{Digest, Sha256};
 
 use super::index::{Builder, ENDING, Facts, MAGIC, MARK_LEN, mark};
+use super::keeping::{Fsync, Keeping};
 use super::manifest::{FileFacts, IndexFacts, hex};
 use super::names::StoreName;
-use super::ring::{Fsync, Keeping};
 use crate::outfile::{Creation, Existing, OutError, OutFile};
 
 /// The directory of a store, as far as indexes are written to it.

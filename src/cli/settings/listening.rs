@@ -18,7 +18,7 @@ use crate::control::station::Places;
 use crate::failure::Failure;
 use crate::outfile::Existing;
 use crate::pipeline::budget::Budget;
-use crate::pipeline::run::WhenFull;
+use crate::pipeline::queues::WhenFull;
 use crate::sandbox::Mode;
 use crate::source::live::Backend;
 use crate::source::live::sockets::{self, Gro};

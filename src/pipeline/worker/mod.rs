@@ -30,7 +30,7 @@ mod arrivals;
 mod counts;
 mod flows;
 mod outlet;
-mod settings;
+pub mod settings;
 mod stages;
 
 pub use arrivals::OtherPort;
