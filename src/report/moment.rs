@@ -1,5 +1,6 @@
 //! A run as it is at one moment: the value from which metrics, the status and the judgement of its health follow.
 
+use std::cmp::Reverse;
 use std::sync::Arc;
 
 use crate::host::counters::Counts;
@@ -113,18 +114,20 @@ impl<'a> Shown<'a> {
         shown
     }
 
-    /// The `most` sessions with the most packets, those first.
+    /// The `most` sessions with the most packets, those first; of equal ones those that come first in `sessions`.
     pub fn busiest(sessions: &'a [SessionCounts], most: usize) -> Self {
+        let order = |session: &SessionCounts| (Reverse(session.packets), session.key);
         let of_one = sessions
             .iter()
             .filter(|session| session.key != SessionKey::Other);
-        let mut packets: Vec<u64> = of_one.map(|session| session.packets).collect();
-        packets.sort_unstable_by(|a, b| b.cmp(a));
-        let least = packets.get(most).map_or(0, |packets| packets + 1);
-        let mut shown = Self::choose(sessions, |session| session.packets >= least);
-        shown
-            .sessions
-            .sort_by_key(|session| (std::cmp::Reverse(session.packets), session.key));
+        let mut orders: Vec<_> = of_one.map(order).collect();
+        orders.sort_unstable();
+        // The first that is left out.
+        let end = orders.get(most).copied();
+        let mut shown = Self::choose(sessions, |session| {
+            end.is_none_or(|end| order(session) < end)
+        });
+        shown.sessions.sort_by_key(|session| order(session));
         shown
     }
 }
@@ -160,15 +163,12 @@ mod tests {
                 .collect()
         };
         let shown = Shown::busiest(&all, 2);
-        assert_eq!(
-            packets(&shown),
-            [9],
-            "of two that are equal none is chosen by chance"
-        );
-        assert_eq!(shown.number_of_others, 5);
+        assert_eq!(packets(&shown), [9, 5], "of two that are equal the first");
+        assert_eq!(shown.sessions.last().unwrap().key, all[3].key);
+        assert_eq!(shown.number_of_others, 4);
         assert_eq!(
             shown.others.map(|others| others.packets),
-            Some(3 + 1 + 5 + 5 + 100)
+            Some(3 + 1 + 5 + 100)
         );
         let shown = Shown::busiest(&all, 6);
         assert_eq!(packets(&shown), [9, 5, 5, 3, 1]);
