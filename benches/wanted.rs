@@ -4,7 +4,6 @@
 #![allow(
     clippy::disallowed_methods,
     clippy::print_stdout,
-    clippy::unwrap_used,
     reason = "a benchmark reads the clock and prints"
 )]
 

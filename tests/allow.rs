@@ -1,11 +1,5 @@
 //! `--allow` and `--vni`: what is not listed is counted and goes no further, in replay and live, whole packets,
 //! fragments and trains.
-#![allow(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    clippy::panic,
-    reason = "a test ends where something is not as expected"
-)]
 
 mod common;
 

@@ -1,10 +1,4 @@
 //! What a pcapng input says about its packets, carried into the capture: comments, TLS keys, names.
-#![allow(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    clippy::panic,
-    reason = "tests end with a panic"
-)]
 
 mod common;
 

@@ -1,11 +1,5 @@
 //! Names in flow records, held against what tshark finds: in real captures, and in a conversation of programs that is
 //! made on the spot.
-#![allow(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    clippy::panic,
-    reason = "tests end with a panic"
-)]
 
 mod common;
 

@@ -1,11 +1,5 @@
 //! Input that is damaged, outputs that cannot be written, flags that make no sense: the exit code, what
 //! is said, and that nothing is lost that was there before.
-#![allow(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    clippy::panic,
-    reason = "tests end with a panic"
-)]
 
 mod common;
 

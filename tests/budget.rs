@@ -1,12 +1,6 @@
 //! A run at its limits (`--cpu-limit`, `--disk-rate`): a part of the capture is given up, counted and told; flow records
 //! are whole.
 #![cfg(target_os = "linux")]
-#![allow(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    clippy::panic,
-    reason = "a test ends where something is not as expected"
-)]
 
 mod common;
 

@@ -1,10 +1,4 @@
 //! Capture files as input: what other tools write, and what becomes of the parts that are no packets.
-#![allow(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    clippy::panic,
-    reason = "tests end with a panic"
-)]
 
 mod common;
 

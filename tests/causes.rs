@@ -2,11 +2,6 @@
 //!
 //! `vxtap send` cuts, over IPv4 and IPv6, frames with a VLAN tag and without. The counts are worked out from the
 //! lengths of the same frames uncut. Geneve is VXLAN with another header, as long.
-#![allow(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    reason = "a test ends where something is not as expected"
-)]
 
 mod common;
 

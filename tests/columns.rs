@@ -1,11 +1,5 @@
 //! Docs that are made of what is defined once: the fields of flow records and what is written of them follow from one
 //! table, the example of a file of settings from the flags.
-#![allow(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    clippy::panic,
-    reason = "a test ends where something is not as expected"
-)]
 
 mod common;
 

@@ -1,11 +1,5 @@
 //! `--compress`: files that Wireshark's tools and vxtap open as they are, whole after any end, within every limit.
 #![cfg(target_os = "linux")]
-#![allow(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    clippy::panic,
-    reason = "tests end with a panic"
-)]
 
 mod common;
 

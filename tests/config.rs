@@ -1,12 +1,6 @@
 //! Settings of `vxtap listen` from a file, the environment and flags: what counts before what, that every mistake is told
 //! with its place, that a printed file gives the same settings, and what `vxtap check` tells.
 #![cfg(target_os = "linux")]
-#![allow(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    clippy::panic,
-    reason = "a test ends where something is not as expected"
-)]
 
 mod common;
 

@@ -2,12 +2,6 @@
 //!
 //! tshark reads the capture that vxtap writes beside the records: plain frames, a pcapng interface for each mirror
 //! session. docs/FLOWS.md tells how many agree; the table below names the captures that do not, and why.
-#![allow(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    clippy::panic,
-    reason = "tests end with a panic"
-)]
 
 mod common;
 

@@ -2,12 +2,6 @@
 //!
 //! The captures are not part of the repository; without them these tests say so and pass. Where a peer
 //! and this program differ, a table below names the file and the reason.
-#![allow(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    clippy::panic,
-    reason = "tests end with a panic"
-)]
 
 mod common;
 

@@ -1,11 +1,5 @@
 //! Whether a store can be trusted: `verify` names what was done to it, `ls` what it holds; signatures.
 #![cfg(target_os = "linux")]
-#![allow(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    clippy::panic,
-    reason = "tests end with a panic"
-)]
 
 mod common;
 

@@ -1,12 +1,6 @@
 //! Which way packets went at their mirror source: by its IP address, and by the hardware address that this one's packets
 //! show to be the interface's. What the capture, flow records and the summary say of it, with any number of workers, as
 //! tshark reads it; and behind the kernel's own mirror, whose source forwards for others.
-#![allow(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    clippy::panic,
-    reason = "tests end with a panic"
-)]
 
 mod common;
 

@@ -1,10 +1,4 @@
 //! Copies of a packet: mirrored at both ends of its way, or twice by one source; and what is none.
-#![allow(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    clippy::panic,
-    reason = "a test ends where something is not as expected"
-)]
 
 mod common;
 

@@ -1,11 +1,5 @@
 //! Formats of flow records: whatever the format, other programs read the same values.
 #![cfg(target_os = "linux")]
-#![allow(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    clippy::panic,
-    reason = "tests end with a panic"
-)]
 
 mod common;
 

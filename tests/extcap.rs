@@ -1,12 +1,5 @@
 //! vxtap in Wireshark's list of interfaces: tshark finds it there and captures from it.
 #![cfg(target_os = "linux")]
-#![allow(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    clippy::panic,
-    clippy::expect_used,
-    reason = "a test ends where something is not as expected"
-)]
 
 mod common;
 

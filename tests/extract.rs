@@ -1,11 +1,5 @@
 //! `vxtap extract`: what comes out is what tshark and tcpdump find in the same files, however it was found.
 #![cfg(target_os = "linux")]
-#![allow(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    clippy::panic,
-    reason = "tests end with a panic"
-)]
 
 mod common;
 

@@ -1,12 +1,6 @@
 //! `vxtap extract` over compressed stores: what comes out is what is in their content, and only the frames that hold it
 //! are read.
 #![cfg(target_os = "linux")]
-#![allow(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    clippy::panic,
-    reason = "tests end with a panic"
-)]
 
 mod common;
 

@@ -4,12 +4,6 @@
 //!
 //! In network namespaces of their own; skipped where those cannot be made.
 #![cfg(target_os = "linux")]
-#![allow(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    clippy::panic,
-    reason = "a test ends where something is not as expected"
-)]
 
 mod common;
 

@@ -4,12 +4,6 @@
 //! purpose (docs/FORMATS.md): VLAN tags are taken out, so that it finds IP behind them; frames are filled up with bytes
 //! that no term asks for, because it drops a packet that ends before what is asked; frames whose IP packet it would not
 //! find, or read from fewer bytes than vxtap needs, are left out on both sides.
-#![allow(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    clippy::panic,
-    reason = "a test ends where something is not as expected"
-)]
 
 mod common;
 

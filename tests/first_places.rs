@@ -1,11 +1,5 @@
 //! `first_file` and `first_off` of flow records: at the place they tell, a reader of our own finds the flow's first packet.
 #![cfg(target_os = "linux")]
-#![allow(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    clippy::panic,
-    reason = "tests end with a panic"
-)]
 
 mod common;
 

@@ -1,10 +1,4 @@
 //! What a flow is: which packets share a record, where one record ends and the next begins.
-#![allow(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    clippy::panic,
-    reason = "a test ends where something is not as expected"
-)]
 
 mod common;
 

@@ -1,10 +1,4 @@
 //! `vxtap send --generate`: what it makes goes through replay, tshark and, over loopback, `vxtap listen`.
-#![allow(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    clippy::panic,
-    reason = "a test ends where something is not as expected"
-)]
 
 mod common;
 

@@ -3,13 +3,7 @@
 //!
 //! Written for ThreadSanitizer as well (scripts/sanitize.sh tsan): many hand-overs, few bytes of check.
 #![cfg(target_os = "linux")]
-#![allow(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    clippy::panic,
-    clippy::disallowed_methods,
-    reason = "a test ends where something is not as expected"
-)]
+#![allow(clippy::disallowed_methods, reason = "what is awaited has a limit")]
 
 use std::convert::Infallible;
 use std::io::{Cursor, PipeReader, Read};

@@ -1,11 +1,5 @@
 //! `--on-rotate`: a program runs for each finished file, and whatever it does the run goes its way.
 #![cfg(target_os = "linux")]
-#![allow(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    clippy::panic,
-    reason = "tests end with a panic"
-)]
 
 mod common;
 

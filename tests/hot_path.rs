@@ -1,5 +1,4 @@
 //! The hot path asks for no memory: what a packet needs is there before it comes.
-#![allow(clippy::unwrap_used, clippy::panic, reason = "tests end with a panic")]
 
 #[path = "common/hot_path.rs"]
 mod hot_path;

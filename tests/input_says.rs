@@ -1,10 +1,4 @@
 //! What a capture file says beside its packets: losses before it was written, and frame check sequences.
-#![allow(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    clippy::panic,
-    reason = "tests end with a panic"
-)]
 
 mod common;
 

@@ -1,9 +1,4 @@
 //! Names of mirror sessions, and those that there should be.
-#![allow(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    reason = "a test ends where something is not as expected"
-)]
 
 mod common;
 

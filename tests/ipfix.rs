@@ -1,11 +1,5 @@
 //! IPFIX: what collectors that nobody here wrote read of it, and what becomes of records when they are away.
 #![cfg(target_os = "linux")]
-#![allow(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    clippy::panic,
-    reason = "tests end with a panic"
-)]
 
 mod common;
 

@@ -4,12 +4,6 @@
 //! closes. After SIGKILL every file under a final name is whole. Moments are random, but the same in every
 //! run. `VXTAP_KILLS=300 cargo test --test kill` ends 300 runs of each kind; without it there are fewer.
 #![cfg(target_os = "linux")]
-#![allow(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    clippy::panic,
-    reason = "a test ends where something is not as expected"
-)]
 
 mod common;
 

@@ -3,12 +3,6 @@
 //!
 //! Random bytes and damaged copies of the captures in `testdata/` go through the library's worker, with
 //! random settings and a capture queue that is full at random.
-#![allow(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    clippy::panic,
-    reason = "tests end with a panic"
-)]
 
 use std::fs;
 use std::io::Cursor;

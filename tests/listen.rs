@@ -1,11 +1,5 @@
 //! `vxtap listen` on loopback: what is sent arrives in the files, whatever ends the run.
 #![cfg(target_os = "linux")]
-#![allow(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    clippy::panic,
-    reason = "a test ends where something is not as expected"
-)]
 
 mod common;
 

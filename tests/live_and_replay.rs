@@ -4,12 +4,6 @@
 //! Traffic is random: conversations begin, fall silent for shorter and longer than the timeouts, and go on; the system
 //! adds its own times. So no two runs are alike; the bursts are in the message of a failure.
 #![cfg(target_os = "linux")]
-#![allow(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    clippy::panic,
-    reason = "a test ends where something is not as expected"
-)]
 
 mod common;
 

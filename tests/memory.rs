@@ -3,12 +3,6 @@
 //!
 //! The only test of this file, for what is measured is the largest of all programs that it ran.
 #![cfg(target_os = "linux")]
-#![allow(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    clippy::panic,
-    reason = "a test ends where something is not as expected"
-)]
 
 mod common;
 

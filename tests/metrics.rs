@@ -1,11 +1,5 @@
 //! Metrics: docs/METRICS.md has the table in the code, and Prometheus takes what is scraped.
 #![cfg(target_os = "linux")]
-#![allow(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    clippy::panic,
-    reason = "a test ends where something is not as expected"
-)]
 
 use std::fmt::Write as _;
 use std::fs;

@@ -2,13 +2,7 @@
 //! flow records tell them, and as tshark does. The mirror sources are the kernel's own vxlan device, behind `tc mirred`,
 //! and Open vSwitch where it is installed.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    clippy::panic,
-    clippy::disallowed_methods,
-    reason = "tests end with a panic"
-)]
+#![allow(clippy::disallowed_methods, reason = "what is awaited has a limit")]
 
 mod common;
 

@@ -1,12 +1,6 @@
 //! What `vxtap listen` tells of a run beside its packets: the kernel's counters, how long packets took, and
 //! a page while it goes on.
 #![cfg(target_os = "linux")]
-#![allow(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    clippy::panic,
-    reason = "a test ends where something is not as expected"
-)]
 
 mod common;
 

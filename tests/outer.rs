@@ -2,12 +2,6 @@
 //! options, other machines' packets, several datagrams in one packet. Every mirrored frame is recovered, byte
 //! for byte and once, and nobody hears back.
 #![cfg(target_os = "linux")]
-#![allow(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    clippy::panic,
-    reason = "a test ends where something is not as expected"
-)]
 
 mod common;
 

@@ -1,11 +1,5 @@
 //! Output files: who may write them, what they are called, what of them can be read and when.
 #![cfg(target_os = "linux")]
-#![allow(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    clippy::panic,
-    reason = "a test ends where something is not as expected"
-)]
 
 mod common;
 

@@ -1,9 +1,4 @@
 //! What a session did over time: the summary tells how much came when, and when truncation changed.
-#![allow(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    reason = "a test ends where something is not as expected"
-)]
 
 mod common;
 

@@ -1,10 +1,4 @@
 //! What the peers (tshark, tcpdump, capinfos) see in the captures and flow records that `vxtap replay` writes.
-#![allow(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    clippy::panic,
-    reason = "tests end with a panic"
-)]
 
 mod common;
 

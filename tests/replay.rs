@@ -2,12 +2,6 @@
 //! from `testdata/README.md`. `peers.rs` has what other programs see in the same files.
 //!
 //! `UPDATE_GOLDEN=1` writes the goldens again; look at the difference before keeping it.
-#![allow(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    clippy::panic,
-    reason = "tests end with a panic"
-)]
 
 mod common;
 

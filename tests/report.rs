@@ -1,12 +1,5 @@
 //! `vxtap report`: its figures are those of the summary of the same input, in text, JSON and HTML alike; of captures,
 //! stores and summaries.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::indexing_slicing,
-    clippy::panic,
-    reason = "a test ends where something is not as expected"
-)]
 
 mod common;
 

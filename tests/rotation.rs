@@ -1,12 +1,6 @@
 //! Faults at the moment of a rotation: between the last write to a file and the first one to the next, at each system
 //! call in between. And two processes whose rotations meet.
 #![cfg(target_os = "linux")]
-#![allow(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    clippy::panic,
-    reason = "tests end with a panic"
-)]
 
 mod common;
 

@@ -1,11 +1,5 @@
 //! Real frames go out as a mirror source sends them and come back unchanged, through a file and through
 //! a socket. Runs over the corpus where it is there.
-#![allow(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    clippy::panic,
-    reason = "a test ends where something is not as expected"
-)]
 
 mod common;
 

@@ -1,13 +1,7 @@
 //! What a run gives up once it is set up: judged from inside by what is refused, from outside by what the kernel says of
 //! each thread, and by strace, which sees no refused call in a run that does all it can.
 #![cfg(target_os = "linux")]
-#![allow(
-    clippy::disallowed_methods,
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    clippy::panic,
-    reason = "a test ends where something is not as expected"
-)]
+#![allow(clippy::disallowed_methods, reason = "what is awaited has a limit")]
 
 mod common;
 

@@ -1,10 +1,5 @@
 //! Mirror sessions of one TCP connection as `vxtap send` makes them: at both ends, with a segment that was sent again,
 //! and of one direction only.
-#![allow(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    reason = "a test ends where something is not as expected"
-)]
 
 mod common;
 

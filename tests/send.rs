@@ -1,11 +1,5 @@
 //! `vxtap send`: what it writes is read back with pcap-file, by offset and with tshark; what it sends
 //! with a socket of the standard library.
-#![allow(
-    clippy::unwrap_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    reason = "the helpers of a test may fail it"
-)]
 
 mod common;
 

@@ -1,10 +1,4 @@
 //! `--snaplen` and `--slice`: what is stored of each frame, and that nothing else changes.
-#![allow(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    clippy::panic,
-    reason = "tests end with a panic"
-)]
 
 mod common;
 

@@ -1,11 +1,5 @@
 //! A store: capture files that follow each other in a directory, never more than its limits, whole after any end.
 #![cfg(target_os = "linux")]
-#![allow(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    clippy::panic,
-    reason = "tests end with a panic"
-)]
 
 mod common;
 

@@ -1,11 +1,5 @@
 //! A store on disks that fail: power cuts, a file system that turns read-only, one that is slow, one that is deleted.
 #![cfg(target_os = "linux")]
-#![allow(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    clippy::panic,
-    reason = "tests end with a panic"
-)]
 
 mod common;
 

@@ -2,12 +2,6 @@
 //!
 //! The captures are those of `testdata/` and, where they are, real ones of other projects. docs/TCP.md names the
 //! ways in which the two differ; the tables below name the files in which there are others, and why.
-#![allow(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    clippy::panic,
-    reason = "tests end with a panic"
-)]
 
 mod common;
 

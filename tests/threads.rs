@@ -1,11 +1,5 @@
 //! What the program does where the system gives it few threads or none: `ulimit -u`, `pids.max` of a cgroup.
 #![cfg(target_os = "linux")]
-#![allow(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    clippy::panic,
-    reason = "a test ends where something is not as expected"
-)]
 
 mod common;
 

@@ -1,10 +1,4 @@
 //! Wrong usage: what is said names the part that is wrong and what to write instead.
-#![allow(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    clippy::panic,
-    reason = "a test ends where something is not as expected"
-)]
 
 mod common;
 

@@ -1,11 +1,5 @@
 //! Live views: who connects to a tee sees packets from then on, and a slow viewer takes nothing from anybody else.
 #![cfg(target_os = "linux")]
-#![allow(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    clippy::panic,
-    reason = "a test ends where something is not as expected"
-)]
 
 mod common;
 

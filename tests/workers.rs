@@ -1,10 +1,4 @@
 //! Several workers: the same results as one, whatever the input, and no flow on two of them.
-#![allow(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    clippy::panic,
-    reason = "a test ends where something is not as expected"
-)]
 
 mod common;
 

@@ -2,11 +2,7 @@
 #![allow(
     dead_code,
     clippy::disallowed_methods,
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::indexing_slicing,
-    clippy::panic,
-    reason = "every test file uses a part of it, and tests end with a panic"
+    reason = "every test file uses a part of it; what is awaited has a limit"
 )]
 
 #[cfg(target_os = "linux")]
