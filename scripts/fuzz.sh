@@ -35,7 +35,7 @@ fi
 [[ $seconds -gt 0 ]] || fail "SECONDS must be at least 1: libFuzzer takes 0 for no limit"
 targets=("$@")
 if [[ ${#targets[@]} -eq 0 ]]; then
-    targets=(outer_frame vxlan_inner_length capture_file pipeline app_names)
+    targets=(outer_frame vxlan_inner_length capture_file pipeline app_names filter)
 fi
 for target in "${targets[@]}"; do
     [[ -f fuzz/fuzz_targets/$target.rs ]] ||
@@ -132,6 +132,20 @@ if target == "app_names":
     keep("dns-tcp", b"\2" + struct.pack(">H", len(query)) + query)
     keep("tls", b"\3\x16\3\1" + struct.pack(">H", len(hello)) + hello)
     keep("http", b"\3GET / HTTP/1.1\r\nHost: a.example\r\n\r\n")
+
+if target == "filter":
+    _, found = records(pathlib.Path("testdata/demo.pcap").read_bytes())
+    frames = [udp_payload(record)[8:] for record, _ in found[:40:8]]
+    for nth, words in enumerate((
+        "tcp port 443 or udp portrange 1-1023 and not src net 10.0.0.0/8",
+        "ip6 host 2001:db8::1 || ether host 02:00:00:00:00:01 && ! arp",
+        "vlan 5 and vlan and icmp[icmptype] == icmp-echo",
+        "tcp[tcpflags] & (tcp-syn|tcp-ack) != 0 and greater 100 and less 1500",
+        "vni 1-10 and source 10.0.0.0/8 and truncated and inbound",
+        "(broadcast or multicast) and proto 47 or dst port domain",
+    )):
+        keep(f"words-{nth}", words.encode() + b"\0" + frames[nth % len(frames)])
+    sys.exit()
 
 for path in sorted(pathlib.Path("testdata").rglob("*.pcap")):
     data = path.read_bytes()
