@@ -4,6 +4,7 @@
 use std::fmt::Write as _;
 use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr};
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -74,6 +75,10 @@ impl<S: Source> Source for Attentive<'_, S> {
 
     fn lag_ns(&self) -> u64 {
         self.source.lag_ns()
+    }
+
+    fn doze(&mut self, alarm: BorrowedFd<'_>, most: Duration) {
+        self.source.doze(alarm, most);
     }
 
     fn is_quiet(&mut self) -> bool {
@@ -404,12 +409,15 @@ fn not_here(address: SocketAddr) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::os::fd::AsFd;
+
     use super::*;
 
     /// Says something else than a source by default, in every respect.
     #[derive(Default)]
     struct Peculiar {
         end_ns: u64,
+        dozed: Duration,
     }
 
     impl Source for Peculiar {
@@ -426,6 +434,10 @@ mod tests {
 
         fn lag_ns(&self) -> u64 {
             2
+        }
+
+        fn doze(&mut self, _alarm: BorrowedFd<'_>, most: Duration) {
+            self.dozed = most;
         }
 
         fn is_quiet(&mut self) -> bool {
@@ -447,6 +459,10 @@ mod tests {
         fn lost_so_far(&mut self) -> u64 {
             4
         }
+
+        fn refused_so_far(&mut self) -> u64 {
+            5
+        }
     }
 
     /// Who listens along changes nothing: what a source promises, loses and is told gets through.
@@ -461,9 +477,12 @@ mod tests {
         assert!(!attentive.is_quiet());
         assert_eq!(attentive.settled_ns(10), 13);
         assert_eq!(attentive.lost_so_far(), 4);
+        assert_eq!(attentive.refused_so_far(), 5);
+        attentive.doze(std::io::stderr().as_fd(), Duration::from_secs(6));
         assert!(attentive.let_in(&Networks::default()));
         attentive.end_at(9);
         assert_eq!(source.end_ns, 9);
+        assert_eq!(source.dozed, Duration::from_secs(6));
     }
 
     fn interface(name: &str, up: bool, addresses: &[&str]) -> Interface {

@@ -13,7 +13,7 @@ use super::ledger::Ledger;
 use super::worker::Worker;
 use crate::mirror::session::Session;
 
-/// How long answers are waited for; an idle worker comes by every 10 ms.
+/// How long answers are waited for; an idle worker comes by every 10 ms, and an order wakes one that dozes.
 pub(super) const WAIT: Duration = Duration::from_secs(1);
 
 /// What one of them says.

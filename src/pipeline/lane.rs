@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use super::answers::WorkerCounts;
-use super::answers::{Answer, WorkerAnswer};
+use super::alarm::{Activity, Alarm};
+use super::answers::{Answer, WorkerAnswer, WorkerCounts};
 use super::clock::Step;
 use super::evidence::Cut;
 use super::flow_sink::FlowNotes;
@@ -31,6 +31,8 @@ const STAMP_TO_SEEN_NS: u64 = STAMP_TO_SEEN.as_nanos() as u64;
 const LOOKS_IN_VAIN: u32 = 10;
 /// After so long without a packet live time is the wall clock's.
 const SILENCE: Duration = Duration::from_secs(1);
+/// How long a worker sleeps at a time while nothing comes to any of them.
+const MOST_DOZED: Duration = Duration::from_millis(100);
 /// How often sinks are told what the source lost.
 const TELL_LOST: Duration = Duration::from_millis(100);
 /// How often a worker asks again when others have taken on the last frames wanted.
@@ -46,6 +48,8 @@ pub(super) struct Shared {
     pub shares: Shares,
     /// Where the workers of a run that ends agree on its end.
     pub meeting: Meeting,
+    /// Whether packets come to any worker.
+    pub activity: Activity,
 }
 
 /// Where workers agree on the end of a run. Each has taken packets until it heard of the end: they all go on to
@@ -109,6 +113,8 @@ pub(super) struct Lane {
     pub flow_notes: Arc<FlowNotes>,
     /// What this worker has told them.
     pub told: Told,
+    /// Wakes it while it dozes; `None` where it never does.
+    pub alarm: Option<Alarm>,
     /// Other settings, and the time from which on all packets that come are such as they ask for.
     pub changing: Option<(Changing, u64)>,
 }
@@ -149,6 +155,10 @@ struct Clock {
     begun: Instant,
     /// When packets were last handed over.
     last_packets: Instant,
+    /// The last batch ended a silence.
+    ends_silence: bool,
+    /// When the last batch had been worked on.
+    now: Instant,
     /// The wall clock before the look at the source: what comes after that look is later.
     looked_ns: u64,
     /// When the sinks are told next what the source lost.
@@ -218,6 +228,34 @@ impl Lane {
             if self.is_over(source, progress, stop, shared, ending) {
                 return Ok(());
             }
+            if ending.is_none() {
+                self.doze(source, &clock, shared);
+            }
+        }
+    }
+
+    /// Sleeps for longer where nothing has come to any worker for a while. The first packets behind that wake the others,
+    /// whose promises the capture's writer waits for.
+    fn doze(&mut self, source: &mut impl Source, clock: &Clock, shared: &Shared) {
+        let Some(alarm) = &mut self.alarm else {
+            return;
+        };
+        let Shared { activity, .. } = shared;
+        if clock.last_packets == clock.now {
+            // Once a batch where they are few, else as often as others look.
+            if clock.ends_silence {
+                activity.note(clock.now);
+                activity.wake_all();
+            } else if activity.silent_for(clock.now) >= SILENCE / 2 {
+                activity.note(clock.now);
+            }
+            return;
+        }
+        let is_silent =
+            clock.now - clock.last_packets >= SILENCE && activity.silent_for(clock.now) >= SILENCE;
+        if is_silent && self.changing.is_none() {
+            source.doze(alarm.fd(), MOST_DOZED);
+            alarm.turn_off();
         }
     }
 
@@ -353,7 +391,9 @@ impl Lane {
     )]
     fn tell_time(&mut self, source: &mut impl Source, progress: Progress, clock: &mut Clock) {
         let now = Instant::now();
+        clock.now = now;
         if progress != Progress::Idle {
+            clock.ends_silence = now - clock.last_packets >= SILENCE;
             clock.last_packets = now;
         }
         let mut now_ns = self.latest_ns;
@@ -482,6 +522,8 @@ impl Clock {
         Self {
             begun: now,
             last_packets: now,
+            ends_silence: false,
+            now,
             looked_ns: wall_clock_ns(),
             tell_lost_at: now,
         }

@@ -2,6 +2,7 @@
 //! ledger in which every packet ends up once.
 
 pub mod account;
+mod alarm;
 mod annotations;
 pub mod answers;
 pub mod apart;

@@ -110,7 +110,7 @@ struct Firsts {
 }
 
 impl QueueOutlet {
-    /// For worker number `worker` of `workers`, with `most` batches. `full` has [`queue_places`].
+    /// For worker number `worker` of `workers`, with `most` batches. `full` has [`super::queues::queue_places`].
     pub fn new(
         (worker, workers): (usize, usize),
         most: usize,

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use crossbeam_channel::bounded;
 
+use super::alarm::Activity;
 use super::sharing::{Sharing, max_flows_of};
 use super::sinks::Sinks;
 use crate::bpf::steer::Steering;
@@ -114,6 +115,8 @@ impl Pipeline {
             has_directions: settings.capture == Some(Format::PcapNg),
         };
         let learned = Log::default();
+        let dozing = if is_live { workers } else { 0 };
+        let (activity, alarms) = Activity::begun(dozing);
         let started = SinkSet::start(sinks, sharing, for_capture, &learned, &working);
         let (sinks, queues) = started?;
         let shared = Arc::new(Shared {
@@ -121,6 +124,7 @@ impl Pipeline {
             working,
             shares: Shares::new(),
             meeting: Meeting::default(),
+            activity,
         });
         let flow_orders = queues.flow_orders.clone();
         // The capture's writer sleeps for 100 ms at a time.
@@ -129,6 +133,11 @@ impl Pipeline {
         let mut lanes = lanes(&settings, sharing, queues, inboxes);
         for lane in &mut lanes {
             lane.outlet.tell_learned(learned.clone());
+        }
+        for ((number, lane), alarm) in lanes.iter_mut().enumerate().zip(alarms) {
+            lane.alarm = Some(alarm);
+            let shared = Arc::clone(&shared);
+            orders.wake_with(number, move || shared.activity.wake(number));
         }
         if let Some(places) = places {
             for lane in &mut lanes {
@@ -479,6 +488,7 @@ fn lanes(
         highest_ns: 0,
         lost: Arc::default(),
         flow_notes: Arc::clone(&queues.flow_notes),
+        alarm: None,
         changing: None,
         told: Told::default(),
     };

@@ -14,6 +14,8 @@ mod unpack;
 pub mod window;
 
 use std::net::SocketAddr;
+use std::os::fd::BorrowedFd;
+use std::time::Duration;
 
 use crate::mirror::networks::Networks;
 use crate::pcap::origin::{CutComment, Origin};
@@ -155,6 +157,10 @@ pub trait Source {
     fn lag_ns(&self) -> u64 {
         0
     }
+
+    /// Sleeps until something may have come, `alarm` is readable or `most` is over; a source that does not wait for
+    /// packets does not sleep.
+    fn doze(&mut self, _alarm: BorrowedFd<'_>, _most: Duration) {}
 
     /// Whether nothing waits to be taken, as far as can be seen at this moment.
     fn is_quiet(&mut self) -> bool {

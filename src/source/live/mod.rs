@@ -10,7 +10,9 @@ pub mod targets;
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
+use std::time::Duration;
 
 use self::ingress_drop::{At, IngressDrop};
 use self::sockets::{UdpError, UdpSource};
@@ -325,6 +327,13 @@ impl Source for LiveSource {
         match self {
             Self::Udp(source) => source.lag_ns(),
             Self::Packet(source) => source.lag_ns(),
+        }
+    }
+
+    fn doze(&mut self, alarm: BorrowedFd<'_>, most: Duration) {
+        match self {
+            Self::Udp(source) => source.doze(alarm, most),
+            Self::Packet(source) => source.doze(alarm, most),
         }
     }
 

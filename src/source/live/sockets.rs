@@ -550,6 +550,14 @@ impl Source for UdpSource {
         })
     }
 
+    fn doze(&mut self, alarm: BorrowedFd<'_>, most: Duration) {
+        if self.cursor.is_none() && self.end_ns.is_none() {
+            let most = i32::try_from(most.as_millis()).unwrap_or(i32::MAX);
+            // What is wrong with a socket is told where it is read.
+            let _ = sys::wait_readable(std::iter::once(alarm).chain(self.fds()), most);
+        }
+    }
+
     fn is_quiet(&mut self) -> bool {
         let waiting = sys::wait_readable(self.fds(), 0);
         self.cursor.is_none() && waiting.is_ok_and(|waiting| waiting == 0)

@@ -8,6 +8,7 @@
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd};
+use std::time::Duration;
 
 use crate::bpf::assembler::{Instruction, ProgramError};
 use crate::bpf::filter;
@@ -594,6 +595,19 @@ impl Source for PacketSource {
 
     fn lag_ns(&self) -> u64 {
         LAG_NS
+    }
+
+    fn doze(&mut self, alarm: BorrowedFd<'_>, most: Duration) {
+        // What goes on here is counted in waits of their usual length.
+        let goes_on = self.walk.is_some() || self.down || self.waits_since_gone > 0;
+        if goes_on || self.end_ns.is_some() || self.ring.block(self.block).is_some() {
+            return;
+        }
+        let aside = self.aside.iter().flat_map(|aside| aside.fds());
+        let all = [alarm, self.ring.as_fd()].into_iter().chain(aside);
+        let most = i32::try_from(most.as_millis()).unwrap_or(i32::MAX);
+        // What is wrong is told by the next wait.
+        let _ = sys::wait_readable(all, most);
     }
 
     fn is_quiet(&mut self) -> bool {
