@@ -8,6 +8,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+
 /// The alarm of one worker.
 pub struct Alarm {
     rung: Arc<AtomicBool>,
@@ -27,11 +29,9 @@ impl Alarm {
         self.pipe.as_fd()
     }
 
-    /// Turns it off, once it may ring. Whoever rings in between finds the worker awake.
+    /// Turns it off if it rings. Whoever rings in between finds the worker awake.
     pub fn turn_off(&mut self) {
-        if self.rung.load(Ordering::Acquire) {
-            // The byte is there, or about to be.
-            let _ = self.pipe.read(&mut [0]);
+        if self.rung.load(Ordering::Acquire) && self.pipe.read(&mut [0]).is_ok() {
             self.rung.store(false, Ordering::Release);
         }
     }
@@ -101,6 +101,8 @@ impl Activity {
 
 fn pair() -> io::Result<(Bell, Alarm)> {
     let (reader, writer) = io::pipe()?;
+    // A byte that is still on its way is not waited for: the alarm rings once more then.
+    fcntl(&reader, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
     let rung = Arc::new(AtomicBool::new(false));
     let bell = Bell {
         rung: Arc::clone(&rung),
