@@ -101,7 +101,7 @@ fi
 # programs that wait longer than they compute, so two run at a time; what one says is shown when it has ended.
 export log=$scratch/log
 set +e
-cargo test --locked --no-run 2>&1 | tee "$scratch/built" | grep -vE '^ +(Compiling|Executable) '
+CARGO_TERM_COLOR=never CARGO_TERM_QUIET=false cargo test --locked --no-run 2>&1 | tee "$scratch/built" | grep -vE '^ +(Compiling|Executable) '
 status=${PIPESTATUS[0]}
 set -e
 [ "$status" = 0 ] || exit "$status"
@@ -120,8 +120,10 @@ test_program() {
 }
 export -f test_program
 : >"$log"
-sed -nE 's/^ +Executable .*\((.*)\)$/\1/p' "$scratch/built" |
-  xargs -P 2 -I PROGRAM bash -c 'test_program PROGRAM --nocapture' || status=1
+sed -nE 's/^ +Executable .*\((.*)\)$/\1/p' "$scratch/built" >"$scratch/programs"
+# What cargo says of them is read: nothing read must not pass for nothing failed.
+[ -s "$scratch/programs" ] || { echo "cargo named no test program" >&2; exit 1; }
+xargs -d '\n' -P 2 -n 1 bash -c 'test_program "$0" --nocapture' <"$scratch/programs" || status=1
 test_program cargo test --locked --doc || status=1
 # With --nocapture the line may stand behind "test NAME ... ".
 skipped=$(grep -cE '^(test .* \.\.\. )?skipped: ' "$log" || true)

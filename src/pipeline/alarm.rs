@@ -1,6 +1,6 @@
 //! Lets workers doze when nothing comes to any of them, and wakes them: for orders, and when a packet comes to one.
 //!
-//! To wake up a hundred times a second in vain costs a virtual machine half a percent of a core for each worker.
+//! To wake up sixty times a second in vain took each worker 0.4 % of a core of a virtual machine (docs/BENCHMARKS.md).
 
 use std::io::{self, PipeReader, PipeWriter, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};

@@ -242,7 +242,7 @@ impl Lane {
         };
         let Shared { activity, .. } = shared;
         if clock.last_packets == clock.now {
-            // Once a batch where they are few, else as often as others look.
+            // Twice a second is as often as the others need it.
             if clock.ends_silence {
                 activity.note(clock.now);
                 activity.wake_all();
